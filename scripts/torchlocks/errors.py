@@ -1,0 +1,141 @@
+"""Every way torchlocks can fail: one class a kind, each with its own exit code.
+
+A message always answers three questions: what is wrong, where, and what to do about it.
+`cli.py` prints them in that order and exits with the code; a traceback is a bug.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class TorchlocksError(Exception):
+    """The base of all expected failures.
+
+    `what` is one sentence. `where` names the file, line and key, or the URL. `fix` says what the
+    reader can do next. `details` is longer text (a solver's explanation, the end of a log), shown
+    below the three.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(
+        self, what: str, *, where: str | None = None, fix: str | None = None, details: str | None = None
+    ) -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = where
+        self.fix = fix
+        self.details = details
+
+    def __str__(self) -> str:
+        lines = [self.what]
+        if self.where:
+            lines.append(f"  where: {self.where}")
+        if self.fix:
+            lines.append(f"  fix:   {self.fix}")
+        if self.details:
+            lines.append(self.details)
+        return "\n".join(lines)
+
+
+class MatrixError(TorchlocksError):
+    """`matrix.yml` is not valid."""
+
+    exit_code = 10
+
+
+class NoSuchRowError(TorchlocksError):
+    """The environment, platform or CUDA version asked for is not in the matrix."""
+
+    exit_code = 11
+
+
+class TemplateError(TorchlocksError):
+    """An environment template cannot be rendered."""
+
+    exit_code = 12
+
+
+class LockfileError(TorchlocksError):
+    """A lockfile cannot be read, or is not what it claims to be."""
+
+    exit_code = 13
+
+
+class MissingFileError(TorchlocksError):
+    """A file or environment that the command needs is not there."""
+
+    exit_code = 14
+
+
+class SolveError(TorchlocksError):
+    """The solver found no solution, or could not run."""
+
+    exit_code = 20
+
+
+class ChannelUnreachableError(TorchlocksError):
+    """A channel cannot be reached over the network."""
+
+    exit_code = 30
+
+
+class FetchError(TorchlocksError):
+    """A package or wheel cannot be fetched."""
+
+    exit_code = 31
+
+
+class IntegrityError(TorchlocksError):
+    """Bytes are not what the lock says: a hash, a size, or a package's own index."""
+
+    exit_code = 32
+
+
+class DiskFullError(TorchlocksError):
+    """The disk has no room left."""
+
+    exit_code = 33
+
+
+class RecipeError(TorchlocksError):
+    """A recipe of the local channel cannot be rendered or built."""
+
+    exit_code = 40
+
+
+class WheelError(TorchlocksError):
+    """A wheel that the local channel is built from cannot be had, or is not the right one."""
+
+    exit_code = 41
+
+
+class InstallError(TorchlocksError):
+    """An environment could not be put in place; the one that was there is untouched."""
+
+    exit_code = 50
+
+
+class BusyError(TorchlocksError):
+    """Another process is at work on the same environment."""
+
+    exit_code = 51
+
+
+class VerificationError(TorchlocksError):
+    """The torch suite found something wrong with an environment."""
+
+    exit_code = 60
+
+
+class CheckError(TorchlocksError):
+    """`check` found something wrong with a lock."""
+
+    exit_code = 61
+
+
+class InterruptedByUserError(TorchlocksError):
+    """Ctrl-C, or a termination signal."""
+
+    exit_code = 130
