@@ -96,7 +96,9 @@ def main():
         # Another Python, other requirements, or a run that was cut off: begin anew.
         shutil.rmtree(venv_dir, ignore_errors=True)
         sys.stderr.write("Making torchlocks' own tools in %s (once, about a minute) …\n" % arguments[0])
-        made = subprocess.Popen([sys.executable, "-m", "venv", venv_dir], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        made = subprocess.Popen(
+            [sys.executable, "-m", "venv", venv_dir], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
         output = made.communicate()[0]
         if made.returncode != 0:
             sys.stderr.write(output.decode("utf-8", "replace"))

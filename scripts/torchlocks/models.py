@@ -78,6 +78,4 @@ def split_file_name(file_name: str) -> tuple[str, str, str]:
             parts = file_name[: -len(extension)].rsplit("-", 2)
             if len(parts) == 3 and all(parts):
                 return parts[0], parts[1], parts[2]
-    raise LockfileError(
-        f"{file_name!r} is not the name of a conda package (name-version-build.conda or .tar.bz2)."
-    )
+    raise LockfileError(f"{file_name!r} is not the name of a conda package (name-version-build.conda or .tar.bz2).")
