@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote, urlsplit
@@ -51,6 +51,8 @@ class Lock:
 
     `sha256` is that of the file's bytes: the identity that environments and reports record.
     `virtual_packages` maps a platform to `__name=version[=build]` strings, where the file says.
+    `pip` maps a platform to the `name==version` of packages that are no conda packages; torchlocks
+    neither writes nor installs those.
     """
 
     path: Path
@@ -61,6 +63,7 @@ class Lock:
     content_hash: Mapping[str, str]
     virtual_packages: Mapping[str, tuple[str, ...]]
     metadata: Mapping[str, str]
+    pip: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def platforms(self) -> tuple[str, ...]:
