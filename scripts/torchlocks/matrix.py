@@ -330,11 +330,14 @@ def _line_of(document: Any, keys: list[str]) -> int:
     line = 1
     node: Any = document
     for key in keys:
-        if hasattr(node, "lc") and isinstance(node, dict) and key in node:
-            line = node.lc.key(key)[0] + 1 if key in getattr(node.lc, "data", {}) else line
+        marks: Any = getattr(node, "lc", None)
+        if marks is None:
+            break
+        if isinstance(node, dict) and key in node:
+            line = marks.key(key)[0] + 1 if key in (marks.data or {}) else line
             node = node[key]
-        elif hasattr(node, "lc") and isinstance(node, list) and key.isdigit() and int(key) < len(node):
-            line = node.lc.item(int(key))[0] + 1
+        elif isinstance(node, list) and key.isdigit() and int(key) < len(node):
+            line = marks.item(int(key))[0] + 1
             node = node[int(key)]
         else:
             break
