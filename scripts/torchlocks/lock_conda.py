@@ -6,6 +6,7 @@ own reader takes 1.2 s to import; this one reads a lock of 500 packages in a fra
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ _Key = tuple[str | int, ...]
 # In the base loader every scalar is text, so that a version of 1.10 or a hash of digits only stays what it is.
 _Loader: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 _NONE = ("", "~", "null")
+_DEEPEST = 50
+"""Nesting of a real lock is 5; what goes beyond this is no lock."""
 
 
 def parse_conda_lock(text: str, path: Path, sha256: str) -> Lock:
@@ -129,6 +132,8 @@ class _Reader:
 
     def _load(self) -> Any:
         try:
+            if _may_be_deep(self.text) and _depth(self.text) > _DEEPEST:
+                raise RecursionError
             return yaml.load(self.text, Loader=_Loader)
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
@@ -189,6 +194,29 @@ class _Reader:
         line = _line_of(self.text, key)
         where = f"{self.path}" + (f", line {line}" if line else "") + (f", key {shown}" if shown else "")
         return LockfileError(what, where=where, fix=fix)
+
+
+def _may_be_deep(text: str) -> bool:
+    """Whether the text could nest beyond `_DEEPEST`; the count of `_depth` takes as long as reading does."""
+    brackets = text.count("[") + text.count("{") - text.count("[]") - text.count("{}")
+    return brackets > _DEEPEST or " " * _DEEPEST in text or re.search(r"(?:[-?:]\s+){8}", text) is not None
+
+
+def _depth(text: str) -> int:
+    """The deepest nesting of a YAML text, or the first beyond `_DEEPEST`.
+
+    libyaml recurses when it builds a document, so that 100,000 brackets end the process. Its events do not.
+    """
+    deepest = depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            deepest = max(deepest, depth)
+            if deepest > _DEEPEST:
+                break
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+    return deepest
 
 
 def _kind(value: Any) -> str:

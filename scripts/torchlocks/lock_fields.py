@@ -60,3 +60,16 @@ def parse_hash(kind: str, value: str | None, where: str) -> str | None:
             fix="make the lock again; do not mend hashes by hand.",
         )
     return lower
+
+
+def channel_urls(channel: str) -> tuple[str, ...]:
+    """The URLs that a channel's name stands for, without a slash at the end; a URL stands for itself.
+
+    Conda's own defaults apply (channel alias https://conda.anaconda.org; `defaults` is three channels),
+    not what one machine's configuration makes of a name: a lock means the same everywhere.
+    """
+    if "://" in channel:
+        return (channel.rstrip("/"),)
+    if channel == "defaults":
+        return tuple(f"https://repo.anaconda.com/pkgs/{part}" for part in ("main", "r", "msys2"))
+    return (f"https://conda.anaconda.org/{channel.strip('/')}",)

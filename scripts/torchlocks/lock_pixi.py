@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torchlocks.errors import LockfileError
-from torchlocks.lock_fields import parse_package_url
+from torchlocks.lock_fields import channel_urls, parse_package_url
 from torchlocks.models import Lock, LockedPackage
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def format_pixi(
 ) -> str:
     """The pixi.lock of `records` by platform, in one environment named `default`.
 
-    `channels` are URLs. The same input gives the same bytes, in whatever order it comes.
+    `channels` are names or URLs. The same input gives the same bytes, in whatever order it comes.
     """
     from rattler.lock import LockChannel, LockFile, LockPlatform
 
@@ -115,7 +115,7 @@ def format_pixi(
         name: LockPlatform(name, virtual_packages=sorted(virtual_packages.get(name, ()))) for name in sorted(records)
     }
     file = LockFile(list(platforms.values()))
-    file.set_channels("default", [LockChannel(f"{channel.rstrip('/')}/") for channel in channels])
+    file.set_channels("default", [LockChannel(f"{url}/") for channel in channels for url in channel_urls(channel)])
     for name, platform in platforms.items():
         for record in sorted(records[name], key=lambda record: record.url):
             file.add_conda_package("default", platform, record)

@@ -106,7 +106,7 @@ def write_pixi(
 ) -> str:
     """The pixi.lock of complete records by platform, in the newest format that py-rattler writes.
 
-    `channels` are URLs, the first with the highest priority; `virtual_packages` are
+    `channels` are names or URLs, the first with the highest priority; `virtual_packages` are
     `__name=version[=build]` strings by platform. The same input gives the same bytes.
     """
     from torchlocks import lock_pixi
