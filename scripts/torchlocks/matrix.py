@@ -172,6 +172,7 @@ class Matrix(_Model):
         return Target(
             env=name,
             platform=platform,
+            row_platforms=tuple(row.platforms),
             accelerator=row.accelerator,
             template=row.template,
             channels=row.channels,
@@ -245,6 +246,8 @@ class Target:
 
     env: str
     platform: str
+    row_platforms: tuple[str, ...]
+    """All platforms of the environment, this one among them."""
     accelerator: Accelerator
     template: str
     channels: tuple[str, ...]
@@ -268,7 +271,15 @@ class Target:
     def on_channel(self, url: str, *, python: str, pytorch: str) -> Target:
         """The same environment from another channel, which has its own Python and PyTorch and no extras."""
         minor = ".".join(python.split(".")[:2]), ".".join(pytorch.split(".")[:2])
-        return replace(self, channels=(url,), python=minor[0], pytorch=minor[1], torchvision=None, torchaudio=None)
+        return replace(
+            self,
+            row_platforms=(self.platform,),
+            channels=(url,),
+            python=minor[0],
+            pytorch=minor[1],
+            torchvision=None,
+            torchaudio=None,
+        )
 
 
 def load_matrix(path: Path) -> Matrix:

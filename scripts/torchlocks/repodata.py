@@ -1,0 +1,178 @@
+"""Where package records come from: a snapshot folder, a channel on disk, or the live channel."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime, time, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from torchlocks.errors import ChannelUnreachableError, MissingFileError, TorchlocksError
+
+if TYPE_CHECKING:
+    from rattler import Gateway, RepoDataRecord, SparseRepoData
+
+_SNAPSHOT, _AS_OF, _MIRROR = "TORCHLOCKS_SNAPSHOT", "TORCHLOCKS_AS_OF", "TORCHLOCKS_MIRROR"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordSource:
+    """How channels are read in one run.
+
+    `snapshot` is a folder of `<channel>/<subdir>/repodata.json` that stands in for the channels, whose
+    URLs stay the real ones. `as_of` ignores packages newer than that day (UTC). `mirror` is a URL under
+    which the live channels are found by name, instead of conda.anaconda.org.
+    """
+
+    snapshot: Path | None = None
+    as_of: date | None = None
+    mirror: str | None = None
+    _digests: dict[Path, str] = field(default_factory=dict, compare=False, repr=False)
+
+    @classmethod
+    def from_environment(cls) -> RecordSource:
+        """The source that a parent process handed down with `environment()`."""
+        snapshot, as_of = os.environ.get(_SNAPSHOT), os.environ.get(_AS_OF)
+        return cls(
+            snapshot=Path(snapshot) if snapshot else None,
+            as_of=date.fromisoformat(as_of) if as_of else None,
+            mirror=os.environ.get(_MIRROR) or None,
+        )
+
+    def environment(self) -> dict[str, str]:
+        """Environment variables that hand this source to the solver's process."""
+        return {
+            _SNAPSHOT: str(self.snapshot) if self.snapshot else "",
+            _AS_OF: self.as_of.isoformat() if self.as_of else "",
+            _MIRROR: self.mirror or "",
+        }
+
+    @property
+    def cutoff(self) -> datetime | None:
+        """The last instant of the `as_of` day."""
+        return datetime.combine(self.as_of, time.max, tzinfo=timezone.utc) if self.as_of else None
+
+    def folder(self, channel: str) -> Path | None:
+        """The folder on disk that holds `channel` (a name or URL), or None for a live channel.
+
+        Raises MissingFileError when a snapshot is used that lacks the channel.
+        """
+        if channel.startswith("file://"):
+            return Path(unquote(urlsplit(channel).path))
+        if self.snapshot is None:
+            return None
+        folder = self.snapshot / channel_name(channel)
+        if not folder.is_dir():
+            raise MissingFileError(
+                f"The snapshot does not have the channel {channel_name(channel)}.",
+                where=str(folder),
+                fix="SNAPSHOT= must name a folder of <channel>/<subdir>/repodata.json",
+            )
+        return folder
+
+    def sparse(self, channel: str, subdirs: Iterable[str]) -> list[SparseRepoData]:
+        """The repodata of a channel on disk, opened but not read: records are parsed as they are asked for."""
+        from rattler import Channel, SparseRepoData
+
+        folder = self.folder(channel)
+        if folder is None:
+            raise ValueError(f"{channel} is not on disk")
+        opened = []
+        for subdir in subdirs:
+            file = folder / subdir / "repodata.json"
+            if file.is_file():
+                opened.append(SparseRepoData(Channel(channel), subdir, file))
+        if not opened:
+            raise MissingFileError(
+                f"The channel {channel} has no repodata.json for {' or '.join(subdirs)}.", where=str(folder)
+            )
+        return opened
+
+    def gateway(self) -> Gateway:
+        """The live channels, through the mirror if there is one."""
+        from rattler import Gateway
+        from rattler.networking import Client
+        from rattler.networking.middleware import AuthenticationMiddleware, MirrorMiddleware, OciMiddleware
+
+        middlewares: list[AuthenticationMiddleware | MirrorMiddleware | OciMiddleware] = []
+        if self.mirror:
+            middlewares.append(MirrorMiddleware({"https://conda.anaconda.org": [self.mirror]}))
+        middlewares += [AuthenticationMiddleware(), OciMiddleware()]
+        return Gateway(client=Client(middlewares))
+
+    def identity(self, channels: Sequence[str], subdirs: Sequence[str]) -> str:
+        """What the records were, for a lock's metadata: a hash of the snapshot's files, or a date, or "live"."""
+        if self.snapshot is None:
+            return f"live, as of {self.as_of.isoformat()}" if self.as_of else "live"
+        sha = hashlib.sha256()
+        for channel in channels:
+            for subdir in sorted(subdirs):
+                file = self.snapshot / channel_name(channel) / subdir / "repodata.json"
+                digest = self._digest(file) if file.is_file() else "none"
+                sha.update(f"{channel_name(channel)}/{subdir} {digest}\n".encode())
+        as_of = f", as of {self.as_of.isoformat()}" if self.as_of else ""
+        return f"snapshot sha256:{sha.hexdigest()}{as_of}"
+
+    def _digest(self, file: Path) -> str:
+        if file not in self._digests:
+            self._digests[file] = hashlib.sha256(file.read_bytes()).hexdigest()
+        return self._digests[file]
+
+
+def channel_name(channel: str) -> str:
+    """The name of a channel given by name or URL: `https://conda.anaconda.org/conda-forge` → `conda-forge`."""
+    return channel.rstrip("/").rsplit("/", 1)[-1] if "://" in channel else channel
+
+
+async def _query(
+    gateway: Gateway, channels: Sequence[str], platform: str, names: Sequence[str]
+) -> list[RepoDataRecord]:
+    from rattler import Platform
+
+    found = await gateway.query(list(channels), [Platform(platform), "noarch"], list(names), recursive=False)
+    return [record for records in found for record in records]
+
+
+def records_by_url(
+    source: RecordSource, channels: Sequence[str], platform: str, packages: Mapping[str, str]
+) -> dict[str, RepoDataRecord]:
+    """The complete records of `packages` (URL → name) on one platform, by URL.
+
+    Whatever solver made a lock, these are what the channel itself says of its packages. A URL that no
+    channel has is left out. Raises ChannelUnreachableError for a live channel that cannot be read.
+    """
+    import asyncio
+
+    from rattler import PackageName
+
+    names = sorted(set(packages.values()))
+    found: dict[str, RepoDataRecord] = {}
+    live = [channel for channel in channels if source.folder(channel) is None]
+    for channel in channels:
+        if channel in live:
+            continue
+        for repodata in source.sparse(channel, (platform, "noarch")):
+            for name in names:
+                for record in repodata.load_records(PackageName(name)):
+                    if record.url in packages:
+                        found[record.url] = record
+    if live:
+        try:
+            queried = asyncio.run(_query(source.gateway(), live, platform, names))
+        except Exception as error:
+            raise unreachable(live, error) from error
+        found.update({record.url: record for record in queried if record.url in packages})
+    return found
+
+
+def unreachable(channels: Sequence[str], error: Exception) -> TorchlocksError:
+    """The error for live channels that could not be read."""
+    return ChannelUnreachableError(
+        f"The channel {' or '.join(channels)} cannot be read.",
+        where=str(error).splitlines()[0],
+        fix="check the network (or proxy); MIRROR=URL names a mirror, SNAPSHOT=DIR a folder of repodata",
+    )
