@@ -1,0 +1,534 @@
+"""A lock's packages → the package cache: fetched, checked against the lock, extracted, checked again.
+
+Nothing enters the cache before its size and hash are the lock's, its own index is that of the locked package, and
+no file of it reaches outside. py-rattler moves the bytes, with its credentials, proxies and protocols (https, oci,
+s3, gcs); retrying, stalled connections and mirrors are dealt with here, since its client gives up at the first
+broken body, and its time-out would also end a download that is slow but alive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hashlib
+import random
+import re
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlsplit, urlunsplit
+from urllib.request import url2pathname
+
+from torchlocks.cache import Entry, PackageStore, cache_folder, hash_file, refuse_other, refuse_unsafe
+from torchlocks.errors import (
+    ChannelUnreachableError,
+    DiskFullError,
+    FetchError,
+    IntegrityError,
+    LockfileError,
+    TorchlocksError,
+)
+from torchlocks.models import Lock, LockedPackage
+from torchlocks.progress import Progress, Task
+
+if TYPE_CHECKING:
+    from typing import BinaryIO
+
+    from rattler import Client
+
+_STATUS = re.compile(r"HTTP status (?:client|server) error \((\d{3})([^)]*)\)")
+# The answers after which the same request may well succeed (RFC 9110 and 6585).
+_PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+
+@dataclass(frozen=True, kw_only=True)
+class FetchOptions:
+    """How packages are fetched.
+
+    `cache` is the package cache folder (None: rattler's). `mirrors` maps a channel's URL to the URLs that are
+    tried before it. `retries` is how often one URL is tried again; `backoff_s` is the wait before the first of
+    these, doubled each time. A connection that brings nothing for `stall_timeout_s` seconds counts as broken.
+    `full_check` hashes all that is in the cache already.
+    """
+
+    cache: Path | None = None
+    offline: bool = False
+    allow_md5: bool = False
+    mirrors: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    retries: int = 3
+    backoff_s: float = 0.5
+    stall_timeout_s: float = 60
+    connections: int = 8
+    full_check: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Availability:
+    """Whether all packages of a lock can be had; `missing` are the file names that are not in the cache."""
+
+    ok: bool
+    reason: str
+    missing: tuple[str, ...] = ()
+
+
+def mask(text: str) -> str:
+    """`text` with the credentials of all its URLs hidden: `user:password@` and `/t/<token>/`."""
+    text = re.sub(r"(?i)\b([a-z][a-z0-9+.-]*://)[^/\s@]+@", r"\1***@", text)
+    return re.sub(r"/t/[^/\s]+", "/t/***", text)
+
+
+def packages_for(lock: Lock, platform: str) -> tuple[LockedPackage, ...]:
+    """The lock's packages for `platform`. Raises LockfileError when it is not locked for it."""
+    if platform not in lock.packages:
+        raise LockfileError(
+            f"The lock has no packages for {platform}.",
+            where=str(lock.path),
+            fix=f"it is locked for {', '.join(lock.platforms) or 'nothing'}; take one of these, or lock again.",
+        )
+    return lock.packages[platform]
+
+
+def require_hashes(packages: Sequence[LockedPackage], *, allow_md5: bool) -> None:
+    """Raise IntegrityError when a package has no hash that its bytes can be held against."""
+    for each in packages:
+        if each.sha256 is not None or (allow_md5 and each.md5 is not None):
+            continue
+        if each.md5 is not None:
+            raise IntegrityError(
+                f"The lock has only an MD5 sum for {each.file_name}, and MD5 can be forged.",
+                where=mask(each.url),
+                fix="lock again with SHA-256 sums, or say explicitly that MD5 will do (allow_md5).",
+            )
+        raise IntegrityError(
+            f"The lock has no hash for {each.file_name}.", where=mask(each.url), fix="lock again with SHA-256 sums."
+        )
+
+
+def ensure_cached(
+    packages: Sequence[LockedPackage], options: FetchOptions, progress: Progress
+) -> dict[LockedPackage, Entry]:
+    """Bring every package into the cache, verified, and return their entries, in the order given.
+
+    Raises IntegrityError for wrong bytes or hostile packages, FetchError and ChannelUnreachableError where a
+    package cannot be had, DiskFullError where there is no room. What was fetched until then stays in the cache.
+    """
+    require_hashes(packages, allow_md5=options.allow_md5)
+    store = PackageStore(cache_folder(options.cache))
+    found: dict[LockedPackage, Entry | None] = {}
+    reasons: dict[LockedPackage, str] = {}
+    for each in packages:
+        lookup = store.find(each, full=options.full_check)
+        found[each] = lookup.entry
+        if lookup.entry is None:
+            reasons[each] = lookup.why
+            if lookup.why.startswith("damaged"):
+                progress.warn(f"{each.file_name}: {lookup.why}; it is fetched again")
+    if reasons and options.offline:
+        raise FetchError(
+            f"{len(reasons)} of {len(packages)} packages are not in the package cache, and fetching is off (offline).",
+            where=str(store.root),
+            fix="install once with the network, or bring the packages with `download` on another machine.",
+            details="\n".join(f"  {each.file_name}: {why}" for each, why in reasons.items()),
+        )
+    if reasons:
+        found.update(_fetch(tuple(reasons), store, options, progress))
+    return {each: entry for each, entry in found.items() if entry is not None}
+
+
+def _fetch(
+    packages: Sequence[LockedPackage], store: PackageStore, options: FetchOptions, progress: Progress
+) -> dict[LockedPackage, Entry]:
+    with disk_full_as_error(store.root), store.staging() as stage:
+        _require_room(packages, stage)
+        sizes = [each.size for each in packages]
+        in_bytes = None not in sizes
+        total = sum(size or 0 for size in sizes) if in_bytes else len(packages)
+        title = f"Fetching {len(packages)} packages"
+        with progress.task(title, total, unit="bytes" if in_bytes else "items") as task:
+            run = _Run(stage, store, options, task, in_bytes)
+            return dict(zip(packages, asyncio.run(run.all(packages)), strict=True))
+
+
+def _require_room(packages: Sequence[LockedPackage], folder: Path) -> None:
+    """Raise DiskFullError when the packages cannot fit: extracted they are no smaller than as archives."""
+    needed = sum(each.size or 0 for each in packages) + max((each.size or 0 for each in packages), default=0)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise DiskFullError(
+            f"The packages need at least {needed / 1e6:.0f} MB in the package cache; {free / 1e6:.0f} MB are free.",
+            where=str(folder),
+            fix="make room, or name another cache folder (TORCHLOCKS_CACHE).",
+        )
+
+
+@contextmanager
+def disk_full_as_error(where: Path) -> Iterator[None]:
+    """Turn a full disk, however it is reported, into DiskFullError; other failures of the system into FetchError."""
+    try:
+        yield
+    except TorchlocksError:
+        raise
+    except Exception as error:
+        if is_disk_full(error):
+            raise DiskFullError(
+                "The disk is full; nothing that was there has been changed.",
+                where=str(where),
+                fix="make room and run it again; what was fetched so far is kept.",
+            ) from error
+        raise
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """True when `error`, or one behind it, says that the disk (or the quota) is full."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        # py-rattler hands the system's errors on as text.
+        if "os error 28" in str(seen) or "os error 122" in str(seen) or "No space left on device" in str(seen):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
+
+
+class _BrokenError(Exception):
+    """One try at one URL failed."""
+
+    def __init__(self, why: str, kind: Literal["passing", "lasting", "unreachable", "wrong"]) -> None:
+        super().__init__(why)
+        self.why = why
+        self.kind = kind
+
+
+class _Sink:
+    """Where the bytes of a download go: into a file, the hash and the progress bar."""
+
+    def __init__(self, file: BinaryIO, package: LockedPackage, task: Task | None) -> None:
+        self._file = file
+        self._package = package
+        self._task = task
+        self.digest = hashlib.sha256() if package.sha256 is not None else hashlib.md5(usedforsecurity=False)
+        self.received = 0
+        self.last = time.monotonic()
+        self.error: Exception | None = None
+
+    def write(self, chunk: bytes) -> int:
+        self.last = time.monotonic()
+        try:
+            self._file.write(chunk)
+            self.received += len(chunk)
+            if self._package.size is not None and self.received > self._package.size:
+                raise _BrokenError("the server sends more than the lock says", "wrong")
+        except Exception as error:
+            # Kept here: py-rattler passes on only the text of what a writer raises.
+            self.error = error
+            raise
+        self.digest.update(chunk)
+        if self._task is not None:
+            self._task.advance(len(chunk), self._package.name)
+        return len(chunk)
+
+
+class _Run:
+    """One round of fetching: what its downloads share."""
+
+    def __init__(self, stage: Path, store: PackageStore, options: FetchOptions, task: Task, in_bytes: bool) -> None:
+        self._stage = stage
+        self._store = store
+        self._options = options
+        self._task = task
+        self._in_bytes = in_bytes
+        self._connections = asyncio.Semaphore(options.connections)
+        self._client = make_client()
+
+    async def all(self, packages: Sequence[LockedPackage]) -> list[Entry]:
+        # The largest first: a big package that starts last is what everything waits for.
+        tasks = {
+            each: asyncio.ensure_future(self._one(number, each))
+            for number, each in sorted(enumerate(packages), key=lambda item: -(item[1].size or 0))
+        }
+        try:
+            await asyncio.gather(*tasks.values())
+        finally:
+            for task in tasks.values():
+                task.cancel()
+            await asyncio.gather(*tasks.values(), return_exceptions=True)
+        return [tasks[each].result() for each in packages]
+
+    async def _one(self, number: int, package: LockedPackage) -> Entry:
+        folder = self._stage / str(number)
+        async with self._connections:
+            archive = await self._archive(package, self._stage / f"{number}-{package.file_name}")
+            try:
+                sha256, md5 = await self._extract(archive, folder, package)
+            finally:
+                if archive.parent == self._stage:
+                    archive.unlink(missing_ok=True)
+            refuse_unsafe(folder, package.file_name)
+            refuse_other(folder, package)
+            entry = self._store.place(folder, package, sha256=sha256, md5=md5, size=package.size)
+        if not self._in_bytes:
+            self._task.advance(1, package.name)
+        return entry
+
+    async def _archive(self, package: LockedPackage, target: Path) -> Path:
+        """A local file with exactly the locked bytes: the downloaded one, or the channel's own."""
+        failures: list[tuple[str, _BrokenError]] = []
+        urls = candidates(package.url, self._options.mirrors)
+        for attempt in range(self._options.retries + 1):
+            if attempt:
+                # Jitter: what broke for one download mostly broke for all of them at once.
+                await asyncio.sleep(self._options.backoff_s * 2 ** (attempt - 1) * random.uniform(0.8, 1.2))
+            again = []
+            for url in urls:
+                try:
+                    if urlsplit(url).scheme == "file":
+                        return await self._local(url, package)
+                    await self._download(url, package, target)
+                    return target
+                except _BrokenError as broken:
+                    failures.append((url, broken))
+                    # A file that was read is the same when it is read again.
+                    if broken.kind != "lasting" and urlsplit(url).scheme != "file":
+                        again.append(url)
+            if not (urls := tuple(again)):
+                break
+        raise _as_error(package, failures)
+
+    async def _local(self, url: str, package: LockedPackage) -> Path:
+        path = Path(url2pathname(urlsplit(url).path))
+        try:
+            size = path.stat().st_size
+            algorithm = "sha256" if package.sha256 is not None else "md5"
+            found = await asyncio.to_thread(hash_file, path, algorithm)
+        except OSError as error:
+            raise _BrokenError(f"the file cannot be read ({error.strerror})", "lasting") from error
+        if (why := _not_as_locked(package, size, found)) is not None:
+            raise _BrokenError(why, "wrong")
+        if self._in_bytes:
+            self._task.advance(size, package.name)
+        return path
+
+    async def _download(self, url: str, package: LockedPackage, target: Path) -> None:
+        from rattler.package_streaming import download_to_writer
+
+        with target.open("wb", buffering=1 << 20) as file:
+            sink = _Sink(file, package, self._task if self._in_bytes else None)
+            transfer = asyncio.ensure_future(download_to_writer(self._client, url, sink))
+            try:
+                while not (await asyncio.wait({transfer}, timeout=_patience(sink, self._options)))[0]:
+                    if _patience(sink, self._options) <= 0:
+                        raise _BrokenError(
+                            f"nothing came for {self._options.stall_timeout_s:g} s (time-out)",
+                            "passing" if sink.received else "unreachable",
+                        )
+                transfer.result()
+                file.flush()
+                if (why := _not_as_locked(package, sink.received, sink.digest.hexdigest())) is not None:
+                    raise _BrokenError(why, "wrong")
+            except (RuntimeError, OSError, _BrokenError) as error:
+                if self._in_bytes:
+                    self._task.advance(-sink.received)
+                cause = sink.error or error
+                if is_disk_full(cause):
+                    raise cause from None
+                raise (cause if isinstance(cause, _BrokenError) else _classify(cause, sink.received)) from error
+            finally:
+                transfer.cancel()
+                with suppress(asyncio.CancelledError, Exception):
+                    await transfer
+
+    async def _extract(self, archive: Path, folder: Path, package: LockedPackage) -> tuple[str, str]:
+        from rattler.package_streaming import extract
+
+        try:
+            sha256, md5 = (each.hex() for each in await asyncio.to_thread(extract, archive, folder))
+        except Exception as error:
+            if is_disk_full(error):
+                raise
+            raise IntegrityError(
+                f"{package.file_name} has the locked hash, but is not a package that can be extracted.",
+                where=mask(package.url),
+                fix="the channel or the lock is at fault: lock again.",
+                details=mask(str(error)),
+            ) from error
+        # A file of a local channel could have been replaced since it was hashed.
+        if (package.sha256 or sha256) != sha256 or (package.md5 or md5) != md5:
+            raise IntegrityError(
+                f"{package.file_name} is not what the lock says: its hash is another.",
+                where=mask(package.url),
+                fix="lock again, if the channel has rebuilt it.",
+            )
+        return sha256, md5
+
+
+def make_client() -> Client:
+    """py-rattler's client with its credential stores and protocols, and without its retries and time-out."""
+    from rattler.networking import Client
+    from rattler.networking.middleware import AuthenticationMiddleware, GCSMiddleware, OciMiddleware, S3Middleware
+
+    return Client([AuthenticationMiddleware(), OciMiddleware(), GCSMiddleware(), S3Middleware()])
+
+
+def candidates(url: str, mirrors: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """The URLs at which a package may be, in the order to try: its channel's mirrors, then `url` itself."""
+    for channel, others in mirrors.items():
+        base = channel.rstrip("/") + "/"
+        if url.startswith(base):
+            return (*(f"{other.rstrip('/')}/{url[len(base) :]}" for other in others), url)
+    return (url,)
+
+
+def _patience(sink: _Sink, options: FetchOptions) -> float:
+    return max(0.0, sink.last + options.stall_timeout_s - time.monotonic())
+
+
+def _not_as_locked(package: LockedPackage, size: int, found: str) -> str | None:
+    if package.size is not None and size != package.size:
+        return f"it has {size} bytes; the lock says {package.size}"
+    wanted = package.sha256 or package.md5
+    if found != wanted:
+        return f"its {'SHA-256' if package.sha256 else 'MD5'} sum is {found}; the lock says {wanted}"
+    return None
+
+
+def _classify(error: BaseException, received: int) -> _BrokenError:
+    text = str(error)
+    if status := _STATUS.search(text):
+        code = int(status[1])
+        kind: Literal["passing", "lasting"] = "passing" if code in _PASSING else "lasting"
+        return _BrokenError(f"the server answered {code}{status[2]}", kind)
+    if received or isinstance(error, OSError):
+        return _BrokenError(f"the connection broke after {received} bytes", "passing")
+    if "builder error" in text or "not supported" in text:
+        return _BrokenError(f"the URL cannot be used ({mask(text)})", "lasting")
+    return _BrokenError("no connection (refused, reset, unknown host or untrusted certificate)", "unreachable")
+
+
+def _as_error(package: LockedPackage, failures: Sequence[tuple[str, _BrokenError]]) -> TorchlocksError:
+    """The one error that says why no URL gave the package."""
+    url, last = failures[-1]
+    tried = list(dict.fromkeys(f"  {mask(each)}: {broken.why}" for each, broken in failures))
+    details = "\n".join(tried) if len(tried) > 1 else None
+    wrong = next((failure for failure in failures if failure[1].kind == "wrong"), None)
+    if wrong is not None:
+        return IntegrityError(
+            f"{package.file_name} is not what the lock says: {wrong[1].why}.",
+            where=mask(wrong[0]),
+            fix="run it again; if it stays, the channel or a proxy serves another file: lock again, or name a mirror.",
+            details=details,
+        )
+    if all(broken.kind == "unreachable" for _, broken in failures):
+        return ChannelUnreachableError(
+            f"{package.file_name} cannot be fetched, the channel cannot be reached: {last.why}.",
+            where=mask(url),
+            fix="check the network and proxy settings, name a mirror, or use the local channel (CHANNEL=local).",
+            details=details,
+        )
+    return FetchError(
+        f"{package.file_name} cannot be fetched: {last.why}.",
+        where=mask(url),
+        fix="run it again later; where the file is gone from the channel, lock again.",
+        details=details,
+    )
+
+
+def packages_available(
+    lock: Lock, platform: str, options: FetchOptions | None = None, *, timeout_s: float = 3
+) -> Availability:
+    """Whether the lock's packages can be had: from the cache, or, for one missing package asked for, from a channel.
+
+    One request a channel, no retries, at most `timeout_s` seconds for all. Raises LockfileError when the lock has no
+    such platform.
+    """
+    options = options or FetchOptions()
+    store = PackageStore(cache_folder(options.cache))
+    missing = [each for each in packages_for(lock, platform) if store.find(each).entry is None]
+    names = tuple(each.file_name for each in missing)
+    if not missing:
+        return Availability(ok=True, reason="all packages are in the package cache")
+    if options.offline:
+        return Availability(
+            ok=False, reason=f"offline, and {len(missing)} packages are not in the cache", missing=names
+        )
+    one_a_channel = {each.channel: each for each in reversed(missing)}
+
+    async def probe() -> list[str | None]:
+        client = make_client()
+        return await asyncio.gather(*(_first_that_answers(client, each, options) for each in one_a_channel.values()))
+
+    try:
+        reasons = asyncio.run(asyncio.wait_for(probe(), timeout_s))
+    except asyncio.TimeoutError:
+        channels = ", ".join(mask(each) for each in one_a_channel)
+        return Availability(ok=False, reason=f"no answer within {timeout_s:g} s from {channels}", missing=names)
+    for channel, reason in zip(one_a_channel, reasons, strict=True):
+        if reason is not None:
+            return Availability(ok=False, reason=f"{mask(channel)}: {reason}", missing=names)
+    return Availability(
+        ok=True, reason=f"{len(missing)} packages are to be fetched; their channels answer", missing=names
+    )
+
+
+def reachable(url: str, timeout_s: float = 3) -> str | None:
+    """Why the file at `url` cannot be had, in a few words; None when it can. One request, cut off early."""
+    try:
+        return asyncio.run(asyncio.wait_for(_probe(make_client(), url), timeout_s))
+    except asyncio.TimeoutError:
+        return f"no answer within {timeout_s:g} s"
+
+
+async def _first_that_answers(client: Client, package: LockedPackage, options: FetchOptions) -> str | None:
+    reason: str | None = None
+    for url in candidates(package.url, options.mirrors):
+        reason = await _probe(client, url)
+        if reason is None:
+            return None
+    return reason
+
+
+class _EnoughError(Exception):
+    pass
+
+
+class _Probe:
+    answered = False
+
+    def write(self, chunk: bytes) -> int:
+        self.answered = True
+        raise _EnoughError
+
+
+async def _probe(client: Client, url: str) -> str | None:
+    from rattler.package_streaming import download_to_writer
+
+    if urlsplit(url).scheme == "file":
+        return None if Path(url2pathname(urlsplit(url).path)).is_file() else "no such file"
+    probe = _Probe()
+    try:
+        await download_to_writer(client, url, probe)
+    except (RuntimeError, OSError, _EnoughError) as error:
+        return None if probe.answered else _classify(error, 0).why
+    return None
+
+
+def download_only(
+    lock: Lock, platform: str, options: FetchOptions | None = None, *, progress: Progress
+) -> tuple[Path, ...]:
+    """Bring the packages of any platform into the package cache, for a later installation without the network.
+
+    Returns the folders of the extracted packages. Raises as `ensure_cached` does.
+    """
+    entries = ensure_cached(packages_for(lock, platform), options or FetchOptions(), progress)
+    return tuple(entry.folder for entry in entries.values())
+
+
+def strip_credentials(url: str) -> str:
+    """`url` without user, password and token, as it may be written into an environment."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=host, path=re.sub(r"^/t/[^/]+", "", parts.path)))
