@@ -1,0 +1,153 @@
+"""torch imported in fresh processes: where it comes from, what it loads, what it says of itself."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from torchsuite.expect import Expectation
+from torchsuite.imports import ORDERS, Imported, Imports
+from torchsuite.prefix import Prefix
+from torchsuite.tiers import Measure, check
+
+
+@pytest.fixture(params=ORDERS, ids=lambda first: f"{first}-first")
+def imported(request: pytest.FixtureRequest, imports: Imports) -> Imported:
+    """An import that worked, in each order; a check of what it saw cannot be made on one that did not."""
+    result = imports.get(request.param)
+    if result.failure is not None:
+        pytest.skip("torch cannot be imported")
+    return result
+
+
+@pytest.mark.parametrize("first", ORDERS)
+@check("a library that is missing, too old or loaded twice shows at import, often in one order only", seconds=150)
+def test_import(imports: Imports, first: str, measure: Measure) -> None:
+    result = imports.get(first)
+    if result.failure is not None:
+        complaint = result.stderr.strip().splitlines()[-1:] or ["and said nothing"]
+        pytest.fail(f"import of {first} first, {result.failure}: {complaint[0]}\n{result.stderr}")
+    measure("seconds", round(result.seen["seconds"], 2))
+
+
+@check("what the environment says of itself belongs in the report")
+def test_facts(imports: Imports, facts: Callable[[dict[str, object]], None]) -> None:
+    seen = imports.get("torch").seen
+    if not seen:
+        pytest.skip("torch cannot be imported")
+    names = ("torch_version", "torch_git", "torch_cuda", "numpy_version", "torch_config", "parallel_info", "cxx11_abi")
+    facts({"python_version": ".".join(map(str, seen["python"])), **{name: seen[name] for name in names}})
+    assert all(seen[name] is not None for name in names if name != "torch_cuda")
+
+
+@check("numpy 2 with a torch built for numpy 1 imports with a warning and fails at first use")
+def test_numpy_bridge(imported: Imported) -> None:
+    assert imported.seen["bridge"] == [0.0, 2.0, 4.0, 6.0, 8.0]
+    complaints = re.findall(r".*(?:_ARRAY_API|compiled using NumPy|Failed to initialize NumPy).*", imported.stderr)
+    assert not complaints, complaints[0]
+
+
+@check("torch is the version that the lock names")
+def test_torch_version(imports: Imports, expectation: Expectation, measure: Measure) -> None:
+    seen = imports.get("torch").seen
+    if not seen:
+        pytest.skip("torch cannot be imported")
+    version = str(seen["torch_version"])
+    measure("version", version)
+    # torch adds `+cpu` or `.post303` to its own version, depending on who built it; the release is the lock's.
+    release = re.match(r"\d+(\.\d+)*", version)
+    locked = re.match(r"\d+(\.\d+)*", expectation.torch.version)
+    assert release
+    assert locked
+    assert release[0] == locked[0], f"the lock has {expectation.torch.version}, torch says {version}"
+    _, _, local = version.partition("+")
+    if expectation.accelerator == "cpu":
+        assert not local.startswith("cu"), f"a CUDA build: {version}"
+
+
+@check("a CPU environment's torch is a CPU build", accelerator="cpu")
+def test_cpu_build(imports: Imports) -> None:
+    seen = imports.get("torch").seen
+    if not seen:
+        pytest.skip("torch cannot be imported")
+    assert seen["torch_cuda"] is None, f"torch was built for CUDA {seen['torch_cuda']}"
+
+
+@check("a torch or numpy from ~/.local, PYTHONPATH or another environment shadows the locked one")
+def test_modules_come_from_the_prefix(imported: Imported, prefix: Prefix) -> None:
+    assert imported.seen["isolated"]
+    site_packages = (prefix.root / prefix.site_packages).resolve()
+    for name in ("torch_file", "numpy_file"):
+        assert Path(imported.seen[name]).resolve().is_relative_to(site_packages), imported.seen[name]
+    root = prefix.root.resolve()
+    # torch.ops and torch.classes name a file that is none; the probe itself is the suite's.
+    modules = [Path(file) for file in imported.seen["modules"] if Path(file).is_absolute()]
+    outside = [str(file) for file in modules if not file.resolve().is_relative_to(root) and file.name != "probe.py"]
+    assert not outside, f"imported from outside the environment: {', '.join(outside[:5])}"
+
+
+@check("two copies of libtorch in a process have two sets of operators, and crash")
+def test_one_libtorch(imported: Imported, measure: Measure) -> None:
+    for name in ("torch_cpu", "torch_python", "c10"):
+        found = libraries(imported, rf"^(lib)?{name}\b")
+        measure(name, found)
+        assert len(found) == 1, f"{name} is loaded {len(found)} times: {', '.join(found)}"
+
+
+@check("two OpenMP runtimes (libgomp, libiomp5, libomp) in a process abort it, or halve its speed")
+def test_one_openmp(imported: Imported, measure: Measure) -> None:
+    runtimes = libraries(imported, OPENMP)
+    measure("openmp", runtimes)
+    if sys.platform == "win32":
+        # Microsoft's runtime is part of the compiler's and may stand beside Intel's.
+        runtimes = [path for path in runtimes if "vcomp" not in path.lower()]
+    assert runtimes, "no OpenMP runtime is loaded: torch runs on one core"
+    assert len(runtimes) == 1, f"{len(runtimes)} OpenMP runtimes are loaded: {', '.join(runtimes)}"
+
+
+@check("a second C++ runtime, or an older one from outside, misses symbols")
+def test_one_cpp_runtime(imported: Imported, measure: Measure) -> None:
+    runtimes = libraries(imported, r"^(libstdc\+\+|libc\+\+)\.")
+    measure("cpp_runtime", runtimes)
+    assert len(runtimes) <= 1, f"{len(runtimes)} C++ runtimes are loaded: {', '.join(runtimes)}"
+
+
+@check("a library of the environment that the system's stands in for is not the one that was locked")
+def test_libraries_come_from_the_prefix(imported: Imported, prefix: Prefix, measure: Measure) -> None:
+    own = {path.rpartition("/")[2] for path in prefix.files if _in_library_folder(path, prefix)}
+    root = prefix.root.resolve()
+    loaded = [Path(path) for path in imported.seen["libraries"]]
+    outside = [path for path in loaded if not path.resolve().is_relative_to(root)]
+    measure("libraries", len(loaded))
+    measure("of_the_system", sorted(path.name for path in outside))
+    stand_ins = [str(path) for path in outside if path.name in own]
+    assert not stand_ins, f"loaded from outside though the environment has them: {', '.join(stand_ins)}"
+
+
+@check("results are to be the same tomorrow: a seed gives the same numbers in every process")
+def test_seed_across_processes(imports: Imports) -> None:
+    torch_first, numpy_first = (imports.get(first).seen for first in ORDERS)
+    if not (torch_first and numpy_first):
+        pytest.skip("torch cannot be imported")
+    assert torch_first["sample"] == numpy_first["sample"]
+    assert torch_first["normal"] == numpy_first["normal"]
+
+
+OPENMP = r"^(lib)?(gomp|omp|iomp5|iomp5md|omp140|vcomp)[-.\d]"
+
+
+def libraries(imported: Imported, pattern: str) -> list[str]:
+    """The real files of loaded libraries whose name matches; links to one file count once."""
+    matching = (path for path in imported.seen["libraries"] if re.match(pattern, Path(path).name, re.IGNORECASE))
+    return sorted({str(Path(path).resolve()) for path in matching})
+
+
+def _in_library_folder(path: str, prefix: Prefix) -> bool:
+    folder = path.rpartition("/")[0]
+    site_packages = prefix.site_packages
+    return folder in ("lib", "Library/bin", f"{site_packages}/torch/lib") or (
+        folder.startswith(f"{site_packages}/") and folder.endswith(".libs")
+    )

@@ -1,0 +1,65 @@
+"""What the environment is expected to be: the lock's side of every comparison.
+
+The file named by `TORCH_VERIFY_EXPECT` holds one JSON object with the fields of `Expectation`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+VARIABLE = "TORCH_VERIFY_EXPECT"
+
+
+@dataclass(frozen=True)
+class Package:
+    """One package of the lock."""
+
+    name: str
+    version: str
+    build: str
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """The environment as its lock describes it.
+
+    `tiers` are the tiers to run. `cuda` is the CUDA version (`12.9`) or None. `python` and `torch`
+    are the locked packages of these names. `events` is the file to which results are written.
+    """
+
+    env: str
+    platform: str
+    accelerator: Literal["cpu", "cuda"]
+    cuda: str | None
+    prefix: Path
+    python: Package
+    torch: Package
+    packages: tuple[Package, ...]
+    tiers: tuple[str, ...]
+    events: Path
+
+
+def load(path: Path | None = None) -> Expectation:
+    """Read the expectation from `path`, or from the file that the environment variable names.
+
+    Raises KeyError when the variable is not set, OSError and ValueError when the file is no good.
+    """
+    data = json.loads((path or Path(os.environ[VARIABLE])).read_text(encoding="utf-8"))
+    packages = tuple(Package(**package) for package in data["packages"])
+    by_name = {package.name: package for package in packages}
+    return Expectation(
+        env=data["env"],
+        platform=data["platform"],
+        accelerator=data["accelerator"],
+        cuda=data["cuda"],
+        prefix=Path(data["prefix"]),
+        python=by_name["python"],
+        torch=by_name["pytorch"],
+        packages=packages,
+        tiers=tuple(data["tiers"]),
+        events=Path(data["events"]),
+    )

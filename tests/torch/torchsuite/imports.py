@@ -1,0 +1,66 @@
+"""Imports of torch in processes of their own, so that one that crashes or hangs is a result and not the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torchsuite import probe
+
+TIMEOUT_SECONDS = 120.0
+ORDERS = ("torch", "numpy")
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What one process saw. `failure` is None when the import worked; `seen` is empty when it did not."""
+
+    failure: str | None
+    stderr: str
+    seen: dict[str, Any] = field(default_factory=dict)
+
+
+class Imports:
+    """Runs both orders at the same time, on first use."""
+
+    def __init__(self, work: Path) -> None:
+        self._work = work
+        self._done: dict[str, Imported] = {}
+
+    def get(self, first: str) -> Imported:
+        """The import that began with the package `first` (torch or numpy)."""
+        if not self._done:
+            running = {order: self._start(order) for order in ORDERS}
+            self._done = {order: self._finish(order, process) for order, process in running.items()}
+        return self._done[first]
+
+    def _start(self, order: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-I", os.fspath(probe.__file__), order, os.fspath(self._out(order))]
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+    def _finish(self, order: str, process: subprocess.Popen[str]) -> Imported:
+        try:
+            _, stderr = process.communicate(timeout=TIMEOUT_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            _, stderr = process.communicate()
+            return Imported(f"the import did not finish within {TIMEOUT_SECONDS:.0f} s", stderr)
+        if process.returncode != 0:
+            return Imported(ending(process.returncode), stderr)
+        return Imported(None, stderr, json.loads(self._out(order).read_text(encoding="utf-8")))
+
+    def _out(self, order: str) -> Path:
+        return self._work / f"import-{order}-first.json"
+
+
+def ending(returncode: int) -> str:
+    """How a process ended, in words; negative codes are POSIX signals."""
+    if returncode < 0:
+        return f"killed by {signal.Signals(-returncode).name}"
+    return f"ended with exit code {returncode}"

@@ -1,0 +1,238 @@
+"""The pytest plugin that runs the checks: tiers, time limits, and results streamed as they happen."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import signal
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TypedDict
+
+import pytest
+
+from torchsuite.expect import Expectation
+from torchsuite.imports import Imports
+from torchsuite.prefix import Prefix
+from torchsuite.stream import Stream
+from torchsuite.tiers import DEFAULT_SECONDS, TIERS, WITHOUT_TORCH, obstacle, tier_of
+
+#: After its time limit a check is interrupted; where that does not help (a deadlock in native code), the process
+#: is ended this many seconds later, with every thread's stack written down.
+GRACE_SECONDS = 10.0
+
+_PHASES = pytest.StashKey[list[pytest.TestReport]]()
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What one run works with."""
+
+    expectation: Expectation
+    prefix: Prefix
+    stream: Stream
+    imports: Imports
+
+
+SUITE = pytest.StashKey[Suite]()
+
+
+class Plugin:
+    """Registered by conftest.py once the expectation is read."""
+
+    def __init__(self, suite: Suite) -> None:
+        self._suite = suite
+        self._stream = suite.stream
+        self._faults = suite.expectation.events.with_suffix(".faults").open("w", encoding="utf-8")
+        faulthandler.enable(file=self._faults)
+
+    def pytest_unconfigure(self) -> None:
+        faulthandler.disable()
+        self._faults.close()
+        self._stream.close()
+
+    def pytest_sessionstart(self) -> None:
+        tiers = [{"tier": tier, "obstacle": obstacle(tier, self._suite.expectation)} for tier in TIERS]
+        self._stream.emit("tiers", tiers=tiers)
+
+    def pytest_sessionfinish(self) -> None:
+        self._stream.emit("ended")
+
+    # Collection: which modules are imported at all.
+
+    def pytest_ignore_collect(self, collection_path: Path) -> bool | None:
+        """Leave out modules that cannot or need not be imported, and say so: a broken torch must not end the run."""
+        if not (collection_path.name.startswith("test_") and collection_path.suffix == ".py"):
+            return None
+        tier = tier_of(collection_path.name)
+        if tier in WITHOUT_TORCH:
+            return None
+        why = obstacle(tier, self._suite.expectation)
+        if why is None and self._suite.imports.get("torch").failure is not None:
+            why = "not run: torch cannot be imported"
+        if why is None:
+            return None
+        self._finished(collection_path.name, tier, "every check of this file", outcome="skipped", why=why)
+        return True
+
+    def pytest_collectstart(self, collector: pytest.Collector) -> None:
+        if isinstance(collector, pytest.Module):
+            self._stream.emit("collecting", id=collector.nodeid)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed:
+            error = report.longreprtext
+            reason = "the file can be imported"
+            self._finished(
+                report.nodeid, tier_of(report.nodeid), reason, outcome="failed", why=first_error(error), error=error
+            )
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        items.sort(key=lambda item: TIERS.index(_tier(item)))
+        for item in items:
+            marker = item.get_closest_marker("check")
+            if marker is None:
+                raise pytest.UsageError(f"{item.nodeid} has no @check")
+            only = marker.kwargs["accelerator"]
+            why = obstacle(_tier(item), self._suite.expectation)
+            if why is None and only not in (None, self._suite.expectation.accelerator):
+                why = f"for {only} environments"
+            if why is not None:
+                item.add_marker(pytest.mark.skip(reason=why))
+
+    def pytest_deselected(self, items: list[pytest.Item]) -> None:
+        for item in items:
+            why = f"not selected by {item.config.getoption('keyword')!r}"
+            self._finished(item.nodeid, _tier(item), _reason(item), outcome="skipped", why=why)
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        checks = [{"id": item.nodeid, "tier": _tier(item), "reason": _reason(item)} for item in session.items]
+        self._stream.emit("planned", checks=checks)
+
+    # Running: time limits, and one event a check.
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
+        item.stash[_PHASES] = []
+        self._stream.emit("started", id=item.nodeid)
+        faulthandler.dump_traceback_later(_seconds(item) + GRACE_SECONDS, exit=True, file=self._faults)
+        try:
+            return (yield)
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+            phases = item.stash[_PHASES]
+            self._finished(
+                item.nodeid,
+                _tier(item),
+                _reason(item),
+                **judge(phases),
+                duration_s=sum(report.duration for report in phases),
+                values=dict(item.user_properties),
+            )
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
+        with limit(_seconds(item)):
+            return (yield)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
+        with limit(_seconds(item)):
+            return (yield)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        report = yield
+        item.stash[_PHASES].append(report)
+        return report
+
+    def _finished(
+        self,
+        check: str,
+        tier: str,
+        reason: str,
+        *,
+        outcome: str,
+        why: str | None,
+        error: str | None = None,
+        duration_s: float = 0.0,
+        values: dict[str, object] | None = None,
+    ) -> None:
+        self._stream.emit(
+            "finished",
+            id=check,
+            tier=tier,
+            reason=reason,
+            outcome=outcome,
+            why=why,
+            error=error,
+            duration_s=duration_s,
+            values=values or {},
+        )
+
+
+def _tier(item: pytest.Item) -> str:
+    return tier_of(item.path.name)
+
+
+def _reason(item: pytest.Item) -> str:
+    marker = item.get_closest_marker("check")
+    return marker.args[0] if marker else ""
+
+
+def _seconds(item: pytest.Item) -> float:
+    marker = item.get_closest_marker("check")
+    return float(marker.kwargs["seconds"]) if marker else DEFAULT_SECONDS
+
+
+@contextlib.contextmanager
+def limit(seconds: float) -> Iterator[None]:
+    """Interrupt the body after so many seconds, where the system has timers (POSIX)."""
+    if not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def interrupt(_signal: int, _frame: FrameType | None) -> None:
+        pytest.fail(f"did not finish within {seconds:.0f} s")
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+class Judged(TypedDict):
+    """The outcome of a check: passed, failed or skipped; why, in one line; the full text of an error."""
+
+    outcome: str
+    why: str | None
+    error: str | None
+
+
+def judge(phases: list[pytest.TestReport]) -> Judged:
+    """The one outcome of a check's phases (set-up, call, tear-down): the worst of them."""
+    skipped: str | None = None
+    for report in phases:
+        if report.failed:
+            crash = getattr(report.longrepr, "reprcrash", None)
+            why = crash.message.strip().splitlines()[0] if crash else first_error(report.longreprtext)
+            return {"outcome": "failed", "why": why, "error": report.longreprtext}
+        if report.skipped and isinstance(report.longrepr, tuple):
+            skipped = str(report.longrepr[2]).removeprefix("Skipped: ")
+    if not phases:
+        return {"outcome": "failed", "why": "interrupted", "error": None}
+    if skipped is not None:
+        return {"outcome": "skipped", "why": skipped, "error": None}
+    return {"outcome": "passed", "why": None, "error": None}
+
+
+def first_error(text: str) -> str:
+    """The line of a pytest report that says what went wrong: its first `E` line, else its last line."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line[1:].strip() for line in lines if line.startswith("E ")]
+    return errors[0] if errors else lines[-1] if lines else "no message"
