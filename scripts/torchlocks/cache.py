@@ -113,9 +113,10 @@ class PackageStore:
             folder=folder, sha256=held, md5=note.md5 if note else package.md5, size=note.size if note else package.size
         )
         try:
-            seen, shape = _fingerprint(folder)
+            seen = _fingerprint(folder)
             if note is not None and note.fingerprint == seen and not full:
                 return Lookup(entry=entry)
+            shape = _fingerprint(folder, times=False)
             if note is not None and note.shape != shape:
                 return Lookup(entry=None, why="damaged in the cache: files were added, removed or cut short")
             info = _info_digest(folder)
@@ -138,7 +139,7 @@ class PackageStore:
         name = self._name(package)
         folder = self.root / name
         lock = self.root / f"{name}.lock"
-        seen, shape = _fingerprint(staged)
+        seen, shape = _fingerprint(staged), _fingerprint(staged, times=False)
         info = _info_digest(staged)
         with self.exclusive():
             # Killed between any two of these, no folder ever stands beside the hash of another archive.
@@ -231,40 +232,38 @@ def _read_revision(lock: Path) -> int:
         return 0
 
 
-def _walk(folder: str, below: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """Every entry that is not a folder, with its path below `folder`."""
-    with os.scandir(folder) as entries:
-        for each in entries:
-            path = f"{below}{each.name}"
-            if each.is_dir(follow_symlinks=False):
-                yield from _walk(each.path, f"{path}/")
-            else:
-                yield path, each
+def _walk(folder: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Every entry below `folder` that is not a folder itself, with its path below it."""
+    waiting = [(str(folder), "")]
+    while waiting:
+        here, below = waiting.pop()
+        with os.scandir(here) as entries:
+            for each in entries:
+                if each.is_dir(follow_symlinks=False):
+                    waiting.append((each.path, f"{below}{each.name}/"))
+                else:
+                    yield below + each.name, each
 
 
-def _fingerprint(folder: Path) -> tuple[str, str]:
-    """(digest of path, mode, size, time of every file; the same without the times)."""
-    times, shape = [], []
-    for path, each in _walk(str(folder)):
+def _fingerprint(folder: Path, *, times: bool = True) -> str:
+    """A digest of every file's path, mode, size, link target and, with `times`, time of last modification."""
+    lines = []
+    for path, each in _walk(folder):
         found = each.stat(follow_symlinks=False)
-        what = os.readlink(each.path) if stat.S_ISLNK(found.st_mode) else str(found.st_size)  # noqa: PTH115
-        line = f"{path}\0{found.st_mode:o}\0{what}"
-        shape.append(line)
-        times.append(f"{line}\0{found.st_mtime_ns}")
-    return _digest(times), _digest(shape)
-
-
-def _digest(lines: list[str]) -> str:
+        # st_size of a link is the length of its target.
+        target = os.readlink(each.path) if stat.S_ISLNK(found.st_mode) else ""  # noqa: PTH115
+        lines.append((path, found.st_mode, found.st_size, found.st_mtime_ns if times else 0, target))
     lines.sort()
-    return hashlib.blake2b("\n".join(lines).encode("utf-8", "surrogateescape"), digest_size=20).hexdigest()
+    return hashlib.blake2b(repr(lines).encode("utf-8", "surrogateescape"), digest_size=20).hexdigest()
 
 
 def _info_digest(folder: Path) -> str:
-    lines = []
-    for path, each in _walk(str(folder / "info")):
-        if each.is_file(follow_symlinks=False):
-            lines.append(f"{path}\0{hash_file(Path(each.path))}")
-    return _digest(lines)
+    lines = sorted(
+        (path, hash_file(Path(each.path)))
+        for path, each in _walk(folder / "info")
+        if each.is_file(follow_symlinks=False)
+    )
+    return hashlib.blake2b(repr(lines).encode("utf-8", "surrogateescape"), digest_size=20).hexdigest()
 
 
 def hash_file(path: Path, algorithm: str = "sha256") -> str:
@@ -334,7 +333,7 @@ def refuse_unsafe(folder: Path, what: str) -> None:
     for path in read_paths(folder):
         if _leaves(path["_path"]):
             refuse(f"its file list names {path['_path']!r}, which is outside of the environment")
-    for name, each in _walk(str(folder)):
+    for name, each in _walk(folder):
         if each.is_symlink():
             target = os.readlink(each.path)  # noqa: PTH115
             if _leaves(str(PurePosixPath(name).parent / target)):
