@@ -1,29 +1,91 @@
 # torchlocks: lockfiles and recipes for PyTorch environments.
-# This file is a table of contents: every recipe is one line that calls the tool in .venv.
+# A table of contents: every recipe is one line that calls Python, and the logic is in scripts/torchlocks/.
 
-# --- what you may set -------------------------------------------------------------------------
-PYTHON  ?= python3
-CHANNEL ?= auto
-CUDA    ?= auto
-ENV     ?= cpu
-CMD     ?= python
+# --- what you may set: make VERB NAME=value ----------------------------------------------------
+PYTHON   ?= python3#   the Python that the tool runs on, and that the local channel packages (3.10 to 3.13)
+CHANNEL  ?= auto#      auto, conda-forge or local: where packages come from
+CUDA     ?= auto#      CUDA version of a GPU environment, or auto: what the driver runs
+ENV      ?=#           one environment, such as cpu or gpu-cu118
+PLATFORM ?=#           one platform, such as linux-64
+PKG      ?=#           packages to update
+CMD      ?=#           command for make run
+SNAPSHOT ?=#           folder of repodata to lock and check against
+AS_OF    ?=#           YYYY-MM-DD: lock as of that day
+MIRROR   ?=#           URL that stands in for https://conda.anaconda.org
+OFFLINE  ?=#           1: use the package cache alone
+A        ?=#           first lock of make diff: a file, REV:file, or a prefix
+B        ?=#           second lock of make diff
 # -----------------------------------------------------------------------------------------------
 
-VENV    := .venv
-BIN     := $(VENV)/bin
-TOOL    := $(BIN)/torchlocks
-READY   := $(VENV)/torchlocks-made-from
-READY_DEV := $(VENV)/torchlocks-made-from-dev
+VENV  := .venv
+TOOL  := $(VENV)/bin/torchlocks
+READY := $(VENV)/torchlocks-made-from
+DEV   := $(VENV)/torchlocks-made-from-dev
+# A conda that is merely active sets CONDA_EXE in the environment; only one named to make is meant.
+CONDA := $(if $(filter command,$(firstword $(origin CONDA_EXE))),--conda $(CONDA_EXE))
+# For every platform and every Python that is supported, with hashes.
+COMPILE := $(VENV)/bin/uv pip compile -q --universal --generate-hashes --python-version 3.10 --no-header
+WHICH := $(if $(ENV),--env $(ENV)) $(if $(PLATFORM),--platform $(PLATFORM))
+FROM  := $(if $(SNAPSHOT),--snapshot $(SNAPSHOT)) $(if $(AS_OF),--as-of $(AS_OF)) $(if $(MIRROR),--mirror $(MIRROR))
+FETCH := --channel $(CHANNEL) $(if $(MIRROR),--mirror $(MIRROR)) $(if $(OFFLINE),--offline)
+ONE    = $(or $(ENV),$(error name the environment: make $@ ENV=cpu))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env-cpu
+.PHONY: help env-cpu env-gpu run shell rollback verify fsck matrix render lock update check diff channel \
+        lint test test-unit requirements golden clean
 
 help: ## print this help
-	@sed -n 's/^\([a-z][a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
+	@awk -F ':.*## ' '/^#: /{print "\n" substr($$0, 4)} /^[a-z-]+:.*## /{printf "  %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+#: Environments
+env-cpu: $(READY) ## build the CPU environment and run the torch suite in it  [CHANNEL= MIRROR= OFFLINE=1]
+	@$(TOOL) env cpu $(FETCH)
+env-gpu: $(READY) ## the same for one CUDA version  [CUDA=11.8 CHANNEL= MIRROR= OFFLINE=1]
+	@$(TOOL) env gpu --cuda $(CUDA) $(FETCH)
+run: $(READY) ## run a command in an environment  [ENV=cpu CMD='python train.py']
+	@$(TOOL) run $(ONE) -- $(if $(CMD),'$(subst ','\'',$(CMD))',$(error name the command: make run ENV=$(ENV) CMD='python train.py'))
+shell: $(READY) ## start a shell in an environment  [ENV=cpu]
+	@$(TOOL) shell $(ONE)
+verify: $(READY) ## run the torch suite again in an installed environment  [ENV=cpu]
+	@$(TOOL) verify $(ONE)
+fsck: $(READY) ## compare every file of an environment with its packages  [ENV=cpu]
+	@$(TOOL) fsck $(ONE)
+rollback: $(READY) ## go back to the previous environment  [ENV=cpu]
+	@$(TOOL) rollback $(ONE)
+
+#: Locks
+matrix: $(READY) ## list the environments there are
+	@$(TOOL) matrix
+render: $(READY) ## print the rendered environment files  [ENV= PLATFORM=]
+	@$(TOOL) render $(WHICH)
+lock: $(READY) ## solve the matrix and write the lockfiles  [ENV= PLATFORM= SNAPSHOT= AS_OF= MIRROR= CONDA_EXE=]
+	@$(TOOL) lock $(WHICH) $(FROM) $(CONDA)
+update: $(READY) ## move one package and nothing else that can stay  [PKG=numpy ENV= PLATFORM= SNAPSHOT= AS_OF=]
+	@$(TOOL) update $(or $(PKG),$(error name the package: make update PKG=numpy)) $(WHICH) $(FROM)
+check: $(READY) ## prove the committed locks  [ENV= SNAPSHOT=]
+	@$(TOOL) check $(if $(ENV),--env $(ENV)) $(if $(SNAPSHOT),--snapshot $(SNAPSHOT))
+diff: $(READY) ## compare two locks  [A=REV:locks/cpu/conda-lock.yml B=locks/cpu/conda-lock.yml]
+	@$(TOOL) diff $(or $(A),$(error name two locks: make diff A=… B=…)) $(or $(B),$(error name two locks: make diff A=… B=…))
+
+#: The project
+channel: $(READY) ## build the local channel from recipes/local and PyPI wheels
+	@$(TOOL) channel
+lint: $(DEV) ## ruff and mypy
+	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
+test: lint ## lint, then the unit and integration tests  [SNAPSHOT=]
+	@TORCHLOCKS_SNAPSHOT=$(abspath $(SNAPSHOT)) $(VENV)/bin/pytest
+test-unit: $(DEV) ## the unit tests alone: seconds, no network
+	@TORCHLOCKS_SNAPSHOT=$(abspath $(SNAPSHOT)) $(VENV)/bin/pytest tests/unit
+golden: $(READY) ## write the expected renderings and the matrix schema anew; look at the diff
+	@$(VENV)/bin/python tests/unit/golden.py
+requirements: $(DEV) ## compile the hash-pinned requirements of the tool from pyproject.toml
+	@$(COMPILE) pyproject.toml -o requirements.txt
+	@$(COMPILE) --group dev -c requirements.txt -o requirements-dev.txt
+clean: ## remove all that was made, but for the package cache
+	@rm -rf $(VENV) envs build reports .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(READY): requirements.txt pyproject.toml scripts/bootstrap.py
 	@$(PYTHON) scripts/bootstrap.py $(VENV)
-
-env-cpu: $(READY) ## build the CPU environment and verify it
-	@$(TOOL) env cpu --channel $(CHANNEL)
+$(DEV): $(READY) requirements-dev.txt
+	@$(PYTHON) scripts/bootstrap.py $(VENV) --dev

@@ -40,13 +40,14 @@ def check_python():
             )
 
 
-def digest(names):
-    """What the environment was made from: the files, and the Python that made it."""
-    sha = hashlib.sha256(sys.version.encode())
-    for name in names:
-        with open(os.path.join(ROOT, name), "rb") as file:
-            sha.update(file.read())
-    return sha.hexdigest()
+def digest(name):
+    """What the environment was made from: the file, and the Python that made it."""
+    with open(os.path.join(ROOT, name), "rb") as file:
+        return hashlib.sha256(sys.version.encode() + file.read()).hexdigest()
+
+
+def install_pinned(python, name, title, total):
+    run_pip(python, ["install", "--require-hashes", "-r", os.path.join(ROOT, name)], title, total)
 
 
 def run_pip(python, arguments, title, total):
@@ -74,46 +75,58 @@ def run_pip(python, arguments, title, total):
         sys.stderr.write("".join(log[-30:]))
         fail(
             "pip could not install torchlocks' own packages (its last words are above).",
-            "check that this machine reaches a Python package index (pip config, PIP_INDEX_URL, proxies), then run make again.",
+            "check that this machine reaches a Python package index (pip config, PIP_INDEX_URL, proxies); run make again.",
+        )
+
+
+def read(path):
+    if not os.path.exists(path):
+        return ""
+    with open(path) as file:
+        return file.read()
+
+
+def write(path, text):
+    with open(path, "w") as file:
+        file.write(text)
+
+
+def make_venv(venv_dir):
+    sys.stderr.write("Making torchlocks' own tools in %s (once, about a minute) …\n" % os.path.basename(venv_dir))
+    # Another Python, other requirements, or a run that was cut off: begin anew.
+    shutil.rmtree(venv_dir, ignore_errors=True)
+    made = subprocess.Popen([sys.executable, "-m", "venv", venv_dir], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    output = made.communicate()[0]
+    if made.returncode != 0:
+        sys.stderr.write(output.decode("utf-8", "replace"))
+        fail(
+            "%s could not make a virtual environment." % sys.executable,
+            "Debian and Ubuntu: apt install python3-venv; or name another Python: make PYTHON=… …",
         )
 
 
 def main():
     arguments = [a for a in sys.argv[1:] if a != "--dev"]
-    dev = "--dev" in sys.argv
     if len(arguments) != 1:
         fail("usage: bootstrap.py VENV [--dev]", "run it through make")
     check_python()
     venv_dir = os.path.abspath(arguments[0])
     python = os.path.join(venv_dir, "Scripts" if os.name == "nt" else "bin", "python")
-    wanted = digest(["requirements.txt", "pyproject.toml"])
     marker = os.path.join(venv_dir, "torchlocks-made-from")
-    made_from = ""
-    if os.path.exists(marker):
-        with open(marker) as file:
-            made_from = file.read()
-    if made_from != wanted:
-        # Another Python, other requirements, or a run that was cut off: begin anew.
-        shutil.rmtree(venv_dir, ignore_errors=True)
-        sys.stderr.write("Making torchlocks' own tools in %s (once, about a minute) …\n" % arguments[0])
-        made = subprocess.Popen(
-            [sys.executable, "-m", "venv", venv_dir], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
-        output = made.communicate()[0]
-        if made.returncode != 0:
-            sys.stderr.write(output.decode("utf-8", "replace"))
-            fail(
-                "%s could not make a virtual environment." % sys.executable,
-                "Debian and Ubuntu: apt install python3-venv; or name another Python: make PYTHON=… …",
-            )
-        install = ["install", "--require-hashes", "-r"]
-        run_pip(python, install + [os.path.join(ROOT, "requirements.txt")], "Installing tools", 70)
-        run_pip(python, ["install", "--no-deps", "--no-build-isolation", "-e", ROOT], "Installing torchlocks", 1)
-        with open(marker, "w") as file:
-            file.write(wanted)
-    if dev:
-        install = ["install", "--require-hashes", "-r"]
-        run_pip(python, install + [os.path.join(ROOT, "requirements-dev.txt")], "Installing test tools", 25)
+    wanted = digest("requirements.txt")
+    if read(marker).split("\n")[0] != wanted or not os.path.exists(python):
+        make_venv(venv_dir)
+        install_pinned(python, "requirements.txt", "Installing tools", 70)
+    project = digest("pyproject.toml")
+    if read(marker) != wanted + "\n" + project:
+        editable = ["install", "--no-deps", "--no-build-isolation", "--no-index", "-e", ROOT]
+        run_pip(python, editable, "Installing torchlocks", 1)
+    write(marker, wanted + "\n" + project)
+    if "--dev" in sys.argv:
+        wanted_dev = wanted + "\n" + digest("requirements-dev.txt")
+        if read(marker + "-dev") != wanted_dev:
+            install_pinned(python, "requirements-dev.txt", "Installing test tools", 25)
+        write(marker + "-dev", wanted_dev)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,326 @@
+"""The command line: the verbs, and nothing else. Each imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from datetime import datetime
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+from torchlocks import __version__
+from torchlocks.errors import InterruptedByUserError, TorchlocksError
+
+INTERNAL_ERROR = 70
+"""Exit code of a bug in torchlocks itself (EX_SOFTWARE of sysexits.h)."""
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="torchlocks")
+def cli() -> None:
+    """Reproducible PyTorch environments: rendered, locked, installed and verified."""
+
+
+@cli.command()
+@click.argument("kind", type=click.Choice(["cpu", "gpu"]))
+@click.option(
+    "--cuda", default="auto", show_default=True, help="CUDA version of the row, or auto: what the driver runs."
+)
+@click.option("--channel", type=click.Choice(["auto", "conda-forge", "local"]), default="auto", show_default=True)
+@click.option("--offline", is_flag=True, help="Use the package cache alone.")
+@click.option("--mirror", default=None, help="URL that stands in for https://conda.anaconda.org.")
+@click.option("--force", is_flag=True, help="Make it again even if nothing has changed.")
+@click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON, and nothing else.")
+def env(kind: str, cuda: str, channel: str, offline: bool, mirror: str | None, force: bool, as_json: bool) -> None:
+    """Build the CPU or a CUDA environment and verify it."""
+    from torchlocks.console import make_progress
+    from torchlocks.environment import ChannelChoice, Request, make_environment
+    from torchlocks.errors import VerificationError
+    from torchlocks.host import host_platform
+    from torchlocks.layout import find_layout
+
+    layout = find_layout()
+    platform = host_platform()
+    name = "cpu" if kind == "cpu" else _gpu_environment(layout.matrix, cuda, platform)
+    choice: ChannelChoice = "auto" if channel == "auto" else "local" if channel == "local" else "conda-forge"
+    progress = make_progress(quiet=as_json)
+    request = Request(env=name, platform=platform, channel=choice, offline=offline, force=force, mirror=mirror or None)
+    outcome = make_environment(layout, request, progress)
+    if as_json:
+        from torchlocks.verify import verdict_json
+
+        click.echo(verdict_json(outcome.verdict) if outcome.verdict else '{"changed": false}')
+    elif outcome.verdict is None:
+        for note in outcome.notes:
+            click.echo(note)
+    else:
+        from rich.console import Console
+
+        from torchlocks.verify import summary_table
+
+        Console(highlight=False).print(summary_table(outcome.verdict))
+        for note in outcome.notes:
+            progress.warn(note)
+        if outcome.verdict.ok:
+            click.echo(f"Ready: make run ENV={name} CMD='python …', or: source activate through make shell ENV={name}")
+    if outcome.verdict is not None and not outcome.verdict.ok:
+        raise VerificationError(
+            f"{name} is installed, but it failed its verification: {outcome.verdict.failure_line()}.",
+            where=f"reports/{name}.json",
+            fix=f"the environment stays in envs/{name}, marked unverified, for you to look at",
+        )
+
+
+def _gpu_environment(matrix_file: Path, cuda: str, platform: str) -> str:
+    from packaging.version import Version
+
+    from torchlocks.errors import NoSuchRowError
+    from torchlocks.matrix import load_matrix
+
+    matrix = load_matrix(matrix_file)
+    if cuda != "auto":
+        return matrix.gpu_environment(cuda, platform)
+    from torchlocks.host import driver_cuda
+
+    driver = driver_cuda()
+    here = [t for t in matrix.targets() if t.platform == platform and t.cuda]
+    if driver is None:
+        raise NoSuchRowError(
+            "CUDA=auto asks the NVIDIA driver, and this machine has none.",
+            fix=f"name a version, one of {', '.join(sorted({t.cuda or '' for t in here}, key=Version))} "
+            "(make env-gpu CUDA=…), or use the CPU environment: make env-cpu",
+        )
+    fitting = [t for t in here if Version(matrix.environments[t.env].virtual_cuda or "0") <= Version(driver)]
+    if not fitting:
+        raise NoSuchRowError(
+            f"The driver of this machine runs CUDA {driver} at most, and no row is that old.",
+            fix="install a newer driver (450.80.02 or later), or use the CPU environment: make env-cpu",
+        )
+    return max(fitting, key=lambda t: Version(t.cuda or "0")).env
+
+
+@cli.command()
+@click.option("--env", "env_name", default=None, help="One environment (default: all).")
+@click.option("--platform", default=None, help="One platform (default: all of the environment).")
+@click.option("--snapshot", type=click.Path(path_type=Path), default=None, help="Folder of repodata to lock against.")
+@click.option("--as-of", type=click.DateTime(["%Y-%m-%d"]), default=None, help="Ignore packages newer than this day.")
+@click.option("--mirror", default=None, help="URL that stands in for https://conda.anaconda.org.")
+@click.option("--conda", default=None, help="Use this conda or micromamba to solve.")
+def lock(
+    env_name: str | None,
+    platform: str | None,
+    snapshot: Path | None,
+    as_of: datetime | None,
+    mirror: str | None,
+    conda: str | None,
+) -> None:
+    """Solve the matrix and write the lockfiles."""
+    _lock(env_name, platform, snapshot, as_of, mirror, conda, move=None)
+
+
+@cli.command()
+@click.argument("packages", nargs=-1, required=True)
+@click.option("--env", "env_name", default=None, help="One environment (default: all that have the package).")
+@click.option("--platform", default=None, help="One platform (default: all of the environment).")
+@click.option("--snapshot", type=click.Path(path_type=Path), default=None, help="Folder of repodata to lock against.")
+@click.option("--as-of", type=click.DateTime(["%Y-%m-%d"]), default=None, help="Ignore packages newer than this day.")
+@click.option("--mirror", default=None, help="URL that stands in for https://conda.anaconda.org.")
+def update(
+    packages: tuple[str, ...],
+    env_name: str | None,
+    platform: str | None,
+    snapshot: Path | None,
+    as_of: datetime | None,
+    mirror: str | None,
+) -> None:
+    """Move the named packages to their newest, and nothing else that can stay."""
+    _lock(env_name, platform, snapshot, as_of, mirror, None, move=packages)
+
+
+def _lock(
+    env_name: str | None,
+    platform: str | None,
+    snapshot: Path | None,
+    as_of: datetime | None,
+    mirror: str | None,
+    conda: str | None,
+    move: tuple[str, ...] | None,
+) -> None:
+    from torchlocks.console import make_progress, print_error
+    from torchlocks.layout import find_layout
+    from torchlocks.lock import LockOptions, find_solver, lock_environments, targets_with
+    from torchlocks.matrix import load_matrix
+    from torchlocks.repodata import RecordSource, require_snapshot
+
+    layout = find_layout()
+    targets = load_matrix(layout.matrix).select(env_name, platform)
+    if snapshot is not None:
+        require_snapshot(snapshot)
+    if move is not None:
+        targets = tuple(targets_with(targets, layout.locks, move))
+    source = RecordSource(
+        snapshot=snapshot.absolute() if snapshot else None,
+        as_of=as_of.date() if as_of else None,
+        mirror=mirror or None,
+    )
+    options = LockOptions(source=source, solver=find_solver(conda or None), move=move)
+    results, failures = lock_environments(layout, targets, layout.locks, options, make_progress())
+    for result in results:
+        state = f"wrote {', '.join(result.changed)}" if result.changed else "unchanged"
+        click.echo(f"{result.env} ({', '.join(result.platforms)}): {state}")
+    for failure in failures:
+        print_error(failure.error)
+    if failures:
+        count = len({failure.target.env for failure in failures})
+        click.echo(
+            f"{count} of {count + len(results)} environments could not be locked; their locks are untouched.", err=True
+        )
+        leave_with = failures[0].error.exit_code
+        raise SystemExit(leave_with)
+
+
+@cli.command()
+@click.option("--env", "env_name", default=None, help="One environment (default: all).")
+@click.option("--platform", default=None, help="One platform (default: all of the environment).")
+def render(env_name: str | None, platform: str | None) -> None:
+    """Print the rendered conda environment files."""
+    from torchlocks.layout import find_layout
+    from torchlocks.matrix import load_matrix
+    from torchlocks.render import render as render_target
+
+    layout = find_layout()
+    for target in load_matrix(layout.matrix).select(env_name, platform):
+        click.echo(f"# {target.env} on {target.platform}")
+        click.echo(render_target(layout.root / target.template, target))
+
+
+@cli.command()
+@click.option("--schema", is_flag=True, help="Print the JSON schema of matrix.yml instead.")
+def matrix(schema: bool) -> None:
+    """List the environments and platforms there are."""
+    from torchlocks.layout import find_layout
+    from torchlocks.matrix import load_matrix, matrix_schema
+
+    if schema:
+        click.echo(matrix_schema(), nl=False)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None)
+    for column in ("environment", "platform", "torch", "python", "CUDA", "driver", "glibc"):
+        table.add_column(column)
+    for target in load_matrix(find_layout().matrix).targets():
+        driver = f"≥ {target.driver.floor}" if target.driver else "-"
+        glibc = f"≥ {target.glibc}" if target.glibc else "-"
+        table.add_row(target.env, target.platform, target.pytorch, target.python, target.cuda or "-", driver, glibc)
+    Console(highlight=False).print(table)
+
+
+@cli.command()
+def channel() -> None:
+    """Build the local channel from recipes/local, PyPI wheels and this machine's Python."""
+    from torchlocks.channel import build_local_channel
+    from torchlocks.console import make_progress
+    from torchlocks.layout import find_layout
+
+    built = build_local_channel(find_layout(), progress=make_progress())
+    click.echo(f"{built.url}: {len(built.versions)} packages, {len(built.rebuilt)} built now")
+
+
+@cli.command()
+@click.argument("env_name")
+@click.argument("command", nargs=-1, required=True)
+def run(env_name: str, command: tuple[str, ...]) -> None:
+    """Run COMMAND in an installed environment, activated."""
+    from torchlocks.activate import run_in
+
+    raise SystemExit(run_in(_installed(env_name), " ".join(command)))
+
+
+@cli.command()
+@click.argument("env_name")
+def shell(env_name: str) -> None:
+    """Start a shell in an installed environment, activated."""
+    from torchlocks.activate import shell_in
+
+    raise SystemExit(shell_in(_installed(env_name)))
+
+
+@cli.command()
+@click.argument("env_name")
+def rollback(env_name: str) -> None:
+    """Go back to the previous environment."""
+    from torchlocks.console import make_progress
+    from torchlocks.install import rollback as roll_back
+    from torchlocks.layout import find_layout
+
+    back = roll_back(find_layout().prefix(env_name), progress=make_progress())
+    click.echo(f"{env_name} is again the one installed {back.installed_at}" if back else f"{env_name} is rolled back")
+
+
+def _installed(env_name: str) -> Path:
+    from torchlocks.errors import MissingFileError
+    from torchlocks.layout import find_layout
+    from torchlocks.provenance import read_provenance
+
+    layout = find_layout()
+    prefix = layout.prefix(env_name)
+    found = read_provenance(prefix)
+    if found is None:
+        there = sorted(p.name for p in layout.envs.glob("*") if read_provenance(p)) if layout.envs.is_dir() else []
+        make = f"make env-gpu CUDA={env_name[6:-1]}.{env_name[-1]}" if env_name.startswith("gpu-cu") else "make env-cpu"
+        raise MissingFileError(
+            f"The environment {env_name!r} is not installed.",
+            where=str(prefix),
+            fix=f"{make}" + (f", or name one that is: {', '.join(there)}" if there else ""),
+        )
+    if found.verified is False:
+        click.echo(f"note: {env_name} failed its verification; see {found.report}", err=True)
+    return prefix
+
+
+def main() -> NoReturn:
+    """The `torchlocks` command: run a verb, print errors as errors, leave with their exit code."""
+    from torchlocks.leave import leave
+
+    leave(_run())
+
+
+def _run() -> int:
+    from torchlocks.console import print_error
+
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        print_error(InterruptedByUserError("Interrupted. Nothing half-made is left in place; run it again to go on."))
+        return InterruptedByUserError.exit_code
+    except TorchlocksError as error:
+        print_error(error)
+        return error.exit_code
+    except BrokenPipeError:
+        return 1
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 1
+    except Exception as error:
+        if os.environ.get("TORCHLOCKS_DEBUG"):
+            traceback.print_exc()
+        print(
+            f"error: torchlocks itself failed: {type(error).__name__}: {error}\n"
+            "  fix:   this is a bug; run again with TORCHLOCKS_DEBUG=1 and report what it prints",
+            file=sys.stderr,
+        )
+        return INTERNAL_ERROR
+    return 0
+
+
+if __name__ == "__main__":
+    main()

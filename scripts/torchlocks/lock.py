@@ -9,6 +9,7 @@ path and no name of the machine is in them.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import io
 import json
 import os
@@ -65,12 +66,11 @@ class Solver:
 
 @dataclass(frozen=True, kw_only=True)
 class LockOptions:
-    """How to lock. `keep` names an older pixi.lock whose packages stay, but for those in `move`."""
+    """How to lock. With `move`, packages stay as the environment's pixi.lock has them, but for those named."""
 
     source: RecordSource
     solver: Solver
-    keep: Path | None = None
-    move: tuple[str, ...] = ()
+    move: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,8 +146,15 @@ def lock_environments(
     An environment is written when all its targets were solved, and left as it was otherwise. Platforms
     of an environment that are not among the targets keep what its lock has for them.
     """
-    jobs = [(target, render(layout.root / target.template, target)) for target in targets]
-    if not options.solver.own and (options.source.snapshot or options.source.as_of or options.keep):
+    jobs = [
+        (
+            target,
+            render(layout.root / target.template, target),
+            None if options.move is None else folder / target.env / PIXI,
+        )
+        for target in targets
+    ]
+    if not options.solver.own and (options.source.snapshot or options.source.as_of or options.move is not None):
         raise SolveError(
             "SNAPSHOT=, AS_OF= and update need torchlocks' own solver.",
             where=f"CONDA_EXE={options.solver.executable}",
@@ -172,8 +179,31 @@ def lock_environments(
     return results, failures
 
 
+def targets_with(targets: Sequence[Target], folder: Path, packages: Sequence[str]) -> list[Target]:
+    """Those of `targets` whose locks in `folder` hold one of `packages`.
+
+    Raises LockfileError for a package that none of them holds, so that a typo is not taken for success.
+    """
+    held: dict[str, set[tuple[str, str]]] = {}
+    for env in dict.fromkeys(target.env for target in targets):
+        if (folder / env / PIXI).is_file():
+            for platform, locked in read_lock(folder / env / PIXI).packages.items():
+                for package in locked:
+                    held.setdefault(package.name, set()).add((env, platform))
+    for name in packages:
+        if not any((target.env, target.platform) in held.get(name, ()) for target in targets):
+            near = difflib.get_close_matches(name, held, n=3)
+            raise LockfileError(
+                f"No lock holds a package called {name!r}.",
+                where=str(folder),
+                fix=f"did you mean {' or '.join(near)}?" if near else "see `torchlocks why`, or the locks, for names",
+            )
+    wanted = {place for name in packages for place in held[name]}
+    return [target for target in targets if (target.env, target.platform) in wanted]
+
+
 def _solve_all(
-    jobs: Sequence[tuple[Target, str]], options: LockOptions
+    jobs: Sequence[tuple[Target, str, Path | None]], options: LockOptions
 ) -> Iterable[tuple[Target, Cell | TorchlocksError]]:
     if len(jobs) == 1:
         # A pool costs a second import of conda-lock, and buys nothing for one cell.
@@ -181,7 +211,7 @@ def _solve_all(
         return
     with ProcessPoolExecutor(max_workers=min(len(jobs), os.cpu_count() or 1)) as pool:
         running: dict[Future[Cell | TorchlocksError], Target] = {
-            pool.submit(_attempt, target, rendered, options): target for target, rendered in jobs
+            pool.submit(_attempt, *job, options): job[0] for job in jobs
         }
         try:
             for future in as_completed(running):
@@ -191,10 +221,10 @@ def _solve_all(
             raise
 
 
-def _attempt(target: Target, rendered: str, options: LockOptions) -> Cell | TorchlocksError:
+def _attempt(target: Target, rendered: str, keep: Path | None, options: LockOptions) -> Cell | TorchlocksError:
     """Solve one cell; an expected failure is a result, so that the other cells go on."""
     try:
-        return _solve_cell(target, rendered, options)
+        return _solve_cell(target, rendered, keep, options)
     except TorchlocksError as error:
         return error
 
@@ -220,7 +250,7 @@ def _specification(target: Target, rendered: str, scratch: Path) -> tuple[LockSp
     return spec, virtual_package_repo_from_specification(virtual)
 
 
-def _solve_cell(target: Target, rendered: str, options: LockOptions) -> Cell:
+def _solve_cell(target: Target, rendered: str, keep: Path | None, options: LockOptions) -> Cell:
     from conda_lock.conda_lock import create_lockfile_from_spec
     from conda_lock.lookup import DEFAULT_MAPPING_URL
 
@@ -228,8 +258,8 @@ def _solve_cell(target: Target, rendered: str, options: LockOptions) -> Cell:
 
     handed_down = {
         **options.source.environment(),
-        KEEP: str(options.keep) if options.keep else "",
-        MOVE: " ".join(options.move),
+        KEEP: str(keep) if keep else "",
+        MOVE: " ".join(options.move or ()),
         # The user's own CONDA_FLAGS would change what is solved, and the lock would not say so.
         "CONDA_FLAGS": "",
     }

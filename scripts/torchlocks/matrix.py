@@ -146,6 +146,19 @@ class Matrix(_Model):
             self.target(name, platform) for name, row in self.environments.items() for platform in row.platforms
         )
 
+    def select(self, env: str | None, platform: str | None) -> tuple[Target, ...]:
+        """The targets of one environment or one platform, or all. Raises NoSuchRowError when there are none."""
+        if env is not None and platform is not None:
+            return (self.target(env, platform),)
+        if env is not None:
+            return tuple(self.target(env, name) for name in self.environment(env).platforms)
+        chosen = tuple(target for target in self.targets() if platform in (None, target.platform))
+        if not chosen:
+            raise NoSuchRowError(
+                f"No environment exists for {platform!r}.", fix=f"name one of: {', '.join(self.platforms)}"
+            )
+        return chosen
+
     def environment(self, name: str) -> Environment:
         """The row called `name`. Raises NoSuchRowError with the names there are."""
         try:

@@ -102,7 +102,7 @@ class RecordSource:
         if self.mirror:
             middlewares.append(MirrorMiddleware({"https://conda.anaconda.org": [self.mirror]}))
         middlewares += [AuthenticationMiddleware(), OciMiddleware()]
-        return Gateway(client=Client(middlewares))
+        return Gateway(client=Client(middlewares))  # type: ignore[arg-type]
 
     def identity(self, channels: Sequence[str], subdirs: Sequence[str]) -> str:
         """What the records were, for a lock's metadata: a hash of the snapshot's files, or a date, or "live"."""
@@ -126,6 +126,16 @@ class RecordSource:
 def channel_name(channel: str) -> str:
     """The name of a channel given by name or URL: `https://conda.anaconda.org/conda-forge` → `conda-forge`."""
     return channel.rstrip("/").rsplit("/", 1)[-1] if "://" in channel else channel
+
+
+def require_snapshot(folder: Path) -> None:
+    """Raise MissingFileError unless `folder` looks like a snapshot: some `<channel>/<subdir>/repodata.json`."""
+    if not next(folder.glob("*/*/repodata.json"), None):
+        raise MissingFileError(
+            "This is not a snapshot of channels: there is no <channel>/<subdir>/repodata.json in it.",
+            where=str(folder),
+            fix="name the folder above the channels, such as SNAPSHOT=snapshots/2026-07-15",
+        )
 
 
 async def _query(

@@ -1,0 +1,254 @@
+"""From a row of the matrix to a verified environment: which lock, which channel, install, verify.
+
+This is what `make env-cpu` and `make env-gpu` run. Nothing to do is found out from file times alone, before
+anything heavy is imported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from torchlocks import __version__
+from torchlocks.errors import ChannelUnreachableError, NoSuchRowError
+from torchlocks.layout import Layout
+from torchlocks.progress import Progress
+from torchlocks.provenance import Origin, is_current, read_provenance
+
+if TYPE_CHECKING:
+    from torchlocks.fetch import FetchOptions
+    from torchlocks.matrix import Target
+    from torchlocks.models import Lock
+    from torchlocks.verify import Verdict
+
+ChannelChoice = Literal["auto", "conda-forge", "local"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What the user asked for. `offline` uses the package cache alone; `force` does everything again."""
+
+    env: str
+    platform: str
+    channel: ChannelChoice = "auto"
+    offline: bool = False
+    force: bool = False
+    mirror: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What was done. `verdict` is None when there was nothing to do; `notes` must be read by the user."""
+
+    prefix: Path
+    verdict: Verdict | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Source:
+    """The lock to install, and what has to be said about where it comes from."""
+
+    lock: Lock
+    notes: tuple[str, ...] = ()
+
+
+def make_environment(layout: Layout, request: Request, progress: Progress) -> Outcome:
+    """Install the environment `request.env` into its prefix and run the torch suite in it.
+
+    Raises NoSuchRowError for an environment or platform that does not exist, ChannelUnreachableError when
+    its packages cannot be had, and what locking, building, installing and verifying raise. The environment
+    that was there before stays as it was until the new one is complete.
+    """
+    prefix = layout.prefix(request.env)
+    fingerprint = inputs_fingerprint(layout, request)
+    if not request.force and (note := _nothing_to_do(prefix, request, fingerprint)):
+        return Outcome(prefix=prefix, verdict=None, notes=(note,))
+
+    from torchlocks.fetch import FetchOptions
+    from torchlocks.install import InstallOptions, install_environment
+    from torchlocks.matrix import load_matrix
+    from torchlocks.provenance import mark_verified
+    from torchlocks.verify import verify_environment
+
+    target = load_matrix(layout.matrix).target(request.env, request.platform)
+    fetch = FetchOptions(offline=request.offline, mirrors=_mirrors(request.mirror))
+    source = _choose(layout, target, request, fetch, progress)
+    progress.say(f"Installing {request.env} into {_short(layout, prefix)}")
+    result = install_environment(
+        source.lock,
+        request.platform,
+        prefix,
+        provenance=Origin(name=request.env, channel=request.channel, inputs_fingerprint=fingerprint),
+        options=InstallOptions(fetch=fetch, force=request.force),
+        progress=progress,
+    )
+    verdict = verify_environment(
+        result.prefix,
+        source.lock,
+        request.platform,
+        env=request.env,
+        accelerator=target.accelerator,
+        cuda=target.cuda,
+        suite=layout.suite,
+        reports=layout.reports,
+        progress=progress,
+    )
+    mark_verified(result.prefix, verdict.ok, _short(layout, layout.reports / f"{request.env}.json"))
+    return Outcome(prefix=result.prefix, verdict=verdict, notes=source.notes)
+
+
+def inputs_fingerprint(layout: Layout, request: Request) -> str:
+    """A hash of all that an environment is made from, by the names, sizes and times of the files.
+
+    Times count, as they do for make: touching a template makes its environment again.
+    """
+    sha = hashlib.sha256(f"{__version__} {request.env} {request.platform} {request.channel}\n".encode())
+    for path in _inputs(layout, request.env):
+        try:
+            status = path.stat()
+        except OSError:
+            continue
+        sha.update(f"{path.relative_to(layout.root)} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return sha.hexdigest()
+
+
+def _inputs(layout: Layout, env: str) -> Iterator[Path]:
+    yield layout.matrix
+    yield layout.root / f"environment-{env.split('-')[0]}.yml"
+    yield layout.root / "requirements.txt"
+    for folder in (layout.locks / env, layout.recipes / "local", layout.suite):
+        for parent, folders, files in os.walk(folder):
+            folders[:] = sorted(name for name in folders if not name.startswith((".", "__")))
+            yield from (Path(parent) / name for name in sorted(files))
+
+
+def _nothing_to_do(prefix: Path, request: Request, fingerprint: str) -> str | None:
+    """A sentence when the environment is installed from these very inputs and was verified, else None."""
+    found = read_provenance(prefix)
+    if found is None or not found.verified:
+        return None
+    if not is_current(prefix, found.lock_sha256, request.platform, fingerprint):
+        return None
+    where = "the local channel" if found.channels_used and found.channels_used[0].startswith("file:") else "its lock"
+    return f"{request.env} is up to date: made from {where}, verified {found.verified_at}. Nothing to do."
+
+
+def _mirrors(mirror: str | None) -> dict[str, tuple[str, ...]]:
+    return {"https://conda.anaconda.org": (mirror,)} if mirror else {}
+
+
+def _choose(layout: Layout, target: Target, request: Request, fetch: FetchOptions, progress: Progress) -> _Source:
+    """The committed lock where its packages can be had, or else (`auto`) the local channel."""
+    if request.channel == "local":
+        return _Source(lock=_local_lock(layout, target, progress))
+    from torchlocks.fetch import packages_available
+
+    channels = " and ".join(target.channels)
+    progress.say(f"Looking for the packages of {target.env} on {channels}")
+    lock = _committed_lock(layout, target, request, progress)
+    if isinstance(lock, str):
+        reason = lock
+    else:
+        available = packages_available(lock, target.platform, fetch)
+        if available.ok:
+            return _Source(lock=lock)
+        reason = available.reason
+    if request.channel == "conda-forge" or target.accelerator != "cpu":
+        raise _cannot_be_had(layout, target, channels, reason)
+    note = (
+        f"{target.env} is not the committed lock: {channels} could not be used ({reason}), so it is built from the "
+        "local channel, out of PyPI wheels and this machine's Python. CHANNEL=conda-forge insists on the lock, "
+        "CHANNEL=local asks for this."
+    )
+    progress.warn(note)
+    return _Source(lock=_local_lock(layout, target, progress), notes=(note,))
+
+
+def _cannot_be_had(layout: Layout, target: Target, channels: str, reason: str) -> ChannelUnreachableError:
+    lock = layout.locks / target.env
+    choices = [
+        "reach the channel (network, proxy) and run this again",
+        "name a mirror of it: MIRROR=URL",
+        f"install {_short(layout, lock)}/conda-{target.platform}.lock on a machine that reaches it",
+    ]
+    if target.accelerator == "cpu":
+        choices.append("build from PyPI wheels instead: CHANNEL=local (or auto)")
+    else:
+        choices.append("use the CPU environment, which can be built from PyPI wheels: make env-cpu")
+    return ChannelUnreachableError(
+        f"The lock of {target.env} is fine, but its packages cannot be had from {channels}.",
+        where=reason,
+        fix="; or ".join(choices),
+    )
+
+
+def _committed_lock(layout: Layout, target: Target, request: Request, progress: Progress) -> Lock | str:
+    """The committed lock of the target, or (when template and matrix have moved on) a new one, or why there is none.
+
+    The committed file is left alone: `make lock` is what changes it.
+    """
+    from torchlocks.lock import CONDA_LOCK, LockOptions, find_solver, is_current, lock_environments
+    from torchlocks.render import render
+    from torchlocks.repodata import RecordSource
+
+    committed = layout.locks / target.env / CONDA_LOCK
+    rendered = render(layout.root / target.template, target)
+    if is_current(committed, target, rendered):
+        return _read(committed)
+    if not committed.is_file():
+        progress.say(f"{_short(layout, committed)} does not exist; locking {target.env} anew")
+    else:
+        progress.warn(
+            f"{_short(layout, committed)} is older than {target.template} or matrix.yml; locking {target.env} anew. "
+            "`make lock` updates the committed lock."
+        )
+    options = LockOptions(source=RecordSource(mirror=request.mirror), solver=find_solver())
+    folder = layout.build / "relocked"
+    results, failures = lock_environments(layout, [target], folder, options, progress)
+    if failures:
+        if isinstance(failures[0].error, ChannelUnreachableError):
+            return failures[0].error.what
+        raise failures[0].error
+    return _read(results[0].folder / CONDA_LOCK)
+
+
+def _local_lock(layout: Layout, target: Target, progress: Progress) -> Lock:
+    """Build the local channel, and lock the target against it."""
+    from torchlocks.channel import build_local_channel
+    from torchlocks.lock import CONDA_LOCK, LockOptions, find_solver, lock_environments
+    from torchlocks.repodata import RecordSource
+
+    if target.accelerator != "cpu":
+        raise NoSuchRowError(
+            f"The local channel has no CUDA builds, so {target.env} cannot be made from it.",
+            fix="leave CHANNEL=auto, or use the CPU environment: make env-cpu",
+        )
+    channel = build_local_channel(layout, progress=progress)
+    here = target.on_channel(channel.url, python=channel.python, pytorch=channel.versions["pytorch"])
+    options = LockOptions(source=RecordSource(), solver=find_solver())
+    results, failures = lock_environments(layout, [here], layout.local_locks, options, progress)
+    if failures:
+        raise failures[0].error
+    return _read(results[0].folder / CONDA_LOCK)
+
+
+def _read(conda_lock: Path) -> Lock:
+    """A conda-lock.yml with what only the pixi.lock beside it knows: sizes, constraints, licences."""
+    from torchlocks.lock import PIXI
+    from torchlocks.lockfile import merge, read_lock
+
+    lock = read_lock(conda_lock)
+    pixi = conda_lock.with_name(PIXI)
+    return merge(lock, read_lock(pixi)) if pixi.is_file() else lock
+
+
+def _short(layout: Layout, path: Path) -> str:
+    try:
+        return str(path.relative_to(layout.root))
+    except ValueError:
+        return str(path)
