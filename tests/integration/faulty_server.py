@@ -1,0 +1,116 @@
+"""A real HTTP server on the loopback interface that serves a folder, and misbehaves as told."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Literal
+from urllib.parse import unquote
+
+Fault = Literal[
+    "404", "403", "429", "500", "503", "reset", "truncate", "stall", "silent", "slow", "wrong", "longer", "empty"
+]
+
+
+@dataclass
+class FaultyServer:
+    """What the server does: `faults` maps a part of a path to a fault and how many requests it hits (-1: all)."""
+
+    root: Path
+    url: str = ""
+    faults: dict[str, tuple[Fault, int]] = field(default_factory=dict)
+    requests: Counter[str] = field(default_factory=Counter)
+    headers: list[dict[str, str]] = field(default_factory=list)
+    stop: threading.Event = field(default_factory=threading.Event)
+    guard: threading.Lock = field(default_factory=threading.Lock)
+
+    def fault_for(self, path: str) -> Fault | None:
+        with self.guard:
+            self.requests[path.rsplit("/", 1)[-1]] += 1
+            for part, (fault, left) in self.faults.items():
+                if part in path and left != 0:
+                    self.faults[part] = (fault, left - 1 if left > 0 else left)
+                    return fault
+        return None
+
+
+def _handler(server: FaultyServer) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None: ...
+
+        def do_GET(self) -> None:
+            server.headers.append(dict(self.headers))
+            try:
+                self._answer(server.fault_for(self.path))
+            except (BrokenPipeError, ConnectionResetError):
+                self.close_connection = True
+
+        def _answer(self, fault: Fault | None) -> None:
+            file = server.root / unquote(self.path).lstrip("/")
+            if fault is not None and fault.isdigit():
+                self.send_error(int(fault))
+                return
+            if fault == "reset":
+                # Linger 0 makes the close a reset; shutdown first, since the handler still holds the socket.
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                self.rfile.close()
+                self.connection.close()
+                self.close_connection = True
+                return
+            if fault == "silent":
+                server.stop.wait(30)
+                return
+            if not file.is_file():
+                self.send_error(404)
+                return
+            content = file.read_bytes()
+            if fault == "wrong":
+                content = bytes([content[0] ^ 1]) + content[1:]
+            if fault == "longer":
+                content += b"more"
+            if fault == "empty":
+                content = b""
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            if fault == "truncate":
+                self.wfile.write(content[: len(content) // 2])
+            elif fault == "stall":
+                self.wfile.write(content[:10])
+                self.wfile.flush()
+                server.stop.wait(30)
+            elif fault == "slow":
+                for start in range(0, len(content), max(1, len(content) // 10)):
+                    self.wfile.write(content[start : start + max(1, len(content) // 10)])
+                    self.wfile.flush()
+                    time.sleep(0.1)
+            else:
+                self.wfile.write(content)
+
+    return Handler
+
+
+@contextmanager
+def faulty_server(root: Path) -> Iterator[FaultyServer]:
+    """Serve `root` at a free port of 127.0.0.1 until the block ends."""
+    told = FaultyServer(root)
+    with ThreadingHTTPServer(("127.0.0.1", 0), _handler(told)) as http:
+        http.daemon_threads = True
+        http.block_on_close = False
+        told.url = f"http://127.0.0.1:{http.server_address[1]}"
+        thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        thread.start()
+        try:
+            yield told
+        finally:
+            told.stop.set()
+            http.shutdown()
+            thread.join()
