@@ -75,7 +75,7 @@ def run_pip(python, arguments, title, total):
         sys.stderr.write("".join(log[-30:]))
         fail(
             "pip could not install torchlocks' own packages (its last words are above).",
-            "check that this machine reaches a Python package index (pip config, PIP_INDEX_URL, proxies); run make again.",
+            "check that a Python package index is reached (pip config, PIP_INDEX_URL, proxies), and run make again.",
         )
 
 

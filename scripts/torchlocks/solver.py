@@ -21,7 +21,7 @@ import asyncio
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import unquote, urlsplit
@@ -32,7 +32,7 @@ from torchlocks.leave import leave
 from torchlocks.repodata import RecordSource, records_by_url, unreachable
 
 if TYPE_CHECKING:
-    from rattler import GenericVirtualPackage, RepoDataRecord
+    from rattler import GenericVirtualPackage, MatchSpec, RepoDataRecord
 
 KEEP, MOVE = "TORCHLOCKS_KEEP", "TORCHLOCKS_MOVE"
 """Environment variables: a pixi.lock whose packages should stay, and names in it that may move."""
@@ -56,12 +56,11 @@ def solve(request: SolveRequest, source: RecordSource) -> list[RepoDataRecord]:
     when a live channel cannot be read.
     """
     import rattler
-    from rattler import Channel, MatchSpec
+    from rattler import Channel
     from rattler.exceptions import SolverError
     from rattler.solver import solve_with_sparse_repodata
 
-    # Lenient parsing: build strings of the pytorch channel hold dots (`py3.11_cuda12.4_…`).
-    specs = [MatchSpec(spec, strict=False) for spec in request.specs]
+    specs = _match_specs(request.specs)
     subdirs = (request.platform, "noarch")
     live = [channel for channel in request.channels if source.folder(channel) is None]
     try:
@@ -101,6 +100,20 @@ def solve(request: SolveRequest, source: RecordSource) -> list[RepoDataRecord]:
             raise unreachable(live, error) from error
         raise SolveError(f"The solver failed: {error}", where=" ".join(request.channels)) from error
     return sorted(records, key=lambda record: record.name.normalized)
+
+
+def _match_specs(specs: Sequence[str]) -> list[MatchSpec]:
+    from rattler import MatchSpec
+    from rattler.exceptions import InvalidMatchSpecError
+
+    parsed = []
+    for spec in specs:
+        try:
+            # Leniently: build strings of the pytorch channel hold dots (`py3.11_cuda12.4_…`).
+            parsed.append(MatchSpec(spec, strict=False))
+        except InvalidMatchSpecError as error:
+            raise SolveError(f"{spec!r} is not a match spec: {error}.", fix="correct it in the template") from error
+    return parsed
 
 
 def _readable(message: str) -> str:
@@ -149,9 +162,7 @@ def _virtual_packages(channel: str, platform: str) -> tuple[GenericVirtualPackag
     )
 
 
-def _request(
-    arguments: argparse.Namespace, keep: Sequence[RepoDataRecord] = (), extra: Sequence[str] = ()
-) -> SolveRequest:
+def _request(arguments: argparse.Namespace) -> SolveRequest:
     from rattler import VirtualPackage
     from rattler.platform import Subdir
 
@@ -169,9 +180,8 @@ def _request(
     return SolveRequest(
         channels=tuple(channels),
         platform=platform,
-        specs=(*arguments.specs, *extra),
+        specs=tuple(arguments.specs),
         virtual_packages=virtual,
-        keep=tuple(keep),
     )
 
 
@@ -235,22 +245,21 @@ def _actions(records: Sequence[RepoDataRecord], prefix: str) -> dict[str, Any]:
 
 def _create(arguments: argparse.Namespace, source: RecordSource) -> dict[str, Any]:
     request = _request(arguments)
-    keep = _kept_records(request.platform)
-    if keep:
-        request = _request(arguments, keep)
+    request = replace(request, keep=tuple(_kept_records(request.platform)))
     return _actions(solve(request, source), arguments.prefix)
 
 
 def _install(arguments: argparse.Namespace, source: RecordSource) -> dict[str, Any]:
     """Move what is named, in a prefix that holds only `conda-meta/*.json`; all else stays if it can."""
-    from rattler import MatchSpec
-
     installed = _conda_meta(arguments.prefix)
-    named = {spec.name.normalized for spec in (MatchSpec(text, strict=False) for text in arguments.specs) if spec.name}
+    named = {spec.name.normalized for spec in _match_specs(arguments.specs) if spec.name}
     stay = [entry for entry in installed if entry["name"] not in named]
     request = _request(arguments)
-    keep = _find(stay, request, source)
-    request = _request(arguments, keep, extra=[entry["name"] for entry in stay])
+    request = replace(
+        request,
+        specs=(*request.specs, *(entry["name"] for entry in stay)),
+        keep=tuple(_find(stay, request, source)),
+    )
     before = {entry["url"] for entry in installed}
     return _actions([record for record in solve(request, source) if record.url not in before], arguments.prefix)
 
