@@ -21,6 +21,8 @@ _Key = tuple[str | int, ...]
 # In the base loader every scalar is text, so that a version of 1.10 or a hash of digits only stays what it is.
 _Loader: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 _NONE = ("", "~", "null")
+_VIRTUAL = "virtual-packages "
+"""Custom metadata in which torchlocks says what a platform was solved with: `virtual-packages linux-64`."""
 _DEEPEST = 50
 """Nesting of a real lock is 5; what goes beyond this is no lock."""
 
@@ -72,6 +74,7 @@ class _Reader:
             if not categories or category in categories:
                 packages.setdefault(platform, []).append(package)
             categories.add(category)
+        custom = self._custom_metadata(metadata)
         return Lock(
             path=self.path,
             kind="conda-lock",
@@ -79,8 +82,12 @@ class _Reader:
             channels=tuple(self._channels(metadata)),
             packages={platform: tuple(locked) for platform, locked in packages.items()},
             content_hash=self._texts(metadata, "content_hash", ("metadata",)),
-            virtual_packages={},
-            metadata=self._custom_metadata(metadata),
+            virtual_packages={
+                key.removeprefix(_VIRTUAL): tuple(value.split())
+                for key, value in custom.items()
+                if key.startswith(_VIRTUAL)
+            },
+            metadata=custom,
             pip={platform: tuple(lines) for platform, lines in pip.items()},
         )
 

@@ -1,0 +1,230 @@
+"""Locks to findings: every rule, on every environment of the matrix or on anybody's lockfile.
+
+No network and no solver: the locks, the matrix and the templates are all that is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torchlocks import check_files, check_graph, check_packages, check_parity, check_torch
+from torchlocks.check_files import CONDA_LOCK, PIXI, Folder, read_folder
+from torchlocks.check_parity import Pair
+from torchlocks.check_rules import Expectation, Finding, Problem, Report, Rule, Skipped, Subject, expectation
+from torchlocks.errors import LockfileError
+from torchlocks.layout import Layout
+from torchlocks.lockfile import merge, read_lock
+from torchlocks.matrix import Matrix, Target
+from torchlocks.models import Lock
+
+LOCK_RULES: tuple[Rule, ...] = (*check_packages.RULES, *check_graph.RULES, *check_torch.RULES)
+
+ContentHash = Callable[[Target, str], str]
+"""From a target and its rendered environment file to the content hash of a current lock."""
+
+
+def rule_reasons() -> dict[str, str]:
+    """The id of every rule, with its one-line reason, in the order in which they are applied."""
+    everything: tuple[Any, ...] = (*check_files.RULES, *LOCK_RULES, *check_parity.RULES)
+    return {each.id: each.reason for each in everything}
+
+
+def check_lock(lock: Lock, row: Expectation | None = None, *, shown: str | None = None) -> Report:
+    """Apply every rule that can be applied to a lock.
+
+    With a `row`, only its platform is looked at, and held against it; without one, all platforms are, and
+    rules that need a row are reported as skipped. `shown` is the path that findings name.
+    """
+    path = shown or str(lock.path)
+    findings: list[Finding] = []
+    skipped: list[Skipped] = []
+    rules: list[str] = []
+    platforms = [row.platform] if row else list(lock.platforms)
+    for platform in platforms:
+        subject = Subject(lock=lock, platform=platform, packages=lock.packages.get(platform, ()), row=row)
+        for rule in LOCK_RULES:
+            why_not = next((why for need in rule.needs if (why := subject.lacks(need))), None)
+            if why_not:
+                skipped.append(Skipped(rule=rule.id, path=path, reason=why_not, platform=platform))
+                continue
+            rules.append(rule.id)
+            for problem in rule.look(subject):
+                findings.append(_finding(rule.id, problem, path, row.env if row else None, platform))
+    return Report(
+        findings=tuple(findings),
+        skipped=tuple(skipped),
+        locks=1,
+        packages=sum(len(lock.packages.get(platform, ())) for platform in platforms),
+        rules=tuple(dict.fromkeys(rules)),
+    )
+
+
+def check_files_of(paths: Sequence[Path]) -> Report:
+    """Check lockfiles from anywhere. Raises MissingFileError for a path that is not there.
+
+    A file that is no lock is a finding, so that the others are still looked at.
+    """
+    report = Report()
+    for path in paths:
+        try:
+            report += check_lock(read_lock(path))
+        except LockfileError as error:
+            report += Report(
+                findings=(
+                    Finding(rule="unreadable", severity="error", path=str(path), message=error.what, fix=error.fix),
+                ),
+                locks=1,
+                rules=("unreadable",),
+            )
+    return report
+
+
+def check_environment(
+    folder: Path, rows: Mapping[str, Expectation], *, shown: str | None = None
+) -> tuple[Report, dict[str, Subject]]:
+    """Check the folder of one environment against its rows (by platform).
+
+    Returns the report and what was looked at by platform, for rules across environments. `shown` is the
+    folder as findings name it.
+    """
+    env = next((row.env for row in rows.values()), folder.name)
+    base = shown or str(folder)
+    held = read_folder(folder, env, rows)
+    report = Report(
+        findings=tuple(
+            _finding(rule.id, problem, base, env, None) for rule in check_files.RULES for problem in rule.look(held)
+        ),
+        skipped=_without_hash(rows, base),
+        locks=0 if held.conda_lock else 1,
+        rules=tuple(rule.id for rule in check_files.RULES),
+    )
+    complete = _complete(held)
+    subjects: dict[str, Subject] = {}
+    for platform, row in rows.items():
+        if complete is not None and complete.packages.get(platform):
+            report += check_lock(complete, row, shown=f"{base}/{CONDA_LOCK}")
+            subjects[platform] = Subject(
+                lock=complete, platform=platform, packages=complete.packages[platform], row=row
+            )
+    return report, subjects
+
+
+def check_repository(
+    layout: Layout,
+    matrix: Matrix,
+    envs: Sequence[str] | None = None,
+    content_hash: ContentHash | None = None,
+) -> Report:
+    """Check the locks of the matrix's environments, or of those named.
+
+    `content_hash` tells whether locks are current (default: conda-lock's own, through the lock stage).
+    Raises NoSuchRowError for a name that is not in the matrix, TemplateError for a template that cannot be
+    rendered.
+    """
+    from torchlocks.render import render
+
+    if content_hash is None:
+        from torchlocks.lock import expected_content_hash
+
+        content_hash = expected_content_hash
+    names = list(envs or matrix.environments)
+    report = Report()
+    subjects: dict[tuple[str, str], Subject] = {}
+    for name in names:
+        rows: dict[str, Expectation] = {}
+        for platform in matrix.environment(name).platforms:
+            target = matrix.target(name, platform)
+            rendered = render(layout.root / target.template, target)
+            rows[platform] = expectation(target, rendered, content_hash(target, rendered))
+        found, seen = check_environment(layout.locks / name, rows, shown=f"locks/{name}")
+        report += found
+        subjects.update({(name, platform): subject for platform, subject in seen.items()})
+    return report + _unknown_folders(layout, matrix) + _parity(matrix, subjects)
+
+
+def _complete(folder: Folder) -> Lock | None:
+    """The conda-lock file with what pixi.lock knows besides: constraints, and both of two equal names."""
+    lock, pixi = folder.conda_lock, folder.locks.get(PIXI)
+    if lock is None or pixi is None:
+        return lock
+    try:
+        return replace(merge(lock, pixi), virtual_packages=lock.virtual_packages or pixi.virtual_packages)
+    except LockfileError:
+        # They disagree on a hash; `formats-differ` says so.
+        return lock
+
+
+def _without_hash(rows: Mapping[str, Expectation], path: str) -> tuple[Skipped, ...]:
+    return tuple(
+        Skipped(rule="stale", path=path, platform=platform, reason="the content hash of the inputs was not computed")
+        for platform, row in rows.items()
+        if row.content_hash is None
+    )
+
+
+def _unknown_folders(layout: Layout, matrix: Matrix) -> Report:
+    folders = sorted(path.name for path in layout.locks.iterdir() if path.is_dir()) if layout.locks.is_dir() else []
+    return Report(
+        findings=tuple(
+            Finding(
+                rule="file-unknown",
+                severity="error",
+                path=f"locks/{name}",
+                message=f"there is no environment {name} in matrix.yml",
+                fix="remove the folder, or add the row.",
+            )
+            for name in folders
+            if name not in matrix.environments
+        )
+    )
+
+
+def _parity(matrix: Matrix, subjects: Mapping[tuple[str, str], Subject]) -> Report:
+    """Hold every GPU environment against the CPU environment of its platform."""
+    findings: list[Finding] = []
+    skipped: list[Skipped] = []
+    cpu_of = {
+        platform: subject
+        for (_, platform), subject in subjects.items()
+        if subject.row is not None and subject.row.accelerator == "cpu"
+    }
+    for (name, platform), subject in subjects.items():
+        if subject.row is None or subject.row.accelerator == "cpu":
+            continue
+        for rule in check_parity.RULES:
+            if platform not in cpu_of:
+                skipped.append(
+                    Skipped(
+                        rule=rule.id,
+                        path=f"locks/{name}",
+                        platform=platform,
+                        reason="there is no CPU environment of this platform among those checked",
+                    )
+                )
+                continue
+            pair = Pair(
+                cpu=cpu_of[platform],
+                gpu=subject,
+                accelerator=matrix.parity.accelerator,
+                variant=matrix.parity.variant,
+            )
+            findings += [
+                _finding(rule.id, problem, f"locks/{name}/{CONDA_LOCK}", name, platform) for problem in rule.look(pair)
+            ]
+    return Report(findings=tuple(findings), skipped=tuple(skipped), rules=tuple(rule.id for rule in check_parity.RULES))
+
+
+def _finding(rule: str, problem: Problem, path: str, env: str | None, platform: str | None) -> Finding:
+    return Finding(
+        rule=rule,
+        severity=problem.severity,
+        path=f"{path}/{problem.file}" if problem.file else path,
+        message=problem.message,
+        env=env,
+        platform=problem.platform or platform,
+        package=problem.package,
+        fix=problem.fix,
+    )
