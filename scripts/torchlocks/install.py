@@ -89,7 +89,7 @@ def install_environment(
 
     packages = packages_for(lock, platform)
     fetch_options = options.fetch or FetchOptions()
-    with _interruptible(), disk_full_as_error(prefix.parent), prefix_lock(prefix, options.wait_s, progress):
+    with interruptible(), disk_full_as_error(prefix.parent), prefix_lock(prefix, options.wait_s, progress):
         try:
             swap.repair(prefix)
             # Whoever held the lock before may have done the work.
@@ -100,7 +100,7 @@ def install_environment(
             _require_room(entries, prefix)
             new, install_id = swap.new_sibling(prefix)
             try:
-                _link(entries, lock, platform, new, prefix, progress)
+                link(entries, platform, new, prefix, corrected=lock.kind == "pixi", progress=progress)
                 made = _describe(lock, platform, prefix, provenance, packages, install_id, new)
                 _write_history(new, packages, made)
                 write_provenance(new, made)
@@ -131,7 +131,7 @@ def rollback(prefix: Path, *, progress: Progress, wait_s: float | None = None) -
     prefix = final_path(prefix)
     if not prefix.parent.is_dir():
         raise MissingFileError("There is no previous environment to go back to.", where=str(prefix))
-    with _interruptible(), prefix_lock(prefix, wait_s, progress):
+    with interruptible(), prefix_lock(prefix, wait_s, progress):
         _repaired(prefix)
         swap.rollback(prefix)
         return read_provenance(prefix)
@@ -145,7 +145,7 @@ def remove_environment(prefix: Path, *, progress: Progress, wait_s: float | None
     prefix = final_path(prefix)
     if not prefix.parent.is_dir():
         return False
-    with _interruptible(), prefix_lock(prefix, wait_s, progress):
+    with interruptible(), prefix_lock(prefix, wait_s, progress):
         _repaired(prefix)
         previous = swap.hidden(prefix, "previous")
         there = os.path.lexists(prefix) or previous.exists()
@@ -252,7 +252,7 @@ def _require_room(entries: Mapping[LockedPackage, Entry], prefix: Path) -> None:
         )
 
 
-def _record(package: LockedPackage, entry: Entry, lock: Lock) -> RepoDataRecord:
+def _record(package: LockedPackage, entry: Entry, corrected: bool) -> RepoDataRecord:
     """The package's own record, with the hashes of its archive.
 
     A pixi lock holds the channel's record, with corrections that were made after the package was built; the other
@@ -265,15 +265,26 @@ def _record(package: LockedPackage, entry: Entry, lock: Lock) -> RepoDataRecord:
     own = PackageRecord.from_index_json(
         entry.folder / "info" / "index.json", size=entry.size, sha256=entry.sha256, md5=entry.md5
     )
-    if lock.kind == "pixi" and package.depends is not None:
+    if corrected and package.depends is not None:
         own.depends = list(package.depends)
         own.constrains = list(package.constrains or ())
     return RepoDataRecord(own, package.file_name, strip_credentials(package.url), strip_credentials(package.channel))
 
 
-def _link(
-    entries: Mapping[LockedPackage, Entry], lock: Lock, platform: str, new: Path, prefix: Path, progress: Progress
+def link(
+    entries: Mapping[LockedPackage, Entry],
+    platform: str,
+    new: Path,
+    prefix: Path,
+    *,
+    corrected: bool = False,
+    progress: Progress,
 ) -> None:
+    """Link cached packages into the folder `new` as the environment that will be at `prefix`.
+
+    `corrected` says that the dependencies of the packages are those of the channel's own records. Raises
+    InstallError when it fails, or OSError or rattler's own error when the disk is full.
+    """
     import asyncio
 
     from rattler import Subdir, install
@@ -283,7 +294,7 @@ def _link(
 
     from torchlocks.fetch import is_disk_full, make_client, mask
 
-    records = [_record(package, entry, lock) for package, entry in entries.items()]
+    records = [_record(package, entry, corrected) for package, entry in entries.items()]
     root: str | os.PathLike[str] = next((entry.folder.parent for entry in entries.values()), new)
 
     class Reporter(InstallerReporter):
@@ -379,7 +390,7 @@ def _write_history(new: Path, packages: Sequence[LockedPackage], made: Provenanc
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
+def interruptible() -> Iterator[None]:
     """Ctrl-C and SIGTERM end the work within, through all its clean-up, as InterruptedByUserError."""
 
     def stop(number: int, frame: FrameType | None) -> None:
