@@ -22,8 +22,8 @@ from torchlocks.errors import InstallError, MissingFileError
 #: Activation scripts set variables; one that takes longer than this hangs.
 TIMEOUT_SECONDS = 60
 
-#: What a shell sets for itself, which is none of the environment's.
-_SHELLS_OWN = ("_", "SHLVL", "PWD", "OLDPWD")
+#: What the shell sets for itself, and Python in the C locale (PEP 538); none of it is the environment's.
+_SHELLS_OWN = ("_", "SHLVL", "PWD", "OLDPWD", "LC_CTYPE")
 
 #: Marks of another activated environment, and what breaks any other Python than the one it was set for.
 _FOREIGN = ("CONDA_PREFIX", "CONDA_SHLVL", "CONDA_DEFAULT_ENV", "CONDA_PROMPT_MODIFIER", "PYTHONHOME", "VIRTUAL_ENV")

@@ -33,7 +33,7 @@ def write_reports(verdict: Verdict, folder: Path) -> tuple[Path, Path]:
     as_json, as_xml = folder / f"{verdict.env}.json", folder / f"{verdict.env}.xml"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write(as_json, verdict.model_dump_json(indent=2) + "\n")
+        _write(as_json, verdict_json(verdict) + "\n")
         _write(as_xml, junit(verdict))
     except OSError as error:
         raise VerificationError(
@@ -42,6 +42,11 @@ def write_reports(verdict: Verdict, folder: Path) -> tuple[Path, Path]:
             fix="make room, or make the folder writable.",
         ) from error
     return as_json, as_xml
+
+
+def verdict_json(verdict: Verdict) -> str:
+    """The verdict as JSON: the fields of the models in `verdict.py`, `ok` and `complete` included."""
+    return verdict.model_dump_json(indent=2)
 
 
 def junit(verdict: Verdict) -> str:

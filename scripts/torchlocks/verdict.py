@@ -62,8 +62,11 @@ class Verdict(Frozen):
     """What the suite found, bound to the lock that the environment was made from.
 
     `lock_sha256` is the hash of the lockfile's bytes. `select` and `tiers_selected` tell what of the suite was asked
-    for. `versions` and `facts` are what the environment says of itself.
+    for. `facts` are what the environment says of itself.
     """
+
+    # A report holds `ok` and `complete` beside the fields; reading one back works them out again.
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     schema_version: Literal[1] = 1
     torchlocks: str = __version__
@@ -95,6 +98,14 @@ class Verdict(Frozen):
     def complete(self) -> bool:
         """The whole suite was asked for, so that `ok` speaks for the environment."""
         return self.select is None and self.tiers_selected == TIERS
+
+    def failure_line(self) -> str:
+        """What is wrong, in one line: the failures by name, or that nothing ran."""
+        if not self.failures:
+            return "no check ran"
+        first = self.failures[0]
+        others = f", and {len(self.failures) - 1} more" if len(self.failures) > 1 else ""
+        return f"{first.id}: {first.why or 'failed'}{others}"
 
     @property
     def failures(self) -> tuple[Check, ...]:

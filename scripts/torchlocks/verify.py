@@ -26,8 +26,10 @@ from torchlocks.activate import activation_environment, python_of
 from torchlocks.errors import LockfileError, MissingFileError, VerificationError
 from torchlocks.models import Lock
 from torchlocks.progress import Progress, Task
-from torchlocks.report import write_reports
+from torchlocks.report import summary_table, verdict_json, write_reports
 from torchlocks.verdict import TIERS, Accelerator, Check, Frozen, Host, TierState, Verdict
+
+__all__ = ["Verdict", "sealed_environment", "summary_table", "verdict_json", "verify_environment"]
 
 #: The suite limits every check's time by itself; a process that says nothing for this long is stuck between two.
 SILENCE_SECONDS = 600.0

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from torchsuite import expect
 from torchsuite.expect import Expectation
 from torchsuite.imports import Imports, ending

@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
+
 from torchsuite.tiers import check
 
 
@@ -42,7 +43,15 @@ def test_worker_errors_arrive() -> None:
         raise ValueError("no such sample")
 
     loader = DataLoader(
-        TensorDataset(torch.arange(4)), num_workers=1, collate_fn=refuse, multiprocessing_context="fork", timeout=40
+        TensorDataset(torch.arange(4)),
+        batch_size=4,
+        num_workers=1,
+        collate_fn=refuse,
+        multiprocessing_context="fork",
+        timeout=40,
     )
+    batches = iter(loader)
     with pytest.raises(ValueError, match="no such sample"):
-        next(iter(loader))
+        next(batches)
+    # The one batch is over. A loader that is dropped before its end waits five seconds for its worker.
+    assert next(batches, None) is None

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch.distributed
+
 from torchsuite import gloo_worker
 from torchsuite.imports import ending
 from torchsuite.tiers import check

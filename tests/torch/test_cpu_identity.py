@@ -7,6 +7,7 @@ import shutil
 import sys
 
 import torch
+
 from torchsuite.expect import Expectation
 from torchsuite.tiers import Measure, check
 

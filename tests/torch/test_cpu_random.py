@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from torchsuite.imports import Imports
 from torchsuite.probe import SAMPLE, SEED
 from torchsuite.tiers import Measure, check

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from torchsuite.errors import U32, gamma, worst
 from torchsuite.tiers import Measure, check
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from torchsuite.tiers import Measure, check
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from torchsuite.expect import Expectation
 from torchsuite.imports import ORDERS, Imported, Imports
 from torchsuite.prefix import Prefix

@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+
 from torchsuite.expect import Expectation
 from torchsuite.prefix import Prefix, is_bytecode, is_cuda_file, is_cuda_package
 from torchsuite.tiers import Measure, check

@@ -101,10 +101,9 @@ def _walk(root: str, below: str) -> Iterator[str]:
 
 #: Files of the CUDA toolkit and of the driver, by name, on every platform.
 _CUDA_FILE = re.compile(
-    r"^(lib)?(cudart|cublas|cublaslt|cudnn|cufft|cufftw|curand|cusolver|cusolvermg|cusparse|cusparselt|cupti|cufile"
-    r"|cuda|nccl|nvcuda|nvrtc|nvjitlink|nvtoolsext|nvshmem_host|torch_cuda|c10_cuda|caffe2_nvrtc|magma)"
-    r"([-_.]?(builtins|static|linalg|adv|cnn|ops|graph|engines|heuristic|infer|train|alt|rdma|w|so|dylib|dll|64|\d).*)?"
-    r"\.(so(\.[\d.]+)?|dylib|dll|a)$",
+    r"^(lib)?(cuda|cudart|cudadevrt|cublas|cublaslt|cudnn|cudss|cufft|cufftw|cufile|cupti|curand|cusolver|cusolvermg"
+    r"|cusparse|cusparselt|magma|nccl|nvcuda|nvfatbin|nvjitlink|nvrtc|nvshmem|nvtoolsext|torch_cuda|c10_cuda"
+    r"|caffe2_nvrtc)([-_.\d].*)?\.(so(\.[\d.]+)?|dylib|dll|lib|a)$",
     re.IGNORECASE,
 )
 _CUDA_PACKAGE = re.compile(
