@@ -65,7 +65,7 @@ def env(kind: str, cuda: str, channel: str, offline: bool, mirror: str | None, f
         for note in outcome.notes:
             progress.warn(note)
         if outcome.verdict.ok:
-            click.echo(f"Ready: make run ENV={name} CMD='python …', or: source activate through make shell ENV={name}")
+            click.echo(f"Ready: make shell ENV={name}, or make run ENV={name} CMD='python …'")
     if outcome.verdict is not None and not outcome.verdict.ok:
         raise VerificationError(
             f"{name} is installed, but it failed its verification: {outcome.verdict.failure_line()}.",
@@ -199,7 +199,8 @@ def render(env_name: str | None, platform: str | None) -> None:
 
 @cli.command()
 @click.option("--schema", is_flag=True, help="Print the JSON schema of matrix.yml instead.")
-def matrix(schema: bool) -> None:
+@click.option("--markdown", is_flag=True, help="Print the table for the README.")
+def matrix(schema: bool, markdown: bool) -> None:
     """List the environments and platforms there are."""
     from torchlocks.layout import find_layout
     from torchlocks.matrix import load_matrix, matrix_schema
@@ -207,17 +208,15 @@ def matrix(schema: bool) -> None:
     if schema:
         click.echo(matrix_schema(), nl=False)
         return
-    from rich.console import Console
-    from rich.table import Table
+    from torchlocks.overview import matrix_markdown, matrix_table
 
-    table = Table(box=None)
-    for column in ("environment", "platform", "torch", "python", "CUDA", "driver", "glibc"):
-        table.add_column(column)
-    for target in load_matrix(find_layout().matrix).targets():
-        driver = f"≥ {target.driver.floor}" if target.driver else "-"
-        glibc = f"≥ {target.glibc}" if target.glibc else "-"
-        table.add_row(target.env, target.platform, target.pytorch, target.python, target.cuda or "-", driver, glibc)
-    Console(highlight=False).print(table)
+    loaded = load_matrix(find_layout().matrix)
+    if markdown:
+        click.echo(matrix_markdown(loaded), nl=False)
+        return
+    from rich.console import Console
+
+    Console(highlight=False).print(matrix_table(loaded))
 
 
 @cli.command()

@@ -183,7 +183,7 @@ def _cannot_be_had(layout: Layout, target: Target, channels: str, reason: str) -
     return ChannelUnreachableError(
         f"The lock of {target.env} is fine, but its packages cannot be had from {channels}.",
         where=reason,
-        fix="; or ".join(choices),
+        fix="\nor ".join(choices),
     )
 
 

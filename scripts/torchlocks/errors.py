@@ -13,7 +13,7 @@ class TorchlocksError(Exception):
     """The base of all expected failures.
 
     `what` is one sentence. `where` names the file, line and key, or the URL. `fix` says what the
-    reader can do next. `details` is longer text (a solver's explanation, the end of a log), shown
+    reader can do next, one choice a line. `details` is longer text (a solver's explanation, the end of a log), shown
     below the three.
     """
 
@@ -33,7 +33,7 @@ class TorchlocksError(Exception):
         if self.where:
             lines.append(f"  where: {self.where}")
         if self.fix:
-            lines.append(f"  fix:   {self.fix}")
+            lines.append("  fix:   " + self.fix.replace("\n", "\n         "))
         if self.details:
             lines.append(self.details)
         return "\n".join(lines)

@@ -236,9 +236,9 @@ class Matrix(_Model):
         advice = []
         for version in neighbours:
             drivers = self.drivers[version].windows if platform.startswith("win") else self.drivers[version].linux
-            same = "the same as for" if Version(version).major == wanted.major else "unlike"
-            advice.append(f"CUDA={version} (driver {drivers.floor} or newer, {same} {cuda})")
-        return "use " + ", or ".join(advice)
+            same = f", as for {cuda}" if Version(version).major == wanted.major else ""
+            advice.append(f"CUDA={version}, which needs driver {drivers.floor} or newer{same}")
+        return "use " + "\nor ".join(advice)
 
     def _no_platform(self, name: str, row: Environment, platform: str) -> NoSuchRowError:
         if platform not in self.platforms:

@@ -1,0 +1,41 @@
+"""The matrix as people read it: a table on the terminal, and the table in the README."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torchlocks.matrix import Matrix, Target
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+COLUMNS = ("environment", "platform", "torch", "Python", "CUDA", "NVIDIA driver", "glibc", "GPU architectures")
+
+
+def matrix_table(matrix: Matrix) -> Table:
+    """A row an environment and platform, for a terminal."""
+    from rich.table import Table
+
+    table = Table(*COLUMNS, box=None, pad_edge=False)
+    for target in matrix.targets():
+        table.add_row(*_cells(target))
+    return table
+
+
+def matrix_markdown(matrix: Matrix) -> str:
+    """The same rows as a Markdown table; the README holds it, and a test compares."""
+    rows = [COLUMNS, ("---",) * len(COLUMNS), *(_cells(target) for target in matrix.targets())]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _cells(target: Target) -> tuple[str, ...]:
+    return (
+        target.env,
+        target.platform,
+        target.pytorch,
+        target.python,
+        target.cuda or "",
+        f"{target.driver.floor} or newer" if target.driver else "",
+        f"{target.glibc} or newer" if target.glibc else "",
+        " ".join(target.architectures) + (" +PTX" if target.ptx else ""),
+    )
