@@ -38,16 +38,22 @@ def new_sibling(prefix: Path) -> tuple[Path, str]:
 
 
 def discard(folder: Path, prefix: Path) -> None:
-    """Delete `folder`, which is or was part of `prefix`'s family.
+    """Delete `folder`, which is or was part of `prefix`'s family. Raises OSError when it cannot be renamed.
 
     It is renamed first, so that being killed midway leaves nothing that looks like an environment.
     """
+    if (trash := _set_aside(folder, prefix)) is not None:
+        shutil.rmtree(trash, ignore_errors=True)
+
+
+def _set_aside(folder: Path, prefix: Path) -> Path | None:
+    """Rename `folder` to what `repair` deletes; None when there is no such folder."""
     trash = hidden(prefix, f"trash-{token_hex(4)}")
     try:
         folder.rename(trash)
     except FileNotFoundError:
-        return
-    shutil.rmtree(trash, ignore_errors=True)
+        return None
+    return trash
 
 
 def repair(prefix: Path) -> None:
@@ -154,13 +160,15 @@ def _keep_as_previous(old: Path, prefix: Path) -> None:
     An environment that passed its suite is not given up for one that did not.
     """
     previous = hidden(prefix, "previous")
-    if previous.is_dir():
-        kept, leaving = read_provenance(previous), read_provenance(old)
-        if kept is not None and kept.verified and not (leaving is not None and leaving.verified):
-            discard(old, prefix)
-            return
-        discard(previous, prefix)
+    kept, leaving = read_provenance(previous), read_provenance(old)
+    if kept is not None and kept.verified and not (leaving is not None and leaving.verified):
+        discard(old, prefix)
+        return
+    trash = _set_aside(previous, prefix)
     old.rename(previous)
+    # Deleting takes longest, and comes last.
+    if trash is not None:
+        shutil.rmtree(trash, ignore_errors=True)
 
 
 def _escaped(name: str) -> str:
