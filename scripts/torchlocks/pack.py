@@ -7,7 +7,6 @@ busy and starts build scripts; a process can be given a log for all of that, and
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import sys
@@ -23,22 +22,8 @@ from torchlocks.errors import DiskFullError, RecipeError, TorchlocksError
 from torchlocks.wheels import sha256_of
 
 if TYPE_CHECKING:
-    import tarfile
-
     from rattler_build import RenderedVariant
     from rattler_build.progress import ProgressCallback
-
-COMPRESSION_LEVEL = 3
-"""zstd: of the levels that keep a build short, the last whose gain in size is worth its time (recipes/README.md)."""
-
-COMPRESSION_THREADS = 2
-"""zstd's output is the same for any number of threads from 1 on."""
-
-PLACEHOLDER = "/torchlocks/" + "_placehold" * 30
-"""Cut to the length of the engine's own placeholder, which holds the folder of the build, and put in its place."""
-
-NOT_KEPT = ("info/recipe/", "info/hash_input.json")
-"""What the engine adds that describes the build and not the package: paths and times of this machine."""
 
 LOG_TAIL_LINES = 30
 
@@ -133,7 +118,8 @@ def _build(variant: RenderedVariant, job: Job, log: Path) -> Path:
 
     try:
         result = variant.run_build(
-            tool_config=ToolConfiguration(test_strategy="skip", compression_threads=COMPRESSION_THREADS),
+            # The engine takes many seconds to remove a large build; the job's folder is removed as a whole instead.
+            tool_config=ToolConfiguration(test_strategy="skip", keep_build=True, compression_threads=2),
             output_dir=job.work / "out",
             channels=[job.channel],
             progress_callback=_printer(),
@@ -158,11 +144,11 @@ def _build(variant: RenderedVariant, job: Job, log: Path) -> Path:
 
 def _printer() -> ProgressCallback:
     """Writes what the engine says, and when, to standard output, which is the log."""
-    from rattler_build.progress import LogEvent, ProgressCallback
+    from rattler_build.progress import LogEvent, SimpleProgressCallback
 
     begin = time.monotonic()
 
-    class Printer(ProgressCallback):
+    class Printer(SimpleProgressCallback):
         def on_log(self, event: LogEvent) -> None:
             print(f"{time.monotonic() - begin:7.2f} s  {event.message}", flush=True)
 
@@ -170,32 +156,14 @@ def _printer() -> ProgressCallback:
 
 
 def _repack(package: Path, job: Job) -> Built:
-    """Unpack what the engine made and pack it again with nothing in it of this machine or this moment."""
-    from conda_package_streaming.create import conda_builder  # type: ignore[import-untyped]
-    from rattler.package_streaming import extract
+    """Leave the package in the target folder, with nothing in it of this machine or this moment."""
+    from torchlocks.repack import repack
 
-    tree = job.work / "tree"
-    extract(package, tree)
-    package.unlink()
-    host_prefix = _canonical_prefix(tree)
-    index = json.loads((tree / "info" / "index.json").read_text(encoding="utf-8"))
-    index["timestamp"] = job.newest * 1000
-    _write_json(tree / "info" / "index.json", index)
-
-    target = job.target / index["subdir"]
-    target.mkdir(parents=True, exist_ok=True)
-    forbidden = [text.encode() for text in (*job.forbidden, str(job.work), *([host_prefix] if host_prefix else []))]
-    with conda_builder(
-        package.stem,
-        job.work,
-        compression_level=COMPRESSION_LEVEL,
-        compression_threads=COMPRESSION_THREADS,
-    ) as archive:
-        for path in sorted(tree.rglob("*")):
-            name = path.relative_to(tree).as_posix()
-            if (path.is_symlink() or path.is_file()) and not name.startswith(NOT_KEPT):
-                _add(archive, path, name, job, forbidden)
     file = job.work / package.name
+    try:
+        index = repack(package, file, newest=job.newest, forbidden=[*job.forbidden, str(job.work)])
+    except RecipeError as error:
+        raise RecipeError(error.what, where=str(job.recipe), fix=error.fix) from error
     built = Built(
         name=index["name"],
         version=index["version"],
@@ -205,62 +173,9 @@ def _repack(package: Path, job: Job) -> Built:
         sha256=sha256_of(file),
         size=file.stat().st_size,
     )
-    file.replace(target / package.name)
+    (job.target / built.subdir).mkdir(parents=True, exist_ok=True)
+    file.replace(job.target / built.subdir / built.file)
     return built
-
-
-def _canonical_prefix(tree: Path) -> str | None:
-    """Put one fixed placeholder in the place of the engine's, in the files and in `info/paths.json`.
-
-    Returns the engine's placeholder, or None where no file has it. Both have the same length, so that binaries stay
-    valid and an installer pads as it would have.
-    """
-    import hashlib
-
-    document = tree / "info" / "paths.json"
-    paths = json.loads(document.read_text(encoding="utf-8"))
-    found: str | None = None
-    for entry in paths["paths"]:
-        if "prefix_placeholder" not in entry:
-            continue
-        found = str(entry["prefix_placeholder"])
-        canonical = PLACEHOLDER[: len(found)]
-        file = tree / entry["_path"]
-        data = file.read_bytes().replace(found.encode(), canonical.encode())
-        file.write_bytes(data)
-        entry["prefix_placeholder"] = canonical
-        entry["sha256"] = hashlib.sha256(data).hexdigest()
-        entry["size_in_bytes"] = len(data)
-    _write_json(document, paths)
-    return found
-
-
-def _write_json(path: Path, document: object) -> None:
-    path.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def _add(archive: tarfile.TarFile, path: Path, name: str, job: Job, forbidden: list[bytes]) -> None:
-    import io
-    import tarfile
-
-    member = tarfile.TarInfo(name)
-    member.mtime = job.newest
-    if path.is_symlink():
-        member.type = tarfile.SYMTYPE
-        member.linkname = str(path.readlink())
-        archive.addfile(member)
-        return
-    data = path.read_bytes()
-    for text in forbidden:
-        if text in data:
-            raise RecipeError(
-                f"The package would hold a path of this machine: {text.decode()} in {name}.",
-                where=str(job.recipe),
-                fix="let the build script write $PREFIX or a relative path instead.",
-            )
-    member.mode = 0o755 if path.stat().st_mode & 0o100 else 0o644
-    member.size = len(data)
-    archive.addfile(member, io.BytesIO(data))
 
 
 def _is_disk_full(text: str) -> bool:

@@ -8,6 +8,7 @@ and have not been run. Ends with an exit status of 1 and one line of text where 
 from __future__ import annotations
 
 import os
+import py_compile
 import re
 import shutil
 import subprocess
@@ -206,6 +207,23 @@ def rewrite_texts(prefix: Path, source: Path, paths: list[str]) -> None:
             path.write_text(clean, encoding="utf-8", errors="surrogateescape")
 
 
+def compile_stdlib(prefix: Path) -> None:
+    """Bytecode for the standard library, as an environment may be read-only.
+
+    Valid by the packager's word (PEP 552, unchecked), since an installer need not keep file times; one file after the
+    other, so that the bytes are the same each time. Files that name the prefix are left to the one who uses them.
+    """
+    for path in files_below(prefix / "lib" / f"python{SHORT}"):
+        if path.suffix == ".py" and str(prefix).encode() not in path.read_bytes():
+            py_compile.compile(
+                str(path),
+                dfile="/" + path.relative_to(prefix).as_posix(),
+                doraise=False,
+                quiet=2,
+                invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
+            )
+
+
 def is_build_record(path: Path) -> bool:
     """Whether the file records how CPython was built (only there does `/usr` mean the prefix)."""
     return path.name.startswith("_sysconfigdata") or path.suffix == ".pc" or path.parent.name.startswith("config-")
@@ -258,6 +276,7 @@ def main() -> None:
             raise CannotPackageError("a shared CPython is relocated on Linux only; use one with libpython built in")
         blank_binaries(prefix, paths)
         rewrite_texts(prefix, source, paths)
+        compile_stdlib(prefix)
     check(prefix, source)
 
 

@@ -1,0 +1,157 @@
+"""Make a conda package reproducible: write a .conda file again with nothing in it of the machine or the moment.
+
+What py-rattler-build leaves in a package that differs from build to build: the time of the build, the channel it was
+given, and the folder it worked in (inside the placeholder that stands for the prefix, which an installer replaces).
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import posixpath
+import tarfile
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import zstandard
+
+from torchlocks.errors import RecipeError
+
+COMPRESSION_LEVEL = 3
+"""zstd: of the levels that keep a build short, the last whose gain in size is worth its time (recipes/README.md)."""
+
+COMPRESSION_THREADS = 2
+"""zstd's output is the same for any number of threads from 1 on."""
+
+PLACEHOLDER = "/torchlocks/" + "_placehold" * 30
+"""Cut to the length of the engine's own placeholder, and put in its place."""
+
+NOT_KEPT = {"info/hash_input.json"}
+"""What the engine adds that describes the build and not the package: it names the folder of the wheels."""
+
+
+def repack(package: Path, target: Path, *, newest: int, forbidden: Sequence[str]) -> dict[str, Any]:
+    """Write `package` as `target`, and return its `info/index.json`.
+
+    `newest` is the time of the package and of each file in it, in seconds since 1970. `forbidden` are texts that no
+    file may hold, such as folders of this machine: RecipeError, naming the file, if one does.
+    """
+    with zipfile.ZipFile(package) as source:
+        info = dict(_read(source, "info"))
+        paths = json.loads(info["info/paths.json"][1])
+        entries = {entry["_path"]: entry for entry in paths["paths"]}
+        placeholders = {name: str(e["prefix_placeholder"]) for name, e in entries.items() if "prefix_placeholder" in e}
+        refused = [text.encode() for text in {*forbidden, *placeholders.values()}]
+        large = sum(int(entry.get("size_in_bytes", 0)) for entry in entries.values()) > zipfile.ZIP64_LIMIT
+        with zipfile.ZipFile(target, "x", zipfile.ZIP_STORED) as archive:
+            # A ZipInfo without a date has the first of 1980. The libraries that write this format put today's there.
+            archive.writestr(zipfile.ZipInfo("metadata.json"), json.dumps({"conda_pkg_format_version": 2}))
+            with _part(archive, "pkg", target, large) as tar:
+                for name, (member, data) in _read(source, "pkg"):
+                    changed = _canonical(name, data, placeholders)
+                    if changed != data:
+                        _describe(entries[name], changed)
+                    _refuse(refused, changed, name)
+                    _add(tar, member, changed, newest)
+            for name, placeholder in placeholders.items():
+                entries[name]["prefix_placeholder"] = PLACEHOLDER[: len(placeholder)]
+            index: dict[str, Any] = json.loads(info["info/index.json"][1]) | {"timestamp": newest * 1000}
+            about = json.loads(info["info/about.json"][1])
+            about.pop("channels", None)
+            rewritten = {"info/index.json": index, "info/about.json": about, "info/paths.json": paths}
+            with _part(archive, "info", target, False) as tar:
+                for name, (member, data) in sorted(info.items()):
+                    if name not in NOT_KEPT:
+                        final = _json(rewritten[name]) if name in rewritten else data
+                        _refuse(refused, final, name)
+                        _add(tar, member, final, newest)
+    return index
+
+
+def _read(source: zipfile.ZipFile, part: str) -> Iterator[tuple[str, tuple[tarfile.TarInfo, bytes]]]:
+    """Name, header and contents of each file of a part, in the order of the archive."""
+    (name,) = (n for n in source.namelist() if n.startswith(f"{part}-") and n.endswith(".tar.zst"))
+    with (
+        source.open(name) as raw,
+        zstandard.ZstdDecompressor().stream_reader(raw) as stream,
+        tarfile.open(fileobj=stream, mode="r|") as tar,
+    ):
+        for member in tar:
+            if member.isfile() or member.issym():
+                contents = tar.extractfile(member) if member.isfile() else None
+                yield member.name, (member, contents.read() if contents else b"")
+
+
+@contextmanager
+def _part(archive: zipfile.ZipFile, part: str, target: Path, large: bool) -> Iterator[tarfile.TarFile]:
+    entry = zipfile.ZipInfo(f"{part}-{target.name.removesuffix('.conda')}.tar.zst")
+    compressor = zstandard.ZstdCompressor(level=COMPRESSION_LEVEL, threads=COMPRESSION_THREADS)
+    raw: IO[bytes]
+    with (
+        archive.open(entry, "w", force_zip64=large) as raw,
+        compressor.stream_writer(raw, closefd=False) as stream,
+        tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT) as tar,
+    ):
+        yield tar
+
+
+def _add(tar: tarfile.TarFile, old: tarfile.TarInfo, data: bytes, newest: int) -> None:
+    member = tarfile.TarInfo(old.name)
+    member.mtime = newest
+    if old.issym():
+        member.type, member.linkname = tarfile.SYMTYPE, old.linkname
+    else:
+        member.mode = 0o755 if old.mode & 0o100 else 0o644
+        member.size = len(data)
+    tar.addfile(member, io.BytesIO(data))
+
+
+def _canonical(name: str, data: bytes, placeholders: Mapping[str, str]) -> bytes:
+    """The contents with one fixed placeholder in the place of the engine's.
+
+    Both have the same length, so that binaries stay valid and an installer pads as it would have.
+    """
+    if placeholder := placeholders.get(name):
+        return data.replace(placeholder.encode(), PLACEHOLDER[: len(placeholder)].encode())
+    if placeholders and name.endswith(".dist-info/RECORD"):
+        return blank_record(name, data, placeholders)
+    return data
+
+
+def blank_record(name: str, data: bytes, changed: Mapping[str, object]) -> bytes:
+    """A wheel's RECORD without hash and size of the `changed` files: an installer will change those once more.
+
+    `name` and the keys of `changed` are paths in the package. The format is that of PEP 376: path, hash and size, the
+    last two optional; paths are relative to the folder that holds the .dist-info.
+    """
+    site_packages = posixpath.dirname(posixpath.dirname(name))
+    rows = list(csv.reader(io.StringIO(data.decode("utf-8"), newline="")))
+    for row in rows:
+        if row and posixpath.normpath(posixpath.join(site_packages, row[0])) in changed:
+            row[1:] = ["", ""]
+    out = io.StringIO(newline="")
+    csv.writer(out, lineterminator="\n").writerows(rows)
+    return out.getvalue().encode("utf-8")
+
+
+def _describe(entry: dict[str, Any], data: bytes) -> None:
+    entry["sha256"] = hashlib.sha256(data).hexdigest()
+    entry["size_in_bytes"] = len(data)
+
+
+def _refuse(texts: Sequence[bytes], data: bytes, name: str) -> None:
+    for text in texts:
+        if text in data:
+            raise RecipeError(
+                f"The package would hold a path of this machine: {text.decode()} in {name}.",
+                fix="let the build script write $PREFIX or a relative path instead.",
+            )
+
+
+def _json(document: object) -> bytes:
+    return (json.dumps(document, indent=2, sort_keys=True) + "\n").encode()
