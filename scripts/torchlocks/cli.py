@@ -7,12 +7,15 @@ import sys
 import traceback
 from datetime import datetime
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from torchlocks import __version__
 from torchlocks.errors import InterruptedByUserError, TorchlocksError
+
+if TYPE_CHECKING:
+    from torchlocks.verify import Verdict
 
 INTERNAL_ERROR = 70
 """Exit code of a bug in torchlocks itself (EX_SOFTWARE of sysexits.h)."""
@@ -38,7 +41,6 @@ def env(kind: str, cuda: str, channel: str, offline: bool, mirror: str | None, f
     """Build the CPU or a CUDA environment and verify it."""
     from torchlocks.console import make_progress
     from torchlocks.environment import ChannelChoice, Request, make_environment
-    from torchlocks.errors import VerificationError
     from torchlocks.host import host_platform
     from torchlocks.layout import find_layout
 
@@ -49,28 +51,33 @@ def env(kind: str, cuda: str, channel: str, offline: bool, mirror: str | None, f
     progress = make_progress(quiet=as_json)
     request = Request(env=name, platform=platform, channel=choice, offline=offline, force=force, mirror=mirror or None)
     outcome = make_environment(layout, request, progress)
-    if as_json:
-        from torchlocks.verify import verdict_json
-
-        click.echo(verdict_json(outcome.verdict) if outcome.verdict else '{"changed": false}')
-    elif outcome.verdict is None:
+    if outcome.verdict is None:
         for note in outcome.notes:
-            click.echo(note)
+            click.echo('{"changed": false}' if as_json else note)
+        return
+    _show(outcome.verdict, name, as_json)
+    for note in outcome.notes:
+        progress.warn(note)
+    if not as_json:
+        click.echo(f"Ready: make shell ENV={name}, or make run ENV={name} CMD='python …'")
+
+
+def _show(verdict: Verdict, env_name: str, as_json: bool) -> None:
+    """Print a verdict; raise VerificationError when it is not good."""
+    from torchlocks.errors import VerificationError
+    from torchlocks.verify import summary_table, verdict_json
+
+    if as_json:
+        click.echo(verdict_json(verdict))
     else:
         from rich.console import Console
 
-        from torchlocks.verify import summary_table
-
-        Console(highlight=False).print(summary_table(outcome.verdict))
-        for note in outcome.notes:
-            progress.warn(note)
-        if outcome.verdict.ok:
-            click.echo(f"Ready: make shell ENV={name}, or make run ENV={name} CMD='python …'")
-    if outcome.verdict is not None and not outcome.verdict.ok:
+        Console(highlight=False).print(summary_table(verdict))
+    if not verdict.ok:
         raise VerificationError(
-            f"{name} is installed, but it failed its verification: {outcome.verdict.failure_line()}.",
-            where=f"reports/{name}.json",
-            fix=f"the environment stays in envs/{name}, marked unverified, for you to look at",
+            f"{env_name} is installed, but it failed its verification: {verdict.failure_line}.",
+            where=f"reports/{env_name}.json",
+            fix=f"the environment stays in envs/{env_name}, marked unverified, for you to look at",
         )
 
 
@@ -228,6 +235,146 @@ def channel() -> None:
 
     built = build_local_channel(find_layout(), progress=make_progress())
     click.echo(f"{built.url}: {len(built.versions)} packages, {len(built.rebuilt)} built now")
+
+
+@cli.command()
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--env", "env_name", default=None, help="One environment of the matrix (default: all).")
+@click.option("--snapshot", type=click.Path(path_type=Path), default=None, help="Lock again from it, and compare.")
+@click.option("--format", "form", type=click.Choice(["text", "json", "github"]), default="text", show_default=True)
+@click.option("--rules", is_flag=True, help="List the rules and exit.")
+def check(files: tuple[Path, ...], env_name: str | None, snapshot: Path | None, form: str, rules: bool) -> None:
+    """Prove the committed locks, or any lockfiles that are named."""
+    from torchlocks import check as checks
+    from torchlocks import check_report
+    from torchlocks.console import make_progress
+    from torchlocks.errors import CheckError
+    from torchlocks.layout import find_layout
+    from torchlocks.matrix import load_matrix
+
+    if rules:
+        for rule, reason in checks.rule_reasons().items():
+            click.echo(f"{rule:24} {reason}")
+        return
+    if files:
+        report = checks.check_files_of(files)
+    else:
+        layout = find_layout()
+        loaded = load_matrix(layout.matrix)
+        report = checks.check_repository(layout, loaded, [env_name] if env_name else None)
+        if snapshot is not None:
+            from torchlocks.check_relock import check_relocked
+
+            targets = loaded.select(env_name, None)
+            report += check_relocked(layout, targets, snapshot.absolute(), make_progress(quiet=form != "text"))
+    if form == "json":
+        click.echo(check_report.as_json(report), nl=False)
+    elif form == "github":
+        click.echo(check_report.as_annotations(report), nl=False)
+    else:
+        from rich.console import Console
+
+        Console(highlight=False).print(check_report.as_text(report))
+    if report.failed:
+        raise CheckError(
+            f"The locks are not right: {check_report.summary(report)}.",
+            fix="the findings say what to do; `torchlocks check --rules` says why each rule exists",
+        )
+
+
+@cli.command()
+@click.argument("lock_name", metavar="LOCK")
+@click.argument("prefix", required=False, type=click.Path(path_type=Path))
+@click.option("--platform", default=None, help="Platform to install (default: this machine's).")
+@click.option("--download-only", is_flag=True, help="Bring the packages into the cache, and install nothing.")
+@click.option("--offline", is_flag=True, help="Use the package cache alone.")
+@click.option("--mirror", default=None, help="URL that stands in for https://conda.anaconda.org.")
+@click.option("--allow-md5", is_flag=True, help="Accept packages for which the lock has no sha256.")
+@click.option("--force", is_flag=True, help="Install again even if it is there.")
+def install(
+    lock_name: str,
+    prefix: Path | None,
+    platform: str | None,
+    download_only: bool,
+    offline: bool,
+    mirror: str | None,
+    allow_md5: bool,
+    force: bool,
+) -> None:
+    """Install LOCK (a conda-lock.yml, explicit file or pixi.lock; a path or a URL) into PREFIX."""
+    from torchlocks.console import make_progress
+    from torchlocks.errors import InstallError
+    from torchlocks.fetch import FetchOptions
+    from torchlocks.fetch import download_only as download
+    from torchlocks.host import host_platform
+    from torchlocks.install import InstallOptions, install_environment
+    from torchlocks.provenance import Origin
+    from torchlocks.remote import open_lock
+    from torchlocks.repodata import mirrors
+
+    here = host_platform()
+    platform = platform or here
+    lock = open_lock(lock_name)
+    fetch = FetchOptions(offline=offline, allow_md5=allow_md5, mirrors=mirrors(mirror))
+    progress = make_progress()
+    if download_only:
+        folders = download(lock, platform, fetch, progress=progress)
+        click.echo(f"{len(folders)} packages for {platform} are in the package cache")
+        return
+    if prefix is None:
+        raise click.UsageError("name the PREFIX to install into, or use --download-only")
+    if platform != here:
+        raise InstallError(
+            f"An environment for {platform} cannot be installed on this machine ({here}).",
+            fix="use --download-only to fetch its packages, or leave --platform out",
+        )
+    result = install_environment(
+        lock,
+        platform,
+        prefix,
+        provenance=Origin(name=prefix.name, channel="lock"),
+        options=InstallOptions(fetch=fetch, force=force),
+        progress=progress,
+    )
+    state = f"installed {result.packages} packages" if result.changed else "up to date, nothing to do"
+    click.echo(f"{result.prefix}: {state}")
+
+
+@cli.command()
+@click.argument("env_name")
+@click.option("-k", "select", default=None, help="Run only the checks that match, as for pytest -k.")
+@click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON, and nothing else.")
+def verify(env_name: str, select: str | None, as_json: bool) -> None:
+    """Run the torch suite in an installed environment."""
+    from torchlocks.console import make_progress
+    from torchlocks.environment import verify_installed
+    from torchlocks.layout import find_layout
+
+    _installed(env_name)
+    verdict = verify_installed(find_layout(), env_name, make_progress(quiet=as_json), select=select)
+    _show(verdict, env_name, as_json)
+
+
+@cli.command()
+@click.argument("env_name")
+@click.option("--fix", is_flag=True, help="Put damaged and missing files back from the package cache.")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON, and nothing else.")
+def fsck(env_name: str, fix: bool, as_json: bool) -> None:
+    """Compare every file of an environment with what its packages hold."""
+    from torchlocks.console import make_progress
+    from torchlocks.errors import IntegrityError
+    from torchlocks.fsck import fsck as look
+    from torchlocks.fsck_report import as_json as findings_json
+    from torchlocks.fsck_report import as_text as findings_text
+
+    findings = look(_installed(env_name), fix=fix, progress=make_progress(quiet=as_json))
+    click.echo(findings_json(findings) if as_json else findings_text(findings))
+    if not findings.ok:
+        raise IntegrityError(
+            f"{env_name} is not as its packages installed it.",
+            where=str(findings.prefix),
+            fix=f"torchlocks fsck {env_name} --fix puts files back; what shadows torch is for you to remove",
+        )
 
 
 @cli.command()

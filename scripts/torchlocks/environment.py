@@ -72,11 +72,10 @@ def make_environment(layout: Layout, request: Request, progress: Progress) -> Ou
     from torchlocks.fetch import FetchOptions
     from torchlocks.install import InstallOptions, install_environment
     from torchlocks.matrix import load_matrix
-    from torchlocks.provenance import mark_verified
-    from torchlocks.verify import verify_environment
+    from torchlocks.repodata import mirrors
 
     target = load_matrix(layout.matrix).target(request.env, request.platform)
-    fetch = FetchOptions(offline=request.offline, mirrors=_mirrors(request.mirror))
+    fetch = FetchOptions(offline=request.offline, mirrors=mirrors(request.mirror))
     source = _choose(layout, target, request, fetch, progress)
     progress.say(f"Installing {request.env} into {_short(layout, prefix)}")
     result = install_environment(
@@ -87,19 +86,51 @@ def make_environment(layout: Layout, request: Request, progress: Progress) -> Ou
         options=InstallOptions(fetch=fetch, force=request.force),
         progress=progress,
     )
+    verdict = _verify(layout, target, source.lock, progress)
+    return Outcome(prefix=result.prefix, verdict=verdict, notes=source.notes)
+
+
+def verify_installed(layout: Layout, env: str, progress: Progress, *, select: str | None = None) -> Verdict:
+    """Run the suite again in an installed environment, against the lock that it was installed from.
+
+    A run of all checks decides whether the environment counts as verified; a selection (`select`, as for
+    pytest -k) does not. Raises MissingFileError when the environment's lock is not there any more.
+    """
+    from torchlocks.errors import MissingFileError
+    from torchlocks.matrix import load_matrix
+
+    found = read_provenance(layout.prefix(env))
+    for folder in (layout.locks, layout.local_locks, layout.build / "relocked"):
+        path = folder / env / "conda-lock.yml"
+        if found and path.is_file() and (lock := _read(path)).sha256 == found.lock_sha256:
+            return _verify(layout, load_matrix(layout.matrix).target(env, found.platform), lock, progress, select)
+    raise MissingFileError(
+        f"The lock that {env} was installed from is gone or has changed, so there is nothing to verify it against.",
+        where=str(layout.locks / env),
+        fix="install it again: make env-cpu, or make env-gpu CUDA=…",
+    )
+
+
+def _verify(layout: Layout, target: Target, lock: Lock, progress: Progress, select: str | None = None) -> Verdict:
+    from torchlocks.provenance import mark_verified
+    from torchlocks.verify import verify_environment
+
+    prefix = layout.prefix(target.env)
     verdict = verify_environment(
-        result.prefix,
-        source.lock,
-        request.platform,
-        env=request.env,
+        prefix,
+        lock,
+        target.platform,
+        env=target.env,
         accelerator=target.accelerator,
         cuda=target.cuda,
         suite=layout.suite,
         reports=layout.reports,
         progress=progress,
+        select=select,
     )
-    mark_verified(result.prefix, verdict.ok, _short(layout, layout.reports / f"{request.env}.json"))
-    return Outcome(prefix=result.prefix, verdict=verdict, notes=source.notes)
+    if select is None:
+        mark_verified(prefix, verdict.ok, _short(layout, layout.reports / f"{target.env}.json"))
+    return verdict
 
 
 def inputs_fingerprint(layout: Layout, request: Request) -> str:
@@ -136,10 +167,6 @@ def _nothing_to_do(prefix: Path, request: Request, fingerprint: str) -> str | No
         return None
     where = "the local channel" if found.channels_used and found.channels_used[0].startswith("file:") else "its lock"
     return f"{request.env} is up to date: made from {where}, verified {found.verified_at}. Nothing to do."
-
-
-def _mirrors(mirror: str | None) -> dict[str, tuple[str, ...]]:
-    return {"https://conda.anaconda.org": (mirror,)} if mirror else {}
 
 
 def _choose(layout: Layout, target: Target, request: Request, fetch: FetchOptions, progress: Progress) -> _Source:
@@ -238,13 +265,9 @@ def _local_lock(layout: Layout, target: Target, progress: Progress) -> Lock:
 
 
 def _read(conda_lock: Path) -> Lock:
-    """A conda-lock.yml with what only the pixi.lock beside it knows: sizes, constraints, licences."""
-    from torchlocks.lock import PIXI
-    from torchlocks.lockfile import merge, read_lock
+    from torchlocks.remote import open_lock
 
-    lock = read_lock(conda_lock)
-    pixi = conda_lock.with_name(PIXI)
-    return merge(lock, read_lock(pixi)) if pixi.is_file() else lock
+    return open_lock(str(conda_lock))
 
 
 def _short(layout: Layout, path: Path) -> str:

@@ -16,6 +16,9 @@ from torchlocks.errors import ChannelUnreachableError, MissingFileError, Torchlo
 if TYPE_CHECKING:
     from rattler import Gateway, RepoDataRecord, SparseRepoData
 
+CHANNEL_HOST = "https://conda.anaconda.org"
+"""Where channels given by name are."""
+
 _SNAPSHOT, _AS_OF, _MIRROR = "TORCHLOCKS_SNAPSHOT", "TORCHLOCKS_AS_OF", "TORCHLOCKS_MIRROR"
 
 
@@ -98,10 +101,8 @@ class RecordSource:
         from rattler.networking import Client
         from rattler.networking.middleware import AuthenticationMiddleware, MirrorMiddleware, OciMiddleware
 
-        middlewares: list[AuthenticationMiddleware | MirrorMiddleware | OciMiddleware] = []
-        if self.mirror:
-            middlewares.append(MirrorMiddleware({"https://conda.anaconda.org": [self.mirror]}))
-        middlewares += [AuthenticationMiddleware(), OciMiddleware()]
+        by_url = {url: list(stand_ins) for url, stand_ins in mirrors(self.mirror).items()}
+        middlewares = [MirrorMiddleware(by_url), AuthenticationMiddleware(), OciMiddleware()]
         return Gateway(client=Client(middlewares))  # type: ignore[arg-type]
 
     def identity(self, channels: Sequence[str], subdirs: Sequence[str]) -> str:
@@ -121,6 +122,11 @@ class RecordSource:
         if file not in self._digests:
             self._digests[file] = hashlib.sha256(file.read_bytes()).hexdigest()
         return self._digests[file]
+
+
+def mirrors(url: str | None) -> dict[str, tuple[str, ...]]:
+    """What stands in for what: the user's mirror for the host of all channels that are named, not given by URL."""
+    return {CHANNEL_HOST: (url.rstrip("/"),)} if url else {}
 
 
 def channel_name(channel: str) -> str:
