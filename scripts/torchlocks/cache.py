@@ -94,6 +94,16 @@ class PackageStore:
     def _note_path(self, name: str) -> Path:
         return self.root / _OWN / f"{name}.json"
 
+    def has(self, package: LockedPackage) -> bool:
+        """Whether the cache says that it has just this package, without a look at its files."""
+        name = self._name(package)
+        held = _read_sha256(self.root / f"{name}.lock")
+        return (
+            held is not None
+            and _is_asked_for(package, held, _read_note(self._note_path(name)))
+            and (self.root / name / "info" / "index.json").is_file()
+        )
+
     def find(self, package: LockedPackage, *, full: bool = False) -> Lookup:
         """The verified entry of `package`, or why there is none. Writes nothing but notes.
 

@@ -442,12 +442,13 @@ def packages_available(
 ) -> Availability:
     """Whether the lock's packages can be had: from the cache, or, for one missing package asked for, from a channel.
 
-    One request a channel, no retries, at most `timeout_s` seconds for all. Raises LockfileError when the lock has no
+    A quick answer: the cache is asked what it has, not whether all of it is sound, and there is one request a channel,
+    without retries, for at most `timeout_s` seconds. Raises LockfileError when the lock has no
     such platform.
     """
     options = options or FetchOptions()
     store = PackageStore(cache_folder(options.cache))
-    missing = [each for each in packages_for(lock, platform) if store.find(each).entry is None]
+    missing = [each for each in packages_for(lock, platform) if not store.has(each)]
     names = tuple(each.file_name for each in missing)
     if not missing:
         return Availability(ok=True, reason="all packages are in the package cache")

@@ -13,7 +13,7 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -75,7 +75,8 @@ def install_environment(
     """Make `prefix` the environment of `lock` for `platform`.
 
     What stood there is kept as the previous environment (see `rollback`). Where the environment is already that of
-    this very lock, nothing is done, without importing or taking anything.
+    this very lock, nothing is done, and where it was asked for by the same inputs too, nothing is imported either.
+    Packages that are no conda packages (pip's) are not installed; that there are some is said.
 
     Raises BusyError when another process is at work there and `wait_s` is over, InstallError when `prefix` holds
     something else than an environment of torchlocks or cannot be written, DiskFullError, InterruptedByUserError,
@@ -83,18 +84,20 @@ def install_environment(
     """
     options = options or InstallOptions()
     prefix = final_path(prefix)
-    if not options.force and (same := _unchanged(lock, platform, prefix, provenance)):
-        return same
+    if not options.force and is_current(prefix, lock.sha256, platform, provenance.inputs_fingerprint):
+        return _unchanged(prefix, provenance)
     from torchlocks.fetch import FetchOptions, disk_full_as_error, ensure_cached, packages_for
 
     packages = packages_for(lock, platform)
+    if others := lock.pip.get(platform):
+        progress.warn(f"The lock names packages for pip, which are not installed: {', '.join(others)}")
     fetch_options = options.fetch or FetchOptions()
     with interruptible(), disk_full_as_error(prefix.parent), prefix_lock(prefix, options.wait_s, progress):
         try:
             swap.repair(prefix)
             # Whoever held the lock before may have done the work.
-            if not options.force and (same := _unchanged(lock, platform, prefix, provenance)):
-                return same
+            if not options.force and is_current(prefix, lock.sha256, platform):
+                return _unchanged(prefix, provenance)
             _refuse_foreign(prefix)
             entries = ensure_cached(packages, fetch_options, progress)
             _require_room(entries, prefix)
@@ -210,12 +213,27 @@ def _repaired(prefix: Path) -> None:
         ) from error
 
 
-def _unchanged(lock: Lock, platform: str, prefix: Path, origin: Origin) -> InstallResult | None:
-    if not is_current(prefix, lock.sha256, platform, origin.inputs_fingerprint):
-        return None
+def _unchanged(prefix: Path, origin: Origin) -> InstallResult:
+    """The result for an environment that is as its lock says already.
+
+    What it was asked for by may have changed since: that is recorded, and a verdict from before then does not count.
+    """
     found = read_provenance(prefix)
     if found is None:
-        return None
+        raise InstallError("The environment has vanished while it was looked at.", where=str(prefix), fix="try again.")
+    asked = Origin(name=found.name, channel=found.channel, inputs_fingerprint=found.inputs_fingerprint)
+    if asked != origin:
+        fresh = asked.inputs_fingerprint == origin.inputs_fingerprint
+        found = replace(
+            found,
+            name=origin.name,
+            channel=origin.channel,
+            inputs_fingerprint=origin.inputs_fingerprint,
+            verified=found.verified if fresh else None,
+            verified_at=found.verified_at if fresh else None,
+            report=found.report if fresh else None,
+        )
+        write_provenance(prefix, found)
     return InstallResult(prefix=prefix, changed=False, packages=len(found.records), provenance=found)
 
 

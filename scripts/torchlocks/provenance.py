@@ -130,17 +130,18 @@ def record_names(prefix: Path) -> tuple[str, ...]:
     return tuple(sorted(n[:-5] for n in names if n.endswith(".json") and not n.startswith(".")))
 
 
-def is_current(prefix: Path, lock_sha256: str, platform: str, inputs_fingerprint: str = "") -> bool:
+def is_current(prefix: Path, lock_sha256: str, platform: str, inputs_fingerprint: str | None = None) -> bool:
     """True when `prefix` holds the environment of just this lock and nothing has been added or removed since.
 
-    The set of package records is compared, not every file: that is what `fsck` is for.
+    The set of package records is compared, not every file: that is what `fsck` is for. The fingerprint counts
+    where one is given.
     """
     found = read_provenance(prefix)
     return (
         found is not None
         and found.lock_sha256 == lock_sha256
         and found.platform == platform
-        and found.inputs_fingerprint == inputs_fingerprint
+        and inputs_fingerprint in (None, found.inputs_fingerprint)
         and found.prefix == str(prefix)
         and found.records == record_names(prefix)
     )

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from faulty_server import Fault, FaultyServer, faulty_server
 from tiny_channel import PLATFORM, TinyChannel, make_channel
 from torchlocks.errors import ChannelUnreachableError, FetchError, IntegrityError, LockfileError, TorchlocksError

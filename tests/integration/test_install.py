@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from faulty_server import faulty_server
+from install_child import Listening
 from tiny_channel import PLACEHOLDER, PLATFORM, TinyChannel, make_channel
 from torchlocks import swap
 from torchlocks.cache import PackageStore
@@ -175,16 +176,14 @@ def test_knowing_that_there_is_nothing_to_do_imports_nothing_heavy(
     assert done.stdout.strip() == ""
 
 
-@pytest.mark.parametrize("what", ["lock", "inputs", "record removed", "record added", "moved", "force"])
+@pytest.mark.parametrize("what", ["lock", "record removed", "record added", "moved", "force"])
 def test_what_has_changed_is_installed_again(
     first: Lock, second: Lock, prefix: Path, options: InstallOptions, what: str
 ) -> None:
     before = install(first, prefix, options)
-    lock, origin = first, Origin(name="tiny", channel="local")
+    lock = first
     if what == "lock":
         lock = second
-    elif what == "inputs":
-        origin = replace(origin, inputs_fingerprint="other")
     elif what == "record removed":
         (prefix / "conda-meta" / "beta-1.0-0.json").unlink()
     elif what == "record added":
@@ -193,11 +192,33 @@ def test_what_has_changed_is_installed_again(
         prefix = prefix.rename(prefix.with_name("moved"))
     else:
         options = replace(options, force=True)
-    result = install_environment(lock, PLATFORM, prefix, provenance=origin, options=options, progress=SILENT)
+    result = install(lock, prefix, options)
     assert result.changed
     assert result.provenance.install_id != before.provenance.install_id
     assert fsck(prefix, progress=SILENT).ok
     assert str(prefix) in (prefix / "bin" / "python3.11").read_text()
+
+
+def test_other_inputs_that_gave_the_same_lock_are_recorded_and_must_be_verified_again(
+    first: Lock, prefix: Path, options: InstallOptions
+) -> None:
+    before = install(first, prefix, options)
+    mark_verified(prefix, True, "report")
+    origin = Origin(name="tiny", channel="local", inputs_fingerprint="other")
+    result = install_environment(first, PLATFORM, prefix, provenance=origin, options=options, progress=SILENT)
+    assert not result.changed
+    assert result.provenance.install_id == before.provenance.install_id
+    found = read_provenance(prefix)
+    assert found is not None
+    assert (found.inputs_fingerprint, found.verified) == ("other", None)
+
+
+def test_packages_for_pip_are_said_to_be_missing(first: Lock, prefix: Path, options: InstallOptions) -> None:
+    progress = Listening()
+    lock = replace(first, pip={PLATFORM: ("einops==0.8.1",)})
+    origin = Origin(name="tiny", channel="local")
+    install_environment(lock, PLATFORM, prefix, provenance=origin, options=options, progress=progress)
+    assert any("einops==0.8.1" in line for line in progress.said)
 
 
 def test_the_previous_environment_comes_back_and_goes_again(
