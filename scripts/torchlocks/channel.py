@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import json
 import os
 import platform
 import shutil
@@ -354,6 +355,15 @@ def _index(channel: Path) -> None:
 
     # `force`: a package that was built again has the name of the one before it.
     asyncio.run(index_fs(channel, write_zst=False, write_shards=False, force=True))
+    for path in channel.glob("*/repodata.json"):
+        repodata = json.loads(path.read_bytes())
+        for records in (repodata["packages"], repodata["packages.conda"]):
+            for record in records.values():
+                record.pop("indexed_timestamp", None)  # the time of day
+        temporary = path.with_name(f".{path.name}")
+        temporary.write_text(json.dumps(repodata, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        temporary.replace(path)
+    shutil.rmtree(channel / ".tmp", ignore_errors=True)
 
 
 def _swap(following: Path, channel: Path) -> None:

@@ -13,7 +13,7 @@ import json
 import posixpath
 import tarfile
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -52,12 +52,17 @@ def repack(package: Path, target: Path, *, newest: int, forbidden: Sequence[str]
             # A ZipInfo without a date has the first of 1980. The libraries that write this format put today's there.
             archive.writestr(zipfile.ZipInfo("metadata.json"), json.dumps({"conda_pkg_format_version": 2}))
             with _part(archive, "pkg", target, large) as tar:
+                links: dict[str, str] = {}
                 for name, (member, data) in _read(source, "pkg"):
-                    changed = _canonical(name, data, placeholders)
+                    if member.issym():
+                        links[name] = member.linkname
+                        _refuse(refused, member.linkname.encode(), name)
+                    changed = _canonical(name, data, placeholders, entries.keys())
                     if changed != data:
                         _describe(entries[name], changed)
                     _refuse(refused, changed, name)
                     _add(tar, member, changed, newest)
+            _follow_links(entries, links)
             for name, placeholder in placeholders.items():
                 entries[name]["prefix_placeholder"] = PLACEHOLDER[: len(placeholder)]
             index: dict[str, Any] = json.loads(info["info/index.json"][1]) | {"timestamp": newest * 1000}
@@ -111,32 +116,44 @@ def _add(tar: tarfile.TarFile, old: tarfile.TarInfo, data: bytes, newest: int) -
     tar.addfile(member, io.BytesIO(data))
 
 
-def _canonical(name: str, data: bytes, placeholders: Mapping[str, str]) -> bytes:
+def _canonical(name: str, data: bytes, placeholders: Mapping[str, str], packaged: Set[str]) -> bytes:
     """The contents with one fixed placeholder in the place of the engine's.
 
     Both have the same length, so that binaries stay valid and an installer pads as it would have.
     """
     if placeholder := placeholders.get(name):
         return data.replace(placeholder.encode(), PLACEHOLDER[: len(placeholder)].encode())
-    if placeholders and name.endswith(".dist-info/RECORD"):
-        return blank_record(name, data, placeholders)
+    if name.endswith(".dist-info/RECORD"):
+        return blank_record(name, data, packaged - placeholders.keys())
     return data
 
 
-def blank_record(name: str, data: bytes, changed: Mapping[str, object]) -> bytes:
-    """A wheel's RECORD without hash and size of the `changed` files: an installer will change those once more.
+def blank_record(name: str, data: bytes, fixed: Set[str]) -> bytes:
+    """A wheel's RECORD in which only the `fixed` files have a hash and a size.
 
-    `name` and the keys of `changed` are paths in the package. The format is that of PEP 376: path, hash and size, the
-    last two optional; paths are relative to the folder that holds the .dist-info.
+    An installer makes or changes the others: it puts its prefix into some, and writes the programs of noarch packages.
+    `name` and `fixed` are paths in the package. The format is that of PEP 376: path, hash and size, the last two
+    optional; paths are relative to the folder that holds the .dist-info.
     """
     site_packages = posixpath.dirname(posixpath.dirname(name))
     rows = list(csv.reader(io.StringIO(data.decode("utf-8"), newline="")))
     for row in rows:
-        if row and posixpath.normpath(posixpath.join(site_packages, row[0])) in changed:
+        if row and posixpath.normpath(posixpath.join(site_packages, row[0])) not in fixed:
             row[1:] = ["", ""]
     out = io.StringIO(newline="")
     csv.writer(out, lineterminator="\n").writerows(rows)
     return out.getvalue().encode("utf-8")
+
+
+def _follow_links(entries: Mapping[str, dict[str, Any]], links: Mapping[str, str]) -> None:
+    """Give each symbolic link the hash and size of the file it leads to, as the engine does, but of the final bytes."""
+    for name in links:
+        target = name
+        while target in links:
+            target = posixpath.normpath(posixpath.join(posixpath.dirname(target), links[target]))
+        if target in entries:
+            for key in ("sha256", "size_in_bytes"):
+                entries[name][key] = entries[target][key]
 
 
 def _describe(entry: dict[str, Any], data: bytes) -> None:
