@@ -124,25 +124,36 @@ def check_repository(
     Raises NoSuchRowError for a name that is not in the matrix, TemplateError for a template that cannot be
     rendered.
     """
-    from torchlocks.render import render
-
     if content_hash is None:
         from torchlocks.lock import expected_content_hash
 
         content_hash = expected_content_hash
-    names = list(envs or matrix.environments)
     report = Report()
     subjects: dict[tuple[str, str], Subject] = {}
+    names = list(envs or matrix.environments)
     for name in names:
-        rows: dict[str, Expectation] = {}
-        for platform in matrix.environment(name).platforms:
-            target = matrix.target(name, platform)
-            rendered = render(layout.root / target.template, target)
-            rows[platform] = expectation(target, rendered, content_hash(target, rendered))
+        rows = _rows(layout, matrix, name, content_hash)
         found, seen = check_environment(layout.locks / name, rows, shown=f"locks/{name}")
         report += found
         subjects.update({(name, platform): subject for platform, subject in seen.items()})
+    # A GPU environment that is checked alone is held against the CPU environment all the same.
+    for name, environment in matrix.environments.items():
+        if environment.accelerator == "cpu" and name not in names:
+            _, seen = check_environment(layout.locks / name, _rows(layout, matrix, name, None))
+            subjects.update({(name, platform): subject for platform, subject in seen.items()})
     return report + _unknown_folders(layout, matrix) + _parity(matrix, subjects)
+
+
+def _rows(layout: Layout, matrix: Matrix, env: str, content_hash: ContentHash | None) -> dict[str, Expectation]:
+    """What each platform of an environment should be."""
+    from torchlocks.render import render
+
+    rows: dict[str, Expectation] = {}
+    for platform in matrix.environment(env).platforms:
+        target = matrix.target(env, platform)
+        rendered = render(layout.root / target.template, target)
+        rows[platform] = expectation(target, rendered, content_hash(target, rendered) if content_hash else None)
+    return rows
 
 
 def _complete(folder: Folder) -> Lock | None:
@@ -201,7 +212,7 @@ def _parity(matrix: Matrix, subjects: Mapping[tuple[str, str], Subject]) -> Repo
                         rule=rule.id,
                         path=f"locks/{name}",
                         platform=platform,
-                        reason="there is no CPU environment of this platform among those checked",
+                        reason="there is no CPU lock of this platform",
                     )
                 )
                 continue

@@ -145,8 +145,8 @@ def stale(folder: Folder) -> Iterator[Problem]:
             )
 
 
-@folder_rule("channels", "The order of the channels decides which package wins.")
-def channels(folder: Folder) -> Iterator[Problem]:
+@folder_rule("channels-differ", "The order of the channels decides which package wins.")
+def channels_differ(folder: Folder) -> Iterator[Problem]:
     wanted = next(([url for each in row.channels for url in channel_urls(each)] for row in folder.rows.values()), None)
     for name in (CONDA_LOCK, PIXI):
         lock = folder.locks.get(name)
@@ -162,8 +162,8 @@ def channels(folder: Folder) -> Iterator[Problem]:
             )
 
 
-@folder_rule("virtual-packages", "A lock solved for another machine than its row names does not fit it.")
-def virtual_packages(folder: Folder) -> Iterator[Problem]:
+@folder_rule("virtual-packages-differ", "A lock solved for another machine than its row names does not fit it.")
+def virtual_packages_differ(folder: Folder) -> Iterator[Problem]:
     for name in (CONDA_LOCK, PIXI):
         lock = folder.locks.get(name)
         for platform, row in folder.rows.items() if lock else ():
@@ -265,8 +265,8 @@ RULES = (
     platform_missing,
     platform_unknown,
     stale,
-    channels,
-    virtual_packages,
+    channels_differ,
+    virtual_packages_differ,
     unsorted,
     link_order,
     formats_differ,

@@ -41,11 +41,15 @@ def record_of(package: LockedPackage) -> PackageRecord | None:
 
 
 @lru_cache(maxsize=256)
-def virtual_record(name: str, version: str, build: str) -> PackageRecord:
-    """The record of a virtual package."""
+def virtual_record(name: str, version: str, build: str) -> PackageRecord | None:
+    """The record of a virtual package; None when conda has no such name, version or build."""
     from rattler import BuildString, PackageRecord
+    from rattler.exceptions import InvalidPackageNameError, InvalidVersionError
 
-    return PackageRecord(name=name, version=version, build=BuildString(build), build_number=0, subdir="noarch")
+    try:
+        return PackageRecord(name=name, version=version, build=BuildString(build), build_number=0, subdir="noarch")
+    except (InvalidPackageNameError, InvalidVersionError, ValueError):
+        return None
 
 
 def spec_name(spec: str) -> str:
@@ -73,7 +77,8 @@ def virtual_satisfies(subject: Subject, spec: str) -> bool | None:
     found = subject.virtual_packages.get(name)
     if found is None:
         return None
-    return parsed is not None and virtual_record(name, *found).matches(parsed)
+    record = virtual_record(name, *found)
+    return parsed is not None and record is not None and record.matches(parsed)
 
 
 def _pairs(subject: Subject) -> Iterator[tuple[LockedPackage, str, bool]]:

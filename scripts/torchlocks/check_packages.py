@@ -41,7 +41,14 @@ def md5_missing(subject: Subject) -> Iterator[Problem]:
 def url_not_https(subject: Subject) -> Iterator[Problem]:
     for package in subject.packages:
         scheme = urlsplit(package.url).scheme
-        if scheme != "https":
+        if scheme == "file":
+            yield Problem(
+                message=f"{package.file_name} is a file of one machine (file://)",
+                package=package.name,
+                fix="lock from a channel with an https:// URL, unless the lock is for this machine alone.",
+                severity="error" if subject.row else "warning",
+            )
+        elif scheme != "https":
             yield Problem(
                 message=f"{package.file_name} is fetched by {scheme}://, not https://",
                 package=package.name,

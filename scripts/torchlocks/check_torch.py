@@ -209,9 +209,8 @@ def _any_architecture(architectures: tuple[str, ...], spec: str) -> bool:
     from torchlocks.check_graph import parse_spec, virtual_record
 
     parsed = parse_spec(spec)
-    return parsed is not None and any(
-        virtual_record("__cuda_arch", each, "0").matches(parsed) for each in architectures
-    )
+    records = [virtual_record("__cuda_arch", each, "0") for each in architectures]
+    return parsed is not None and any(record is not None and record.matches(parsed) for record in records)
 
 
 RULES = (

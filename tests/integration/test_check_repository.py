@@ -76,6 +76,11 @@ def test_what_cannot_be_checked_is_an_error(checkout: Layout) -> None:
         check(checkout, "cpu")
 
 
-def test_parity_is_not_checked_without_a_cpu_environment(checkout: Layout) -> None:
+def test_a_gpu_environment_alone_is_held_against_the_cpu_one(checkout: Layout) -> None:
+    report = check(checkout, "gpu-cu118")
+    assert {"parity-requests", "parity-packages"} <= set(report.rules)
+    assert report.skipped == ()
+    assert report.locks == 1
+    shutil.rmtree(checkout.locks / "cpu")
     report = check(checkout, "gpu-cu118")
     assert {skip.rule for skip in report.skipped} == {"parity-requests", "parity-packages"}

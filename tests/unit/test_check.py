@@ -7,11 +7,14 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from torchlocks.check import check_environment, check_files_of, check_lock, rule_reasons
 from torchlocks.check_parity import RULES as PARITY_RULES
@@ -60,6 +63,11 @@ def complete(env: str) -> Lock:
     return merge(read_lock(DATA / env / "conda-lock.yml"), read_lock(DATA / env / "pixi.lock"))
 
 
+@lru_cache(maxsize=1)
+def complete_gpu() -> Lock:
+    return complete("gpu-cu118")
+
+
 def rules_of(report: Report) -> set[str]:
     return {finding.rule for finding in report.findings}
 
@@ -74,7 +82,7 @@ def with_packages(lock: Lock, change: Callable[[list[LockedPackage]], Any]) -> L
     return replace(lock, packages={**lock.packages, "linux-64": tuple(packages)})
 
 
-def changed(name: str, **fields: Any) -> Callable[[Lock], Lock]:
+def changed(name: str, /, **fields: Any) -> Callable[[Lock], Lock]:
     """A lock in which one package is different."""
 
     def change(lock: Lock) -> Lock:
@@ -309,10 +317,10 @@ FOLDER_BREAKAGES: list[tuple[str, Callable[[Path], Any], set[str]]] = [
      lambda f: edit_yaml(f / "conda-lock.yml", lambda d: d["metadata"]["content_hash"].clear()), {"stale"}),
     ("other channels",
      lambda f: edit_yaml(f / "conda-lock.yml", lambda d: d["metadata"].update(channels=["bioconda", "conda-forge"])),
-     {"channels"}),
+     {"channels-differ"}),
     ("solved with __cuda",
      lambda f: edit_text(f / "pixi.lock", "  - __glibc=2.28", "  - __cuda=11.4\n  - __glibc=2.28"),
-     {"virtual-packages", "cpu-holds-cuda"}),
+     {"virtual-packages-differ", "cpu-holds-cuda"}),
     ("packages out of order",
      lambda f: edit_yaml(f / "conda-lock.yml", lambda d: d["package"].insert(0, d["package"].pop(40))), {"unsorted"}),
     ("explicit file out of order",
@@ -399,6 +407,16 @@ def test_foreign_locks_are_checked_as_far_as_they_tell() -> None:
     assert set(told) | set(report.rules) >= {"torch-variant", "cuda-majors", "unneeded-package"}
 
 
+def test_a_lock_of_a_local_channel_is_no_error_but_a_committed_one_is() -> None:
+    local = moved("numpy", "file:///channel/{file}")(complete("gpu-cu118"))
+    local = replace(local, channels=(*local.channels, "file:///channel"))
+    findings = check_lock(local).findings
+    assert [(finding.rule, finding.severity) for finding in findings] == [("url-not-https", "warning")]
+    assert ("url-not-https", "error") in {
+        (finding.rule, finding.severity) for finding in check_lock(local, GPU).findings
+    }
+
+
 def test_foreign_files_that_are_no_locks(tmp_path: Path) -> None:
     bad = tmp_path / "environment.yml"
     bad.write_text("dependencies: [python]\n")
@@ -415,6 +433,44 @@ def test_a_foreign_lock_with_two_torches_fails(tmp_path: Path) -> None:
     text = (DATA / "gpu-cu118" / "conda-linux-64.lock").read_text(encoding="utf-8")
     lock.write_text(text + f"{FORGE}/linux-64/pytorch-cpu-2.4.0-cpu_0.conda#{'a' * 64}\n")
     assert rules_of(check_files_of([lock])) == {"torch-mixed"}
+
+
+WORDS = st.one_of(
+    st.text(max_size=12),
+    st.sampled_from(
+        ["__cuda", "__glibc >=x", "a::b 1", "numpy >=1,<", "[", "cuda-version 11.8|", "-", "*", "t [when=1]"]
+    ),
+)
+
+
+VIRTUAL = st.one_of(WORDS, st.sampled_from(["__glibc=", "__cuda=a b", "__cuda=12=é", "__glibc==", "__unix=0=0=0"]))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.data())
+def test_no_lock_makes_a_rule_fail(data: st.DataObject) -> None:
+    lock = complete_gpu()
+    name = data.draw(st.sampled_from([each.name for each in lock.packages["linux-64"]]))
+    fields = data.draw(
+        st.fixed_dictionaries(
+            {},
+            optional={
+                "name": WORDS,
+                "version": WORDS,
+                "build": WORDS,
+                "subdir": WORDS,
+                "depends": st.one_of(st.none(), st.lists(WORDS, max_size=3).map(tuple)),
+                "constrains": st.lists(WORDS, max_size=3).map(tuple),
+                "url": WORDS.map(
+                    lambda word: f"https://h/{word.encode().hex()}/linux-64/a-1-{word.encode().hex()}.conda"
+                ),
+            },
+        )
+    )
+    broken = changed(name, **fields)(lock)
+    broken = replace(broken, virtual_packages={"linux-64": tuple(data.draw(st.lists(VIRTUAL, max_size=3)))})
+    row = data.draw(st.sampled_from([None, GPU]))
+    assert check_lock(broken, row).locks == 1
 
 
 # What is printed
