@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+import torch._dynamo
+import torch.export
 
 from torchsuite.tiers import Measure, check
 
@@ -25,7 +27,7 @@ def model() -> Any:
 def test_export(model: Any, tmp_path: Path) -> None:
     x = torch.randn(3, 8)
     program = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim("batch", min=2, max=64)},))
-    path = tmp_path / "model.pt2"
+    path = os.fspath(tmp_path / "model.pt2")
     torch.export.save(program, path)
     again = torch.export.load(path).module()
     for batch in (3, 17):
@@ -37,14 +39,20 @@ def test_export(model: Any, tmp_path: Path) -> None:
 def test_torchscript(model: Any, tmp_path: Path) -> None:
     if sys.version_info >= (3, 14):
         pytest.skip("TorchScript does not support Python 3.14 and newer")
-    path = tmp_path / "model.pt"
+    path = os.fspath(tmp_path / "model.pt")
     torch.jit.trace(model, torch.randn(3, 8)).save(path)
     y = torch.randn(5, 8)
     torch.testing.assert_close(torch.jit.load(path)(y), model(y))
 
 
+def _needs_dynamo() -> None:
+    if not torch._dynamo.is_dynamo_supported():
+        pytest.skip(f"this torch compiles nothing on Python {sys.version_info[0]}.{sys.version_info[1]}")
+
+
 @check("torch.compile's front end rewrites bytecode, and so depends on the exact Python")
 def test_dynamo(model: Any) -> None:
+    _needs_dynamo()
     torch._dynamo.reset()
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     x = torch.randn(4, 8, requires_grad=True)
@@ -65,6 +73,7 @@ def compiler_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 @check("torch.compile writes C++ and builds it with the host's compiler against torch's headers", seconds=180)
 def test_compile(model: Any, compiler_cache: Path, measure: Measure) -> None:
+    _needs_dynamo()
     names = (os.environ.get("CXX"), "cl") if sys.platform == "win32" else (os.environ.get("CXX"), "g++", "clang++")
     compiler = next((found for name in names if name and (found := shutil.which(name))), None)
     if compiler is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,8 @@ def test_save_and_load(tmp_path: Path) -> None:
     optimizer = torch.optim.AdamW(model.parameters())
     model(torch.randn(8, 4)).sum().backward()
     optimizer.step()
-    path = tmp_path / "checkpoint.pt"
+    # A string: torch before 2.3 maps no other kind of path.
+    path = os.fspath(tmp_path / "checkpoint.pt")
     torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": 7}, path)
     for mapped in (False, True):
         loaded = torch.load(path, weights_only=True, mmap=mapped)

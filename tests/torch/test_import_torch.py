@@ -118,13 +118,13 @@ def test_one_cpp_runtime(imported: Imported, measure: Measure) -> None:
 
 @check("a library of the environment that the system's stands in for is not the one that was locked")
 def test_libraries_come_from_the_prefix(imported: Imported, prefix: Prefix, measure: Measure) -> None:
-    own = {path.rpartition("/")[2] for path in prefix.files if _in_library_folder(path, prefix)}
+    own = {_interface(path.rpartition("/")[2]) for path in prefix.files if _in_library_folder(path, prefix)}
     root = prefix.root.resolve()
     loaded = [Path(path) for path in imported.seen["libraries"]]
     outside = [path for path in loaded if not path.resolve().is_relative_to(root)]
     measure("libraries", len(loaded))
     measure("of_the_system", sorted(path.name for path in outside))
-    stand_ins = [str(path) for path in outside if path.name in own]
+    stand_ins = [str(path) for path in outside if _interface(path.name) in own]
     assert not stand_ins, f"loaded from outside though the environment has them: {', '.join(stand_ins)}"
 
 
@@ -144,6 +144,12 @@ def libraries(imported: Imported, pattern: str) -> list[str]:
     """The real files of loaded libraries whose name matches; links to one file count once."""
     matching = (path for path in imported.seen["libraries"] if re.match(pattern, Path(path).name, re.IGNORECASE))
     return sorted({str(Path(path).resolve()) for path in matching})
+
+
+def _interface(name: str) -> str:
+    """A library's name without what differs between its releases: libstdc++.so.6.0.33 is a libstdc++.so.6."""
+    match = re.match(r".*?\.so(\.\d+)?", name)
+    return match[0] if match else name.lower()
 
 
 def _in_library_folder(path: str, prefix: Prefix) -> bool:
