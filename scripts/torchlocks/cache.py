@@ -141,17 +141,27 @@ class PackageStore:
         self._write_note(name, entry, seen, shape, info)
         return Lookup(entry=entry)
 
-    def place(self, staged: Path, package: LockedPackage, *, sha256: str, md5: str | None, size: int | None) -> Entry:
+    def place(
+        self,
+        staged: Path,
+        package: LockedPackage,
+        *,
+        sha256: str,
+        md5: str | None,
+        size: int | None,
+        on_wait: Callable[[], None] | None = None,
+    ) -> Entry:
         """Move the extracted and checked package `staged` into the cache; an older entry makes way.
 
-        `staged` is a folder inside `staging()`. Raises OSError when the move fails.
+        `staged` is a folder inside `staging()`. `on_wait` is called when another program holds the cache. Raises
+        OSError when the move fails.
         """
         name = self._name(package)
         folder = self.root / name
         lock = self.root / f"{name}.lock"
         seen, shape = _fingerprint(staged), _fingerprint(staged, times=False)
         info = _info_digest(staged)
-        with self.exclusive():
+        with self.exclusive(on_wait):
             # Killed between any two of these, no folder ever stands beside the hash of another archive.
             self._note_path(name).unlink(missing_ok=True)
             if folder.exists() or folder.is_symlink():

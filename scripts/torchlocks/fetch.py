@@ -15,7 +15,7 @@ import random
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +34,7 @@ from torchlocks.errors import (
 )
 from torchlocks.models import Lock, LockedPackage
 from torchlocks.progress import Progress, Task
+from torchlocks.unpack import Unpacker, UnpackError
 
 if TYPE_CHECKING:
     from typing import BinaryIO
@@ -142,6 +143,9 @@ def ensure_cached(
 def _fetch(
     packages: Sequence[LockedPackage], store: PackageStore, options: FetchOptions, progress: Progress
 ) -> dict[LockedPackage, Entry]:
+    def on_wait() -> None:
+        progress.say("Another program holds the package cache; waiting for it.")
+
     with disk_full_as_error(store.root), store.staging() as stage:
         _require_room(packages, stage)
         sizes = [each.size for each in packages]
@@ -149,8 +153,12 @@ def _fetch(
         total = sum(size or 0 for size in sizes) if in_bytes else len(packages)
         title = f"Fetching {len(packages)} packages"
         with progress.task(title, total, unit="bytes" if in_bytes else "items") as task:
-            run = _Run(stage, store, options, task, in_bytes)
-            return dict(zip(packages, asyncio.run(run.all(packages)), strict=True))
+
+            async def run() -> list[Entry]:
+                return await _Run(stage, store, options, task, in_bytes, on_wait).all(packages)
+
+            entries = asyncio.run(run())
+    return dict(zip(packages, entries, strict=True))
 
 
 def _require_room(packages: Sequence[LockedPackage], folder: Path) -> None:
@@ -236,14 +244,25 @@ class _Sink:
 class _Run:
     """One round of fetching: what its downloads share."""
 
-    def __init__(self, stage: Path, store: PackageStore, options: FetchOptions, task: Task, in_bytes: bool) -> None:
+    def __init__(
+        self,
+        stage: Path,
+        store: PackageStore,
+        options: FetchOptions,
+        task: Task,
+        in_bytes: bool,
+        on_wait: Callable[[], None],
+    ) -> None:
+        self._on_wait = on_wait
         self._stage = stage
         self._store = store
         self._options = options
         self._task = task
         self._in_bytes = in_bytes
         self._connections = asyncio.Semaphore(options.connections)
+        self._placing = asyncio.Lock()
         self._client = make_client()
+        self._unpacker = Unpacker()
 
     async def all(self, packages: Sequence[LockedPackage]) -> list[Entry]:
         # The largest first: a big package that starts last is what everything waits for.
@@ -251,12 +270,13 @@ class _Run:
             each: asyncio.ensure_future(self._one(number, each))
             for number, each in sorted(enumerate(packages), key=lambda item: -(item[1].size or 0))
         }
-        try:
-            await asyncio.gather(*tasks.values())
-        finally:
-            for task in tasks.values():
-                task.cancel()
-            await asyncio.gather(*tasks.values(), return_exceptions=True)
+        async with self._unpacker:
+            try:
+                await asyncio.gather(*tasks.values())
+            finally:
+                for task in tasks.values():
+                    task.cancel()
+                await asyncio.gather(*tasks.values(), return_exceptions=True)
         return [tasks[each].result() for each in packages]
 
     async def _one(self, number: int, package: LockedPackage) -> Entry:
@@ -268,12 +288,16 @@ class _Run:
             finally:
                 if archive.parent == self._stage:
                     archive.unlink(missing_ok=True)
-            refuse_unsafe(folder, package.file_name)
-            refuse_other(folder, package)
-            entry = self._store.place(folder, package, sha256=sha256, md5=md5, size=package.size)
+            async with self._placing:
+                entry = await asyncio.to_thread(self._place, folder, package, sha256, md5)
         if not self._in_bytes:
             self._task.advance(1, package.name)
         return entry
+
+    def _place(self, folder: Path, package: LockedPackage, sha256: str, md5: str) -> Entry:
+        refuse_unsafe(folder, package.file_name)
+        refuse_other(folder, package)
+        return self._store.place(folder, package, sha256=sha256, md5=md5, size=package.size, on_wait=self._on_wait)
 
     async def _archive(self, package: LockedPackage, target: Path) -> Path:
         """A local file with exactly the locked bytes: the downloaded one, or the channel's own."""
@@ -343,13 +367,17 @@ class _Run:
                     await transfer
 
     async def _extract(self, archive: Path, folder: Path, package: LockedPackage) -> tuple[str, str]:
-        from rattler.package_streaming import extract
-
         try:
-            sha256, md5 = (each.hex() for each in await asyncio.to_thread(extract, archive, folder))
-        except Exception as error:
+            sha256, md5 = await self._unpacker.extract(archive, folder)
+        except UnpackError as error:
             if is_disk_full(error):
                 raise
+            if error.crashed:
+                raise FetchError(
+                    f"{package.file_name} could not be extracted: {error}.",
+                    where=str(archive),
+                    fix="see that there is enough memory, and run it again.",
+                ) from error
             raise IntegrityError(
                 f"{package.file_name} has the locked hash, but is not a package that can be extracted.",
                 where=mask(package.url),

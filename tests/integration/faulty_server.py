@@ -88,8 +88,8 @@ def _handler(server: FaultyServer) -> type[BaseHTTPRequestHandler]:
                 self.wfile.flush()
                 server.stop.wait(30)
             elif fault == "slow":
-                for start in range(0, len(content), max(1, len(content) // 10)):
-                    self.wfile.write(content[start : start + max(1, len(content) // 10)])
+                for start in range(0, len(content), max(1, len(content) // 20)):
+                    self.wfile.write(content[start : start + max(1, len(content) // 20)])
                     self.wfile.flush()
                     time.sleep(0.1)
             else:
