@@ -12,6 +12,7 @@ from typing import Any
 
 from torchlocks import check_files, check_graph, check_packages, check_parity, check_torch
 from torchlocks.check_files import CONDA_LOCK, PIXI, Folder, read_folder
+from torchlocks.check_packages import RELOCK
 from torchlocks.check_parity import Pair
 from torchlocks.check_rules import Expectation, Finding, Problem, Report, Rule, Skipped, Subject, expectation
 from torchlocks.errors import LockfileError
@@ -21,6 +22,8 @@ from torchlocks.matrix import Matrix, Target
 from torchlocks.models import Lock
 
 LOCK_RULES: tuple[Rule, ...] = (*check_packages.RULES, *check_graph.RULES, *check_torch.RULES)
+
+RELOCK_ELSEWHERE = "make the lock again, with the tool that made it."
 
 ContentHash = Callable[[Target, str], str]
 """From a target and its rendered environment file to the content hash of a current lock."""
@@ -237,5 +240,6 @@ def _finding(rule: str, problem: Problem, path: str, env: str | None, platform: 
         env=env,
         platform=problem.platform or platform,
         package=problem.package,
-        fix=problem.fix,
+        # A lock from elsewhere was not made by `make lock`.
+        fix=problem.fix.replace(RELOCK, RELOCK_ELSEWHERE) if problem.fix and env is None else problem.fix,
     )

@@ -12,6 +12,8 @@ from torchlocks.check_rules import Finding, Report
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+_SHOWN = 5
+
 
 def summary(report: Report) -> str:
     """One line: how much was looked at, and what came of it."""
@@ -25,23 +27,26 @@ def summary(report: Report) -> str:
 
 
 def as_text(report: Report) -> RenderableType:
-    """The findings as a table, what could not be checked, and the summary."""
+    """The findings by rule and file, what could not be checked, and the summary.
+
+    Of many findings of one rule in one file, the first few are shown; JSON has them all.
+    """
     from rich.console import Group
-    from rich.table import Table
+    from rich.padding import Padding
     from rich.text import Text
 
     parts: list[RenderableType] = []
-    if report.findings:
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for column in ("", "rule", "where", "what is wrong"):
-            table.add_column(column, overflow="fold")
-        for finding in report.findings:
-            style = "red" if finding.severity == "error" else "yellow"
-            what = Text(finding.message)
-            if finding.fix:
-                what.append(f"\nfix: {finding.fix}", style="dim")
-            table.add_row(Text(finding.severity, style=style), finding.rule, Text(_where(finding)), what)
-        parts += [table, Text()]
+    for group in _groups(report):
+        first = group[0]
+        title = Text(first.severity, style="bold red" if first.severity == "error" else "bold yellow")
+        title.append(f" {first.rule}", style="bold default")
+        title.append(f"  {first.path}" + (f" ({first.platform})" if first.platform else ""), style="not bold default")
+        body = Text("\n".join(finding.message for finding in group[:_SHOWN]))
+        if len(group) > _SHOWN:
+            body.append(f"\n… and {len(group) - _SHOWN} more", style="dim")
+        for fix in dict.fromkeys(finding.fix for finding in group[:_SHOWN] if finding.fix):
+            body.append(f"\nfix: {fix}", style="dim")
+        parts += [title, Padding(body, (0, 0, 1, 2), expand=False)]
     reasons: dict[str, list[str]] = defaultdict(list)
     for skip in report.skipped:
         if skip.rule not in reasons[skip.reason]:
@@ -79,8 +84,12 @@ def _escape(text: str, also: str = "") -> str:
     return text
 
 
-def _where(finding: Finding) -> str:
-    return f"{finding.path}\n{finding.platform}" if finding.platform else finding.path
+def _groups(report: Report) -> list[list[Finding]]:
+    """The findings by severity, file, platform and rule, in the order in which they were found."""
+    groups: dict[tuple[str, ...], list[Finding]] = defaultdict(list)
+    for finding in report.findings:
+        groups[finding.severity, finding.path, finding.platform or "", finding.rule].append(finding)
+    return list(groups.values())
 
 
 def _count(number: int, what: str) -> str:

@@ -520,7 +520,8 @@ def test_text_says_what_where_and_how_to_mend_it() -> None:
     console.print(as_text(check_files_of([DATA / "foreign" / "conda-lock-render-linux-64.lock"])))
     text = console.export_text()
     assert "sha256-missing" in text
-    assert "fix: make the lock again" in text
+    assert "fix: make the lock again, with the tool that made it." in text
+    assert "and 82 more" in text
     assert "not checked: dependency-unsatisfied" in text
     assert "1 lock, 87 packages" in text
     assert summary(Report(locks=2, packages=3, rules=("a",))) == "2 locks, 3 packages, 1 rule: nothing found"
