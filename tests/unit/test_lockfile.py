@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from torchlocks.errors import LockfileError, MissingFileError
 from torchlocks.lock_explicit import link_order
 from torchlocks.lockfile import merge, parse_lock, read_lock, select_records, to_record, write_explicit, write_pixi
@@ -272,7 +273,7 @@ def test_depth_is_an_error_and_no_crash() -> None:
     with pytest.raises(LockfileError):
         parse("package: " + "[" * 100_000)
     with pytest.raises(LockfileError):
-        parse("environments: " + "[" * 100_000)
+        parse("environments: " + "[" * 10_000)
     with pytest.raises(LockfileError, match="nested too deeply"):
         parse("package: " + "[" * 100 + "]" * 100)
 
