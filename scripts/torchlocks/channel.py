@@ -212,6 +212,8 @@ def _job(recipe: Recipe, wheels: Mapping[str, Wheel], target: Path, work: Path) 
             "wheel_url": wheel.path.resolve().as_uri(),
             "wheel_file": wheel.path.name,
             "wheel_sha256": wheel.sha256,
+            # This tool's pip, told to work for the Python in the host environment: that one has no bytecode yet.
+            "pip": f"{_quoted(sys.executable)} -m pip --python {_host_python()}",
             "requires_python": wheel.requires_python,
             "glibc": f">={wheel.glibc},<3.0.a0" if wheel.glibc else "*",
         }
@@ -234,6 +236,15 @@ def _job(recipe: Recipe, wheels: Mapping[str, Wheel], target: Path, work: Path) 
         newest=package_timestamp(newest),
         forbidden=forbidden,
     )
+
+
+def _quoted(program: str) -> str:
+    return f'"{program}"' if " " in program else program
+
+
+def _host_python() -> str:
+    """The Python of the host environment, as a build script names it."""
+    return "%PREFIX%\\python.exe" if os.name == "nt" else '"$PREFIX/bin/python"'
 
 
 def _python_built() -> datetime:

