@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import hashlib
+import os
 import random
 import re
 import shutil
@@ -395,7 +396,17 @@ class _Run:
 
 
 def make_client() -> Client:
-    """py-rattler's client with its credential stores and protocols, and without its retries and time-out."""
+    """py-rattler's client with its credential stores and protocols, and without its retries and time-out.
+
+    It honours HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY, RATTLER_AUTH_FILE, and SSL_CERT_FILE; where the last is not
+    set, the variables that other Python tools take for it are.
+    """
+    if "SSL_CERT_FILE" not in os.environ and "SSL_CERT_DIR" not in os.environ:
+        for variable in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT"):
+            if Path(os.environ.get(variable, "")).is_file():
+                # Its Rust part reads the process's environment, and takes certificates in no other way.
+                os.environ["SSL_CERT_FILE"] = os.environ[variable]
+                break
     from rattler.networking import Client
     from rattler.networking.middleware import AuthenticationMiddleware, GCSMiddleware, OciMiddleware, S3Middleware
 

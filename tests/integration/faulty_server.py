@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Literal
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 Fault = Literal[
     "404", "403", "429", "500", "503", "reset", "truncate", "stall", "silent", "slow", "wrong", "longer", "empty"
@@ -54,7 +55,8 @@ def _handler(server: FaultyServer) -> type[BaseHTTPRequestHandler]:
                 self.close_connection = True
 
         def _answer(self, fault: Fault | None) -> None:
-            file = server.root / unquote(self.path).lstrip("/")
+            # A client that takes this server for its proxy sends whole URLs.
+            file = server.root / unquote(urlsplit(self.path).path).lstrip("/")
             if fault is not None and fault.isdigit():
                 self.send_error(int(fault))
                 return
@@ -99,13 +101,15 @@ def _handler(server: FaultyServer) -> type[BaseHTTPRequestHandler]:
 
 
 @contextmanager
-def faulty_server(root: Path) -> Iterator[FaultyServer]:
-    """Serve `root` at a free port of 127.0.0.1 until the block ends."""
+def faulty_server(root: Path, tls: ssl.SSLContext | None = None) -> Iterator[FaultyServer]:
+    """Serve `root` at a free port of 127.0.0.1, with `tls` over HTTPS, until the block ends."""
     told = FaultyServer(root)
     with ThreadingHTTPServer(("127.0.0.1", 0), _handler(told)) as http:
         http.daemon_threads = True
         http.block_on_close = False
-        told.url = f"http://127.0.0.1:{http.server_address[1]}"
+        if tls is not None:
+            http.socket = tls.wrap_socket(http.socket, server_side=True, do_handshake_on_connect=False)
+        told.url = f"{'https' if tls else 'http'}://127.0.0.1:{http.server_address[1]}"
         thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         thread.start()
         try:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 import socket
+import ssl
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -382,3 +385,64 @@ def test_another_program_that_holds_the_cache_is_waited_for(channel: TinyChannel
         fcntl.flock(held, fcntl.LOCK_EX)
         ensure_cached(channel.packages, options, Loud())
     assert any("waiting" in line for line in said)
+
+
+# --- proxies, credentials, certificates --------------------------------------------------------
+
+
+@pytest.mark.parametrize("variable", ["http_proxy", "ALL_PROXY"])
+def test_a_proxy_is_used(
+    channel: TinyChannel,
+    server: FaultyServer,
+    options: FetchOptions,
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str,
+) -> None:
+    monkeypatch.setenv(variable, server.url)
+    assert len(fetch(channel.lock(base="http://conda.invalid"), options)) == 4
+    monkeypatch.setenv("NO_PROXY", "conda.invalid")
+    assert "no connection" in (reachable("http://conda.invalid/x") or "")
+
+
+def test_credentials_of_rattlers_store_are_sent(
+    channel: TinyChannel, server: FaultyServer, options: FetchOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tmp_path / "credentials.json"
+    store.write_text(json.dumps({"127.0.0.1": {"BearerToken": "tk-0123"}}))
+    monkeypatch.setenv("RATTLER_AUTH_FILE", str(store))
+    fetch(channel.lock(base=server.url), options)
+    assert {each.get("authorization") or each.get("Authorization") for each in server.headers} == {"Bearer tk-0123"}
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a certificate authority of its own (`ca.pem`) and a server's certificate and key."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is needed to make certificates")
+    folder = tmp_path_factory.mktemp("certificates")
+    (folder / "extensions").write_text("subjectAltName=IP:127.0.0.1\nbasicConstraints=CA:FALSE\n")
+    for command in (
+        "req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -days 2 -subj /CN=authority",
+        "req -newkey rsa:2048 -nodes -keyout server.key -out server.csr -subj /CN=server",
+        "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out server.pem -days 2 -extfile extensions",
+    ):
+        subprocess.run(["openssl", *command.split()], cwd=folder, check=True, capture_output=True)
+    return folder
+
+
+@pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"])
+def test_a_certificate_authority_of_ones_own_is_trusted_when_it_is_named(
+    channel: TinyChannel, options: FetchOptions, certificates: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    for each in ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT"):
+        # Set before it is deleted, so that what the client sets is taken back after the test.
+        monkeypatch.setenv(each, "")
+        monkeypatch.delenv(each)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificates / "server.pem", certificates / "server.key")
+    with faulty_server(channel.root, tls) as server:
+        lock = channel.lock(base=server.url)
+        with pytest.raises(ChannelUnreachableError, match="certificate"):
+            fetch(lock, replace(options, retries=0))
+        monkeypatch.setenv(variable, str(certificates / "ca.pem"))
+        assert len(fetch(lock, options)) == 4
