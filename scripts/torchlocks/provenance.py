@@ -9,6 +9,7 @@ Reading it and judging whether there is anything to do takes the standard librar
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -16,7 +17,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from torchlocks.errors import InstallError, MissingFileError
+from torchlocks.errors import DiskFullError, InstallError, MissingFileError
 
 RECORD = Path("conda-meta") / "torchlocks"
 SCHEMA = 1
@@ -104,7 +105,7 @@ def mark_verified(prefix: Path, ok: bool, report: str) -> Provenance:
     """Record the suite's verdict on the environment in `prefix`; `report` says where it can be read.
 
     Returns the provenance as it now stands. Raises MissingFileError when `prefix` is not an environment that
-    torchlocks installed, InstallError when the verdict cannot be written.
+    torchlocks installed, InstallError or DiskFullError when the verdict cannot be written.
     """
     found = read_provenance(prefix)
     if found is None:
@@ -117,7 +118,12 @@ def mark_verified(prefix: Path, ok: bool, report: str) -> Provenance:
     try:
         write_provenance(prefix, marked)
     except OSError as error:
-        raise InstallError("The verdict could not be recorded.", where=str(prefix / RECORD), fix=str(error)) from error
+        kind = DiskFullError if error.errno in (errno.ENOSPC, errno.EDQUOT) else InstallError
+        raise kind(
+            f"The verdict could not be recorded: {error.strerror}.",
+            where=str(prefix / RECORD),
+            fix="see that this folder can be written to, and verify again.",
+        ) from error
     return marked
 
 

@@ -99,9 +99,10 @@ def put_in_place(new: Path, prefix: Path) -> None:
         new.rename(prefix)
     except OSError:
         previous.rename(prefix)
+        journal.unlink()
         raise
-    finally:
-        journal.unlink(missing_ok=True)
+    # Left behind by anything else than an OSError, such as Ctrl-C, so that `repair` knows.
+    journal.unlink()
 
 
 def rollback(prefix: Path) -> None:
