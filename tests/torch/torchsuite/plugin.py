@@ -40,7 +40,7 @@ SUITE = pytest.StashKey[Suite]()
 
 
 class Plugin:
-    """Registered by conftest.py once the expectation is read."""
+    """Registered by fixtures.py once the expectation is read."""
 
     def __init__(self, suite: Suite) -> None:
         self._suite = suite
