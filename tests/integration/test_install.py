@@ -462,7 +462,7 @@ def assert_whole_and_repairable(
     assert len(stages) <= 1, stages
 
 
-@pytest.mark.parametrize("round", range(100 if SLOW else 10))
+@pytest.mark.parametrize("round", range(100 if SLOW else 15))
 def test_killed_at_a_random_instant(
     first: Lock, second: Lock, prefix: Path, options: InstallOptions, tmp_path: Path, round: int
 ) -> None:
