@@ -14,6 +14,7 @@ from torchlocks.progress import Progress
 from torchlocks.repodata import RecordSource, require_snapshot
 
 RULE = "relock-differs"
+REASON = "A lock that cannot be made again from the same records was edited, or its maker changed."
 
 
 def check_relocked(layout: Layout, targets: Sequence[Target], snapshot: Path, progress: Progress) -> Report:

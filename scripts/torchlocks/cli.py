@@ -238,6 +238,70 @@ def channel() -> None:
 
 
 @cli.command()
+@click.argument("before", metavar="A")
+@click.argument("after", metavar="B")
+@click.option("--format", "form", type=click.Choice(["text", "markdown", "json"]), default="text", show_default=True)
+def diff(before: str, after: str, form: str) -> None:
+    """Compare two locks: files, folders, REV:PATH in git, or the prefixes of environments."""
+    from torchlocks.diff import diff as compare
+    from torchlocks.diff_read import read_side
+    from torchlocks.diff_report import as_json, as_markdown, as_text
+
+    found = compare(read_side(before), read_side(after))
+    if form == "text":
+        from rich.console import Console
+
+        Console(highlight=False).print(as_text(found))
+    else:
+        click.echo(as_markdown(found) if form == "markdown" else as_json(found), nl=False)
+
+
+@cli.command()
+@click.argument("what", metavar="PACKAGE_OR_SPEC")
+@click.option("--env", "env_name", default="cpu", show_default=True, help="Environment of the matrix.")
+@click.option("--platform", default=None, help="Platform (default: this machine's).")
+@click.option("--snapshot", type=click.Path(path_type=Path), default=None, help="Folder of repodata for the solver.")
+@click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON, and nothing else.")
+def why(what: str, env_name: str, platform: str | None, snapshot: Path | None, as_json: bool) -> None:
+    """Say why a package is in a lock, or why a match spec cannot be had.
+
+    A name ('cudnn') is looked up in the committed lock. A match spec ('numpy <2', 'pytorch * cpu*') is put to the
+    solver together with all that the environment asks for; so is any question about a row without a lock.
+    """
+    from rich.console import Console
+
+    from torchlocks import why as reasons
+    from torchlocks.check_rules import expectation
+    from torchlocks.host import host_platform
+    from torchlocks.layout import find_layout
+    from torchlocks.lock import CONDA_LOCK
+    from torchlocks.matrix import load_matrix
+    from torchlocks.remote import open_lock
+    from torchlocks.render import render as render_target
+    from torchlocks.repodata import RecordSource, require_snapshot
+
+    layout = find_layout()
+    target = load_matrix(layout.matrix).target(env_name, platform or host_platform())
+    rendered = render_target(layout.root / target.template, target)
+    path = layout.locks / env_name / CONDA_LOCK
+    if what.isascii() and what.replace("-", "").replace("_", "").replace(".", "").isalnum() and path.is_file():
+        requested = expectation(target, rendered).requested
+        answer = reasons.why(open_lock(str(path)), target.platform, what, requested)
+        if as_json:
+            click.echo(reasons.as_json(answer), nl=False)
+        else:
+            Console(highlight=False).print(reasons.as_text(answer))
+        return
+    from torchlocks.why_not import try_with
+
+    if snapshot is not None:
+        require_snapshot(snapshot)
+    source = RecordSource(snapshot=snapshot.absolute() if snapshot else None)
+    for line in try_with(target, rendered, [what], source):
+        click.echo(f"Nothing is in the way: {env_name} on {target.platform} would have {line}.")
+
+
+@cli.command()
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--env", "env_name", default=None, help="One environment of the matrix (default: all).")
 @click.option("--snapshot", type=click.Path(path_type=Path), default=None, help="Lock again from it, and compare.")
@@ -253,7 +317,9 @@ def check(files: tuple[Path, ...], env_name: str | None, snapshot: Path | None, 
     from torchlocks.matrix import load_matrix
 
     if rules:
-        for rule, reason in checks.rule_reasons().items():
+        from torchlocks.check_relock import REASON, RULE
+
+        for rule, reason in {**checks.rule_reasons(), RULE: f"{REASON} (with --snapshot)"}.items():
             click.echo(f"{rule:24} {reason}")
         return
     if files:
@@ -377,14 +443,19 @@ def fsck(env_name: str, fix: bool, as_json: bool) -> None:
         )
 
 
-@cli.command()
+@cli.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @click.argument("env_name")
-@click.argument("command", nargs=-1, required=True)
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def run(env_name: str, command: tuple[str, ...]) -> None:
-    """Run COMMAND in an installed environment, activated."""
+    """Run COMMAND in an installed environment, activated.
+
+    One argument is a shell command ('python -c "…" | head'); several are a program and its arguments.
+    """
+    import shlex
+
     from torchlocks.activate import run_in
 
-    raise SystemExit(run_in(_installed(env_name), " ".join(command)))
+    raise SystemExit(run_in(_installed(env_name), command[0] if len(command) == 1 else shlex.join(command)))
 
 
 @cli.command()

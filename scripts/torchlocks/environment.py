@@ -75,6 +75,9 @@ def make_environment(layout: Layout, request: Request, progress: Progress) -> Ou
     from torchlocks.repodata import mirrors
 
     target = load_matrix(layout.matrix).target(request.env, request.platform)
+    found = read_provenance(prefix)
+    # Inputs that are newer make the environment again, as make would, even when the lock comes out the same.
+    force = request.force or (found is not None and found.inputs_fingerprint != fingerprint)
     fetch = FetchOptions(offline=request.offline, mirrors=mirrors(request.mirror))
     source = _choose(layout, target, request, fetch, progress)
     progress.say(f"Installing {request.env} into {_short(layout, prefix)}")
@@ -83,7 +86,7 @@ def make_environment(layout: Layout, request: Request, progress: Progress) -> Ou
         request.platform,
         prefix,
         provenance=Origin(name=request.env, channel=request.channel, inputs_fingerprint=fingerprint),
-        options=InstallOptions(fetch=fetch, force=request.force),
+        options=InstallOptions(fetch=fetch, force=force),
         progress=progress,
     )
     verdict = _verify(layout, target, source.lock, progress)

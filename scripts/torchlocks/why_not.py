@@ -1,0 +1,35 @@
+"""Why something cannot be had in an environment: ask the solver, and pass its reasons on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import yaml
+
+from torchlocks.matrix import Target
+from torchlocks.repodata import RecordSource
+from torchlocks.solver import SolveRequest, solve
+
+
+def try_with(target: Target, rendered: str, extra: Sequence[str], source: RecordSource) -> list[str]:
+    """Solve the rendered environment together with the match specs `extra`.
+
+    Returns what would be installed for `extra`, as "name version build". Raises SolveError with the
+    conflict when there is no solution, and ChannelUnreachableError when a live channel cannot be read.
+    """
+    from rattler import BuildString, GenericVirtualPackage, MatchSpec, PackageName, Version
+
+    virtual = []
+    for name, text in target.virtual_packages.items():
+        version, _, build = text.partition(" ")
+        virtual.append(GenericVirtualPackage(PackageName(name), Version(version), BuildString(build or "0")))
+    asked = yaml.safe_load(rendered)["dependencies"]
+    request = SolveRequest(
+        channels=target.channels,
+        platform=target.platform,
+        specs=(*asked, *extra),
+        virtual_packages=tuple(virtual),
+    )
+    records = {record.name.normalized: record for record in solve(request, source)}
+    names = [spec.name.normalized for spec in (MatchSpec(text, strict=False) for text in extra) if spec.name]
+    return [f"{name} {records[name].version} {records[name].build}" for name in names if name in records]

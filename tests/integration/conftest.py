@@ -1,0 +1,115 @@
+"""What the integration tests share: this checkout's CPU environment, and quick copies of the checkout."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from torchlocks.layout import Layout
+from torchlocks.provenance import read_provenance
+
+LAYOUT = Layout(Path(__file__).resolve().parents[2])
+TORCHLOCKS = Path(sys.executable).parent / "torchlocks"
+
+
+@pytest.fixture(scope="session")
+def environment() -> Path:
+    """The CPU environment of this checkout, made from the local channel where it is not there."""
+    prefix = LAYOUT.prefix("cpu")
+    found = read_provenance(prefix)
+    if found is None or not found.verified:
+        command = ["make", "env-cpu", "CHANNEL=local"]
+        made = subprocess.run(command, cwd=LAYOUT.root, capture_output=True, text=True, timeout=1800, check=False)
+        assert made.returncode == 0, made.stdout + made.stderr
+    return prefix
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """A copy of this checkout in which things can be broken; it shares wheels and built packages by hard links."""
+
+    root: Path
+
+    @property
+    def prefix(self) -> Path:
+        return self.root / "envs" / "cpu"
+
+    def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run `torchlocks` in the copy, as a user without any network would."""
+        run = subprocess.run(
+            [str(TORCHLOCKS), *arguments],
+            cwd=self.root,
+            env=self._environment(environment),
+            capture_output=True,
+            text=True,
+            timeout=900,
+            check=False,
+        )
+        assert "Traceback" not in run.stderr, run.stderr
+        return run
+
+    def interrupt(self, *arguments: str, after: float) -> tuple[int, str]:
+        """Start `torchlocks`, press Ctrl-C after some seconds, and return its exit code and what it said."""
+        process = subprocess.Popen(
+            [str(TORCHLOCKS), *arguments],
+            cwd=self.root,
+            env=self._environment({}),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            process.wait(after)
+        except subprocess.TimeoutExpired:
+            # A terminal sends Ctrl-C to every process of the group.
+            os.killpg(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=120)
+        return process.returncode, said
+
+    def leftovers(self) -> list[str]:
+        """What is in envs/ and build/ that a user would take for rubbish."""
+        hidden = [path for path in (self.root / "envs").glob(".*") if path.name.endswith(("lock", "previous"))]
+        return sorted(path.name for path in (self.root / "envs").glob(".*") if path not in hidden)
+
+    def _environment(self, more: dict[str, str]) -> dict[str, str]:
+        # The discard port of loopback refuses every connection at once.
+        nowhere = "http://127.0.0.1:9"
+        proxies = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "ALL_PROXY"), nowhere)
+        return {**os.environ, **proxies, "NO_PROXY": "", "no_proxy": "", "PIP_NO_INDEX": "1", **more}
+
+
+@pytest.fixture
+def copy_checkout(environment: Path, tmp_path: Path) -> Callable[[], Checkout]:
+    """Makes copies of this checkout, whose suite is cut down to the checks that take no time."""
+
+    def copy() -> Checkout:
+        root = tmp_path / "a checkout"
+        root.mkdir()
+        for name in ("matrix.yml", "environment-cpu.yml", "environment-gpu.yml", "requirements.txt"):
+            shutil.copy(LAYOUT.root / name, root)
+        for name in ("locks", "recipes"):
+            shutil.copytree(LAYOUT.root / name, root / name)
+        keep_out = shutil.ignore_patterns("test_cpu_*", "__pycache__")
+        shutil.copytree(LAYOUT.suite, root / "tests" / "torch", ignore=keep_out)
+        (root / "build").mkdir()
+        for name in ("channel", "wheels"):
+            shutil.copytree(LAYOUT.build / name, root / "build" / name, copy_function=_link)
+        return Checkout(root)
+
+    return copy
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError:  # Another file system, or one without hard links.
+        shutil.copy2(source, target, follow_symlinks=False)
