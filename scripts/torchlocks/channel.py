@@ -265,9 +265,9 @@ def _patchelf() -> str:
 
 
 def _subdir() -> str:
-    from rattler import Platform
+    from rattler import Subdir
 
-    return str(Platform.current())
+    return str(Subdir.current())
 
 
 def _record(built: Built, plan: Plan) -> Record:
@@ -291,11 +291,12 @@ def _run(jobs: Mapping[Path, Job], work: Path) -> Iterator[Built]:
             if stopped.is_set():
                 _kill(process)
             assert process.stdin is not None
+            assert process.stdout is not None
             with contextlib.suppress(BrokenPipeError):
                 process.stdin.write(job.model_dump_json().encode() + b"\n")
                 process.stdin.flush()
-            process.wait()
-        return _outcome(job, log)
+            answer = process.stdout.read()
+        return _outcome(job, log, answer)
 
     with ThreadPoolExecutor(max_workers=WORKERS) as pool:
         futures = [pool.submit(run, log, job) for log, job in jobs.items()]
@@ -322,7 +323,7 @@ def _start(job: Job, log: Path, stream: int, work: Path) -> subprocess.Popen[byt
     return subprocess.Popen(
         [sys.executable, "-m", "torchlocks.pack", str(log)],
         stdin=subprocess.PIPE,
-        stdout=stream,
+        stdout=subprocess.PIPE,
         stderr=stream,
         env=environment,
         cwd=job.work,
@@ -341,12 +342,12 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
         process.kill()
 
 
-def _outcome(job: Job, log: Path) -> Built:
+def _outcome(job: Job, log: Path, answer: bytes) -> Built:
     from torchlocks.pack import Outcome, log_tail
 
     try:
-        outcome = Outcome.model_validate_json((job.work / "result.json").read_bytes())
-    except (OSError, ValueError) as error:
+        outcome = Outcome.model_validate_json(answer)
+    except ValueError as error:
         raise RecipeError(
             f"The build of {job.recipe.parent.name} ended without a result.",
             where=str(job.recipe),

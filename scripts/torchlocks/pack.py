@@ -25,6 +25,13 @@ if TYPE_CHECKING:
     from rattler_build import RenderedVariant
     from rattler_build.progress import ProgressCallback
 
+ENGINE_NAMES = frozenset(
+    "PYTHON PREFIX BUILD_PREFIX RECIPE_DIR SRC_DIR R LUA PERL target_platform build_platform host_platform linux osx win "
+    "unix compiler stdlib cdt pin_subpackage pin_compatible match hash env git load_from_file is_unix is_linux is_osx "
+    "is_win".split()
+)
+"""What rattler-build defines in every recipe (its documentation, "Jinja functions" and "Variables")."""
+
 LOG_TAIL_LINES = 30
 
 
@@ -74,7 +81,7 @@ class Failure(BaseModel):
 
 
 class Outcome(BaseModel):
-    """What the process writes to `result.json` in its work folder."""
+    """What the process writes to its standard output."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -108,9 +115,30 @@ def _render(job: Job) -> RenderedVariant:
             fix="correct the recipe; nothing in the channel was changed.",
             details=str(error),
         ) from error
+    _refuse_undefined(job, set(recipe.context))
     if len(variants) != 1:
         raise RecipeError(f"The recipe makes {len(variants)} packages; it must make one.", where=str(job.recipe))
     return variants[0]
+
+
+def _refuse_undefined(job: Job, context: set[str]) -> None:
+    """Raise RecipeError for a variable that nobody defines: in a script, the engine would put nothing in its place."""
+    import jinja2
+    from jinja2 import meta
+
+    environment = jinja2.Environment(variable_start_string="${{", variable_end_string="}}")
+    known = ENGINE_NAMES | context | job.variant.keys()
+    for number, line in enumerate(job.recipe.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            names = meta.find_undeclared_variables(environment.parse(line))
+        except jinja2.TemplateSyntaxError:
+            continue  # an expression over several lines, or one in a way that only the engine understands
+        if undefined := sorted(names - known):
+            raise RecipeError(
+                f"The recipe uses {', '.join(undefined)}, which is not defined.",
+                where=f"{job.recipe}:{number}",
+                fix=f"define it under `context`, or use one of: {', '.join(sorted(job.variant))}.",
+            )
 
 
 def _build(variant: RenderedVariant, job: Job, log: Path) -> Path:
@@ -129,8 +157,10 @@ def _build(variant: RenderedVariant, job: Job, log: Path) -> Path:
             package_format="conda:-7",
         )
     except (RattlerBuildError, OSError, RuntimeError) as error:
-        if isinstance(error, OSError) or _is_disk_full(f"{error}\n{log_tail(log)}"):
+        if isinstance(error, OSError):
             raise _os_error(error, job, log) from error
+        if _is_disk_full(f"{error}\n{log_tail(log)}") or ("write to file" in str(error) and _has_little_room(job.work)):
+            raise _disk_full(job) from error
         raise RecipeError(
             f"The build of {job.recipe.parent.name} failed: {str(error).splitlines()[0]}",
             where=str(job.recipe),
@@ -150,7 +180,8 @@ def _printer() -> ProgressCallback:
 
     class Printer(SimpleProgressCallback):
         def on_log(self, event: LogEvent) -> None:
-            print(f"{time.monotonic() - begin:7.2f} s  {event.message}", flush=True)
+            with contextlib.suppress(OSError):  # a log on a full disk
+                print(f"{time.monotonic() - begin:7.2f} s  {event.message}", flush=True)
 
     return Printer()
 
@@ -182,14 +213,29 @@ def _is_disk_full(text: str) -> bool:
     return "No space left on device" in text or "os error 28" in text or "Errno 28" in text
 
 
-def _os_error(error: Exception, job: Job, log: Path) -> TorchlocksError:
+def _has_little_room(work: Path) -> bool:
+    """Whether the disk has less room than the engine needs to pack what is in `work`.
+
+    It copies the files and writes an archive of them. Where it cannot, it does not say why, and tidies up.
+    """
+    import shutil
+
+    size = sum(path.lstat().st_size for path in work.rglob("*") if not path.is_dir())
+    return shutil.disk_usage(work).free < 2 * size
+
+
+def _os_error(error: OSError, job: Job, log: Path) -> TorchlocksError:
     if _is_disk_full(f"{error}\n{log_tail(log)}"):
-        return DiskFullError(
-            f"The disk is full: {job.recipe.parent.name} could not be built.",
-            where=str(job.work),
-            fix="free some space and run the command again; finished packages are kept.",
-        )
+        return _disk_full(job)
     return RecipeError(f"The build failed: {error}", where=str(job.recipe), details=log_tail(log))
+
+
+def _disk_full(job: Job) -> DiskFullError:
+    return DiskFullError(
+        f"The disk is full: {job.recipe.parent.name} could not be built.",
+        where=str(job.work),
+        fix="free some space and run the command again; finished packages are kept.",
+    )
 
 
 def log_tail(log: Path) -> str:
@@ -216,20 +262,25 @@ def _die_with_parent() -> None:
 
 
 def main() -> None:
-    """Read a Job as one line of JSON from standard input, write an Outcome to `<work>/result.json`."""
+    """Read a Job as one line of JSON from standard input, write an Outcome to standard output.
+
+    All else that is written goes to standard error, which is the log, and whose path is the only argument.
+    """
     with os.fdopen(0, "rb", closefd=False) as stream:
         job = Job.model_validate_json(stream.readline())
+    answer = os.dup(1)  # not inherited by build scripts
+    os.dup2(2, 1)
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    log = Path(sys.argv[1])
     try:
-        outcome = Outcome(built=pack(job, log))
+        outcome = Outcome(built=pack(job, Path(sys.argv[1])))
     except TorchlocksError as error:
         outcome = Outcome(
             failure=Failure(
                 kind=type(error).__name__, what=error.what, where=error.where, fix=error.fix, details=error.details
             )
         )
-    (job.work / "result.json").write_text(outcome.model_dump_json(), encoding="utf-8")
+    with os.fdopen(answer, "w", encoding="utf-8") as stdout:
+        stdout.write(outcome.model_dump_json())
 
 
 if __name__ == "__main__":

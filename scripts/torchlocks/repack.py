@@ -45,6 +45,8 @@ def repack(package: Path, target: Path, *, newest: int, forbidden: Sequence[str]
         info = dict(_read(source, "info"))
         paths = json.loads(info["info/paths.json"][1])
         entries = {entry["_path"]: entry for entry in paths["paths"]}
+        if not entries:
+            raise RecipeError("The package would be empty.", fix="let the build script put files into $PREFIX.")
         placeholders = {name: str(e["prefix_placeholder"]) for name, e in entries.items() if "prefix_placeholder" in e}
         refused = [text.encode() for text in {*forbidden, *placeholders.values()}]
         large = sum(int(entry.get("size_in_bytes", 0)) for entry in entries.values()) > zipfile.ZIP64_LIMIT
