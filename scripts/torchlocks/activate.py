@@ -38,7 +38,7 @@ def python_of(prefix: Path) -> Path:
         raise MissingFileError(
             "There is no environment here: it has no Python.",
             where=str(python),
-            fix=f"install it first: make env-{prefix.name.partition('-')[0]}",
+            fix=f"install it first: make env-{'gpu CUDA=…' if prefix.name.startswith('gpu') else 'cpu'}",
         )
     return python
 

@@ -254,7 +254,7 @@ def test_indexing() -> None:
 
 
 @check("int8 is the other way to be fast on CPU")
-def test_quantization() -> None:
+def test_quantization(measure: Measure) -> None:
     x = torch.linspace(-1, 1, 1001)
     scale = 2 / 255
     quantized = torch.quantize_per_tensor(x, scale=scale, zero_point=0, dtype=torch.qint8)
@@ -262,10 +262,12 @@ def test_quantization() -> None:
     inside = x.abs() <= 127 * scale
     # Rounding to the grid is off by half a step, and a rounding of fp32 beside it.
     assert error[inside].max().item() <= scale / 2 * (1 + 1e-4)
-    product = torch._int_mm if hasattr(torch, "_int_mm") else None
-    if product is not None:
+    # Products of int8 have CPU kernels since torch 2.5.
+    has_product = torch._C._dispatch_has_kernel_for_dispatch_key("aten::_int_mm", "CPU")
+    measure("int8_matmul", has_product)
+    if has_product:
         a, b = (torch.randint(-128, 128, (32, 32), dtype=torch.int8) for _ in range(2))
-        assert torch.equal(product(a, b).long(), a.long() @ b.long())
+        assert torch.equal(torch._int_mm(a, b).long(), a.long() @ b.long())
 
 
 @check("autocast picks bf16 for products and keeps fp32 where digits matter")

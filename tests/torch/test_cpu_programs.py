@@ -24,15 +24,19 @@ def model() -> Any:
 
 
 @check("an exported program is how a model leaves Python")
-def test_export(model: Any, tmp_path: Path) -> None:
+def test_export(model: Any, tmp_path: Path, measure: Measure) -> None:
     x = torch.randn(3, 8)
     program = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim("batch", min=2, max=64)},))
-    path = os.fspath(tmp_path / "model.pt2")
-    torch.export.save(program, path)
-    again = torch.export.load(path).module()
+    # The file format settled late: torch 2.3 cannot read back what it wrote of this very model.
+    saved = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 5)
+    measure("saved", saved)
+    if saved:
+        path = os.fspath(tmp_path / "model.pt2")
+        torch.export.save(program, path)
+        program = torch.export.load(path)
     for batch in (3, 17):
         y = torch.randn(batch, 8)
-        torch.testing.assert_close(again(y), model(y))
+        torch.testing.assert_close(program.module()(y), model(y))
 
 
 @check("TorchScript files are what older deployments run")

@@ -441,6 +441,38 @@ def test_progress_hears_of_each_check_as_it_finishes(run: Run) -> None:
     assert listener.notes == ["test_static_two.py::test_one", "test_static_two.py::test_two"]
 
 
+class _Impatient(Silent):
+    """Ctrl-C as soon as the first check is over."""
+
+    @contextmanager
+    def task(self, title: str, total: float | None = None, *, unit: Unit = "items") -> Iterator[_InterruptingTask]:
+        yield _InterruptingTask()
+
+
+class _InterruptingTask:
+    def advance(self, amount: float, note: str | None = None) -> None:
+        raise KeyboardInterrupt
+
+    def total(self, amount: float) -> None: ...
+
+
+def test_an_interrupted_verification_leaves_no_process_and_no_report(run: Run, tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    body = f"""
+@check("first")
+def test_first() -> None:
+    open({str(pid_file)!r}, "w").write(str(os.getpid()))
+
+@check("long")
+def test_long() -> None:
+    time.sleep(50)
+"""
+    with pytest.raises(KeyboardInterrupt):
+        run({"test_static_long.py": body}, progress=_Impatient())
+    assert not _runs(int(pid_file.read_text()))
+    assert not (tmp_path / "reports").exists()
+
+
 def test_a_report_that_cannot_be_written_is_an_error(run: Run, tmp_path: Path) -> None:
     (tmp_path / "reports").write_text("in the way")
     with pytest.raises(VerificationError, match="cannot be written"):

@@ -91,6 +91,13 @@ def test_other_packages_are_not_taken_for_cuda(prefix_module: ModuleType, name: 
     assert not prefix_module.is_cuda_package(name)
 
 
+def test_a_damaged_record_is_named(prefix_module: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "conda-meta").mkdir()
+    (tmp_path / "conda-meta" / "numpy-2.4.6-py311_0.json").write_text('{"name": "num')
+    with pytest.raises(ValueError, match=r"numpy-2\.4\.6-py311_0\.json"):
+        _ = prefix_module.Prefix(tmp_path).records
+
+
 def test_a_prefix_is_read_from_its_records(prefix_module: ModuleType, tmp_path: Path) -> None:
     meta = tmp_path / "conda-meta"
     meta.mkdir()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import signal
+import textwrap
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,9 @@ from torchsuite.tiers import DEFAULT_SECONDS, TIERS, WITHOUT_TORCH, obstacle, ti
 #: After its time limit a check is interrupted; where that does not help (a deadlock in native code), the process
 #: is ended this many seconds later, with every thread's stack written down.
 GRACE_SECONDS = 10.0
+
+#: A failure in one line; what is longer is in the error's full text.
+WHY_CHARACTERS = 300
 
 _PHASES = pytest.StashKey[list[pytest.TestReport]]()
 
@@ -221,7 +225,7 @@ def judge(phases: list[pytest.TestReport]) -> Judged:
         if report.failed:
             crash = getattr(report.longrepr, "reprcrash", None)
             why = crash.message.strip().splitlines()[0] if crash else first_error(report.longreprtext)
-            return {"outcome": "failed", "why": why, "error": report.longreprtext}
+            return {"outcome": "failed", "why": textwrap.shorten(why, WHY_CHARACTERS), "error": report.longreprtext}
         if report.skipped and isinstance(report.longrepr, tuple):
             skipped = str(report.longrepr[2]).removeprefix("Skipped: ")
     if not phases:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Prefix:
 
     @cached_property
     def records(self) -> tuple[Record, ...]:
-        """The conda-meta records. Raises ValueError or KeyError when one is not a record."""
+        """The conda-meta records. Raises ValueError, with its name, when one is not a record."""
         return tuple(_record(path) for path in sorted((self.root / "conda-meta").glob("*.json")) if _is_record(path))
 
     @cached_property
@@ -69,7 +70,13 @@ def _is_record(path: Path) -> bool:
 
 
 def _record(path: Path) -> Record:
-    data = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        return _parse(path.name, json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"conda-meta/{path.name} is not a package record: {error!r}") from error
+
+
+def _parse(source: str, data: dict[str, Any]) -> Record:
     detailed = (data.get("paths_data") or {}).get("paths") or []
     if detailed:
         # A file with a prefix in it changes length when it is installed: its recorded size is the package's.
@@ -82,7 +89,7 @@ def _record(path: Path) -> Record:
         )
     else:
         files = tuple(RecordedFile(path=file, size=None) for file in data.get("files", ()))
-    return Record(source=path.name, name=data["name"], version=data["version"], build=data["build"], files=files)
+    return Record(source=source, name=data["name"], version=data["version"], build=data["build"], files=files)
 
 
 def _size_holds(entry: dict[str, object]) -> bool:
