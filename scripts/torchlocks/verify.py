@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import platform as host_platform
+import re
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TextIO
 
 from pydantic import Field, JsonValue, TypeAdapter, ValidationError
 
@@ -34,6 +35,9 @@ __all__ = ["Verdict", "sealed_environment", "summary_table", "verdict_json", "ve
 #: The suite limits every check's time by itself; a process that says nothing for this long is stuck between two.
 SILENCE_SECONDS = 600.0
 _POLL_SECONDS = 0.05
+
+#: How many processes a run may take: each check that ends one costs the start of another.
+PROCESSES = 4
 
 #: What the suite may know of the outside. Everything else (PYTHONPATH, LD_LIBRARY_PATH, LD_PRELOAD, DYLD_*,
 #: PYTEST_*, OMP_NUM_THREADS, another environment's variables) would change what is tested.
@@ -132,18 +136,21 @@ class _Transcript:
                 self.ended = True
 
     def died(self, why: str, error: str) -> None:
-        """The process is gone before its time: blame the check that was running, account for the rest."""
-        plans = {plan.id: plan for plan in self.planned}
+        """The process is gone before its time: blame the check that was running."""
         guilty = self.running or "the suite itself"
-        plan = plans.get(guilty, _Plan(id=guilty, tier=_tier_of(guilty), reason="the suite runs to its end"))
-        self.finished[guilty] = Check(
-            id=guilty, tier=plan.tier, reason=plan.reason, outcome="failed", why=why, error=error or None
+        plan = next(
+            (plan for plan in self.planned if plan.id == guilty),
+            _Plan(id=guilty, tier=_tier_of(guilty), reason="the suite runs to its end"),
         )
+        self.finished[guilty] = Check(**plan.model_dump(), outcome="failed", why=why, error=error or None)
+        self.running = None
+
+    def give_up(self) -> None:
+        """Account for the checks that never ran."""
         for plan in self.planned:
             if plan.id not in self.finished:
-                self.finished[plan.id] = Check(
-                    id=plan.id, tier=plan.tier, reason=plan.reason, outcome="skipped", why=f"not run: {guilty} ended it"
-                )
+                why = "not run: the suite's process ended too often"
+                self.finished[plan.id] = Check(**plan.model_dump(), outcome="skipped", why=why)
 
 
 def verify_environment(
@@ -165,7 +172,7 @@ def verify_environment(
     `lock` and `platform` are what the environment was made from; `select` is a pytest -k expression; `tiers` names
     the tiers to run (default: all). The verdict is returned whatever it says: its `ok` decides.
     Raises MissingFileError when there is no environment or no suite, LockfileError when the lock is not of a torch
-    environment of that platform, VerificationError when `tiers` names one that is not.
+    environment of that platform, VerificationError when `tiers` or `select` is not one.
     """
     selected = _selected(tiers)
     python = python_of(prefix)
@@ -175,7 +182,6 @@ def verify_environment(
     with tempfile.TemporaryDirectory(prefix="torchlocks-verify-", ignore_cleanup_errors=True) as folder:
         work = Path(folder).resolve()
         expectation = _expectation(prefix, lock, platform, env, accelerator, cuda, selected, work / "events.jsonl")
-        (work / "expect.json").write_text(json.dumps(expectation), encoding="utf-8")
         command = [
             *(os.fspath(python), "-I", "-m", "pytest", os.fspath(suite.resolve()), "-q"),
             *("-c", os.fspath(suite.resolve() / "pytest.ini"), "--rootdir", os.fspath(suite.resolve())),
@@ -183,7 +189,7 @@ def verify_environment(
             *(("-k", select) if select else ()),
         ]
         with progress.task(f"Verifying {env}") as task:
-            transcript = _run(command, sealed_environment(prefix, os.environ, work), work, task)
+            transcript = _run(command, sealed_environment(prefix, os.environ, work), expectation, work, task)
     verdict = Verdict(
         env=env,
         platform=platform,
@@ -276,12 +282,38 @@ def _expectation(
     }
 
 
-def _run(command: list[str], environment: dict[str, str], work: Path, task: Task) -> _Transcript:
-    """Run the suite to its end, whichever that is, and account for every check."""
+def _run(
+    command: list[str], environment: dict[str, str], expectation: dict[str, object], work: Path, task: Task
+) -> _Transcript:
+    """Run the suite to its end, whichever that is, and account for every check.
+
+    When a check ends the process, it is blamed, and a new process goes on behind it.
+    """
     transcript = _Transcript()
-    log, events = work / "suite.log", work / "events.jsonl"
+    events = work / "events.jsonl"
     events.touch()
-    with log.open("w") as output, events.open(encoding="utf-8") as stream:
+    with events.open(encoding="utf-8") as stream:
+        for _ in range(PROCESSES):
+            told = {**expectation, "done": sorted(transcript.finished)}
+            (work / "expect.json").write_text(json.dumps(told), encoding="utf-8")
+            failure = _run_process(command, environment, work, stream, transcript, task)
+            if failure is None:
+                return transcript
+            known = transcript.running is not None
+            transcript.died(failure, _faults(events) + _tail(work / "suite.log"))
+            if not known:
+                break
+    transcript.give_up()
+    return transcript
+
+
+def _run_process(
+    command: list[str], environment: dict[str, str], work: Path, stream: TextIO, transcript: _Transcript, task: Task
+) -> str | None:
+    """Run one process of the suite and listen to it; how it failed, or None when it came to its end."""
+    log, events = work / "suite.log", work / "events.jsonl"
+    transcript.ended = False
+    with log.open("w") as output:
         process = subprocess.Popen(
             command,
             env=environment,
@@ -292,7 +324,6 @@ def _run(command: list[str], environment: dict[str, str], work: Path, task: Task
             # A session of its own, so that worker processes which a crash leaves behind can be ended with it.
             start_new_session=True,
         )
-        stuck = False
         try:
             heard, rest = time.monotonic(), ""
             while True:
@@ -305,20 +336,22 @@ def _run(command: list[str], environment: dict[str, str], work: Path, task: Task
                 if over:
                     break
                 if time.monotonic() - heard > SILENCE_SECONDS:
-                    stuck = True
-                    break
+                    return f"nothing happened for {SILENCE_SECONDS:.0f} s"
                 time.sleep(_POLL_SECONDS)
         finally:
             _end(process)
-    if stuck:
-        transcript.died(f"nothing happened for {SILENCE_SECONDS:.0f} s", _faults(events) + _tail(log))
-    elif not transcript.ended:
-        transcript.died(_ending(process.returncode, events, log), _faults(events) + _tail(log))
-    elif process.returncode not in (0, 1, 5):
+    wrong = re.search(r"Wrong expression passed to '-k': (.*)", _tail(log))
+    if process.returncode == 4 and wrong:  # pytest: 4 is a usage error.
+        raise VerificationError(
+            f"The selection of checks is not an expression: {wrong[1]}",
+            fix="name checks, or parts of names, joined by and, or, not: 'matmul and not bf16'.",
+        )
+    if not transcript.ended:
+        return _ending(process.returncode, events, log)
+    if process.returncode not in (0, 1, 5):
         # pytest: 0 all passed, 1 some failed, 5 nothing was selected; anything else is an error of the run itself.
-        transcript.running = None
-        transcript.died(f"pytest ended with exit code {process.returncode}", _tail(log))
-    return transcript
+        return f"pytest ended with exit code {process.returncode}"
+    return None
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

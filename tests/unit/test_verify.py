@@ -156,8 +156,21 @@ def test_after() -> None: ...
     assert checks["test_crash"].outcome == "failed"
     assert "SIGSEGV" in (checks["test_crash"].why or "")
     assert "in test_crash" in (checks["test_crash"].error or ""), "the stack is not in the report"
-    assert checks["test_after"].outcome == "skipped"
-    assert "test_crash" in (checks["test_after"].why or "")
+    assert checks["test_after"].outcome == "passed", "one crash hides what comes after it"
+    assert len(verdict.checks) == 3
+
+
+def test_a_suite_that_crashes_again_and_again_comes_to_an_end(run: Run) -> None:
+    body = """
+@pytest.mark.parametrize("number", range(6))
+@check("crash")
+def test_crash(number: int) -> None:
+    os.abort()
+"""
+    verdict = run({"test_static_crash.py": body})
+    outcomes = [check.outcome for check in verdict.checks]
+    assert outcomes == ["failed"] * 4 + ["skipped"] * 2
+    assert "ended too often" in (verdict.checks[-1].why or "")
 
 
 def test_a_process_that_exits_in_the_middle_is_a_failure(run: Run) -> None:
@@ -254,10 +267,15 @@ def test_a_file_that_cannot_be_imported_is_a_failure_and_the_others_run(run: Run
 
 
 def test_a_crash_at_import_names_the_file(run: Run) -> None:
-    verdict = run({"test_static_abort.py": "os.abort()\n"})
+    files = {
+        "test_static_abort.py": "os.abort()\n",
+        "test_static_good.py": '@check("works")\ndef test_good() -> None: ...\n',
+    }
+    verdict = run(files)
     (check,) = verdict.failures
     assert check.id == "test_static_abort.py"
     assert "SIGABRT" in (check.why or "")
+    assert by_name(verdict)["test_good"].outcome == "passed"
 
 
 def test_nothing_ran_is_not_a_pass(run: Run) -> None:
@@ -377,6 +395,7 @@ def test_an_environment_without_pytest_is_said_to_have_none(run: Run, tmp_path: 
     [
         ({"tiers": ["fast"]}, VerificationError, "no tier 'fast'"),
         ({"suite": Path("/nowhere")}, MissingFileError, "suite is not here"),
+        ({"select": "matmul and"}, VerificationError, "not an expression"),
     ],
 )
 def test_bad_requests_are_refused(

@@ -28,7 +28,8 @@ class Expectation:
     """The environment as its lock describes it.
 
     `tiers` are the tiers to run. `cuda` is the CUDA version (`12.9`) or None. `python` and `torch`
-    are the locked packages of these names. `events` is the file to which results are written.
+    are the locked packages of these names. `events` is the file to which results are written. `done` are the
+    checks and files that an earlier process of this run has seen to, up to the one that ended it.
     """
 
     env: str
@@ -41,6 +42,7 @@ class Expectation:
     packages: tuple[Package, ...]
     tiers: tuple[str, ...]
     events: Path
+    done: frozenset[str]
 
 
 def load(path: Path | None = None) -> Expectation:
@@ -62,4 +64,5 @@ def load(path: Path | None = None) -> Expectation:
         packages=packages,
         tiers=tuple(data["tiers"]),
         events=Path(data["events"]),
+        done=frozenset(data["done"]),
     )
