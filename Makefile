@@ -32,7 +32,7 @@ ONE    = $(or $(ENV),$(error name the environment: make $@ ENV=cpu))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env-cpu env-gpu run shell rollback verify fsck matrix render lock update check diff channel \
+.PHONY: help env-cpu env-gpu run shell rollback verify fsck matrix render lock update check why diff channel \
         lint test test-unit requirements golden clean
 
 help: ## print this help
@@ -44,7 +44,7 @@ env-cpu: $(READY) ## build the CPU environment and run the torch suite in it  [C
 env-gpu: $(READY) ## the same for one CUDA version  [CUDA=11.8 CHANNEL= MIRROR= OFFLINE=1]
 	@$(TOOL) env gpu --cuda $(CUDA) $(FETCH)
 run: $(READY) ## run a command in an environment  [ENV=cpu CMD='python train.py']
-	@$(TOOL) run $(ONE) -- $(if $(CMD),'$(subst ','\'',$(CMD))',$(error name the command: make run ENV=$(ENV) CMD='python train.py'))
+	@$(TOOL) run $(ONE) $(if $(CMD),'$(subst ','\'',$(CMD))',$(error name the command: make run ENV=$(ENV) CMD='python train.py'))
 shell: $(READY) ## start a shell in an environment  [ENV=cpu]
 	@$(TOOL) shell $(ONE)
 verify: $(READY) ## run the torch suite again in an installed environment  [ENV=cpu]
@@ -65,6 +65,8 @@ update: $(READY) ## move one package and nothing else that can stay  [PKG=numpy 
 	@$(TOOL) update $(or $(PKG),$(error name the package: make update PKG=numpy)) $(WHICH) $(FROM)
 check: $(READY) ## prove the committed locks  [ENV= SNAPSHOT=]
 	@$(TOOL) check $(if $(ENV),--env $(ENV)) $(if $(SNAPSHOT),--snapshot $(SNAPSHOT))
+why: $(READY) ## say why a package is in a lock, or why a spec cannot be had  [PKG=cudnn ENV=gpu-cu118]
+	@$(TOOL) why '$(or $(PKG),$(error name the package: make why PKG=cudnn ENV=gpu-cu118))' $(WHICH) $(if $(SNAPSHOT),--snapshot $(SNAPSHOT))
 diff: $(READY) ## compare two locks  [A=REV:locks/cpu/conda-lock.yml B=locks/cpu/conda-lock.yml]
 	@$(TOOL) diff $(or $(A),$(error name two locks: make diff A=… B=…)) $(or $(B),$(error name two locks: make diff A=… B=…))
 

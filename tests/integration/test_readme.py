@@ -1,0 +1,93 @@
+"""The README: every command in it is run, its table is the matrix, and the files it names are there."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from conftest import LAYOUT
+from torchlocks.lockfile import read_lock
+from torchlocks.matrix import load_matrix
+from torchlocks.overview import matrix_markdown
+
+README = (LAYOUT.root / "README.md").read_text(encoding="utf-8")
+SNAPSHOT = os.environ.get("TORCHLOCKS_SNAPSHOT")
+COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.splitlines() if line]
+
+# What a command says where this machine lacks what it needs: a channel, a driver, an environment made before.
+# Anything else than success or these words fails the test.
+NEEDS = {
+    "make env-gpu CUDA=11.8": "The lock of gpu-cu118 is fine, but its packages cannot be had",
+    "make env-gpu CUDA=auto": "asks the NVIDIA driver, and this machine has none",
+    "make run ENV=gpu-cu118 CMD='python train.py'": "The environment 'gpu-cu118' is not installed",
+    "make lock": "conda-forge cannot be read",
+    "make lock ENV=cpu PLATFORM=linux-64 AS_OF=2026-07-01": "conda-forge cannot be read",
+    "make update PKG=numpy ENV=cpu": "conda-forge cannot be read",
+}
+
+
+@pytest.fixture
+def clone(tmp_path: Path, environment: Path) -> Path:
+    """A clone of the project as it stands, with the tool and the environment that were made before."""
+    root = tmp_path / "clone"
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=LAYOUT.root, capture_output=True, text=True, check=True
+    )
+    for name in listed.stdout.splitlines():
+        if (LAYOUT.root / name).is_file():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(LAYOUT.root / name, root / name)
+    for command in (["init", "-q"], ["add", "-A"], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "a"]):
+        subprocess.run(["git", *command], cwd=root, check=True)
+    for name in (".venv", "envs"):
+        (root / name).symlink_to(LAYOUT.root / name)
+    return root
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c not in ("make env-cpu", "make test")])
+def test_every_command_works_or_says_what_it_needs(clone: Path, command: str) -> None:
+    if SNAPSHOT and command.startswith(("make lock", "make update")):
+        command += f" SNAPSHOT='{SNAPSHOT}'"
+    run = subprocess.run(
+        command, shell=True, cwd=clone, capture_output=True, text=True, timeout=600, input="exit\n", check=False
+    )
+    assert "Traceback" not in run.stderr
+    needs = NEEDS.get(command)
+    assert run.returncode == 0 or (needs and needs in run.stderr), run.stderr
+
+
+def test_the_two_first_commands_are_real(environment: Path) -> None:
+    assert COMMANDS[:2] == ["make env-cpu", "make test"]
+    again = subprocess.run(
+        ["make", "env-cpu", "CHANNEL=local"], cwd=LAYOUT.root, capture_output=True, text=True, check=False
+    )
+    assert "Nothing to do" in again.stdout, again.stderr
+    run = subprocess.run(["make", "-n", "test"], cwd=LAYOUT.root, capture_output=True, text=True, check=True)
+    assert "pytest" in run.stdout
+
+
+def test_ci_runs_the_readmes_test_command() -> None:
+    assert "make test" in (LAYOUT.root / ".ci" / "run").read_text(encoding="utf-8")
+
+
+def test_the_table_is_the_matrix() -> None:
+    table = README.split("compared by a test -->\n")[1].split("<!-- /matrix -->")[0]
+    assert table == matrix_markdown(load_matrix(LAYOUT.matrix)), "put in what `torchlocks matrix --markdown` prints"
+
+
+def test_the_lockfiles_that_it_names_are_there() -> None:
+    named = sorted(set(re.findall(r"locks/[\w-]+/[\w.-]+\.(?:lock|yml)", README)))
+    assert len(named) >= 3
+    for name in named:
+        assert read_lock(LAYOUT.root / name).packages
+
+
+def test_every_make_variable_that_it_names_exists() -> None:
+    makefile = (LAYOUT.root / "Makefile").read_text(encoding="utf-8")
+    for name in set(re.findall(r"\b([A-Z_]{3,})=", README)):
+        assert re.search(rf"^{name}\s+\?=|\b{name}\b", makefile, re.MULTILINE), name
