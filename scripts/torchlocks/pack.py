@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from rattler_build import RenderedVariant
     from rattler_build.progress import ProgressCallback
 
-ENGINE_NAMES = frozenset(
-    "PYTHON PREFIX BUILD_PREFIX RECIPE_DIR SRC_DIR R LUA PERL target_platform build_platform host_platform linux osx win "
-    "unix compiler stdlib cdt pin_subpackage pin_compatible match hash env git load_from_file is_unix is_linux is_osx "
-    "is_win".split()
-)
-"""What rattler-build defines in every recipe (its documentation, "Jinja functions" and "Variables")."""
+ENGINE_NAMES = {
+    *("PYTHON", "PREFIX", "BUILD_PREFIX", "RECIPE_DIR", "SRC_DIR"),
+    *("target_platform", "build_platform", "host_platform", "linux", "osx", "win", "unix"),
+    *("compiler", "stdlib", "cdt", "pin_subpackage", "pin_compatible", "match", "hash", "env", "load_from_file"),
+}
+"""What rattler-build defines in every recipe (its documentation of Jinja functions and variables)."""
 
 LOG_TAIL_LINES = 30
 

@@ -258,16 +258,20 @@ def _pip_download(pins: list[Pin], target: Path, progress: Progress) -> None:
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace"
         ) as pip:
             assert pip.stdout is not None
-            for line in pip.stdout:
-                if match := _PROGRESS.search(line):
-                    done, size = int(match[1]), int(match[2])
-                    task.total(before + size)
-                    task.advance(done - here)
-                    here = done
-                    if done == size:
-                        before, here = before + size, 0
-                else:
-                    output.append(line)
+            try:
+                for line in pip.stdout:
+                    if match := _PROGRESS.search(line):
+                        done, size = int(match[1]), int(match[2])
+                        task.total(before + size)
+                        task.advance(done - here)
+                        here = done
+                        if done == size:
+                            before, here = before + size, 0
+                    else:
+                        output.append(line)
+            except BaseException:
+                pip.kill()  # Ctrl-C may have reached this process alone
+                raise
     if pip.returncode != 0:
         raise _pip_error("".join(output), pins)
 
