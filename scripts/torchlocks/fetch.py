@@ -1,27 +1,19 @@
 """A lock's packages → the package cache: fetched, checked against the lock, extracted, checked again.
 
 Nothing enters the cache before its size and hash are the lock's, its own index is that of the locked package, and
-no file of it reaches outside. py-rattler moves the bytes, with its credentials, proxies and protocols (https, oci,
-s3, gcs); retrying, stalled connections and mirrors are dealt with here, since its client gives up at the first
-broken body, and its time-out would also end a download that is slow but alive.
+no file of it reaches outside. Mirrors are tried in order, and what may pass is tried again with growing waits.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
-import hashlib
-import os
 import random
-import re
 import shutil
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
-from urllib.parse import urlsplit, urlunsplit
+from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from torchlocks.cache import Entry, PackageStore, cache_folder, hash_file, refuse_other, refuse_unsafe
@@ -35,16 +27,15 @@ from torchlocks.errors import (
 )
 from torchlocks.models import Lock, LockedPackage
 from torchlocks.progress import Progress, Task
+from torchlocks.transfer import BrokenError, Download, classify, disk_full_as_error, is_disk_full, not_as_locked
+from torchlocks.transfer import make_client as make_client
+from torchlocks.transfer import mask as mask
 from torchlocks.unpack import Unpacker, UnpackError
 
 if TYPE_CHECKING:
-    from typing import BinaryIO
-
     from rattler import Client
 
-_STATUS = re.compile(r"HTTP status (?:client|server) error \((\d{3})([^)]*)\)")
-# The answers after which the same request may well succeed (RFC 9110 and 6585).
-_PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,12 +66,6 @@ class Availability:
     ok: bool
     reason: str
     missing: tuple[str, ...] = ()
-
-
-def mask(text: str) -> str:
-    """`text` with the credentials of all its URLs hidden: `user:password@` and `/t/<token>/`."""
-    text = re.sub(r"(?i)\b([a-z][a-z0-9+.-]*://)[^/\s@]+@", r"\1***@", text)
-    return re.sub(r"/t/[^/\s]+", "/t/***", text)
 
 
 def packages_for(lock: Lock, platform: str) -> tuple[LockedPackage, ...]:
@@ -141,6 +126,37 @@ def ensure_cached(
     return {each: entry for each, entry in found.items() if entry is not None}
 
 
+def fetch_archives(
+    packages: Sequence[LockedPackage], folder: Path, options: FetchOptions, progress: Progress
+) -> dict[LockedPackage, Path]:
+    """Bring the archives themselves, verified, and return their paths, in the order given.
+
+    Downloads go into `folder`, under names of their own; a file of a local channel is hashed where it is. The package
+    cache keeps no archives, so that offline only those of local channels can be had. Raises as `ensure_cached` does.
+    """
+    require_hashes(packages, allow_md5=options.allow_md5)
+    remote = [each for each in packages if urlsplit(each.url).scheme != "file"]
+    if remote and options.offline:
+        raise FetchError(
+            f"{len(remote)} of {len(packages)} packages would have to be downloaded, and fetching is off (offline).",
+            where=mask(remote[0].url),
+            fix="the package cache keeps no archives: run it again with the network.",
+        )
+    in_bytes = all(each.size is not None for each in packages)
+    total = sum(each.size or 0 for each in packages) if in_bytes else len(packages)
+    title = f"Fetching {len(packages)} archives"
+    with (
+        disk_full_as_error(folder),
+        progress.task(title, total, unit="bytes" if in_bytes else "items") as task,
+    ):
+
+        async def run() -> list[Path]:
+            return await _Run(folder, PackageStore(folder), options, task, in_bytes, lambda: None).archives(packages)
+
+        paths = asyncio.run(run())
+    return dict(zip(packages, paths, strict=True))
+
+
 def _fetch(
     packages: Sequence[LockedPackage], store: PackageStore, options: FetchOptions, progress: Progress
 ) -> dict[LockedPackage, Entry]:
@@ -174,74 +190,6 @@ def _require_room(packages: Sequence[LockedPackage], folder: Path) -> None:
         )
 
 
-@contextmanager
-def disk_full_as_error(where: Path) -> Iterator[None]:
-    """Turn a full disk, however it is reported, into DiskFullError; other failures of the system into FetchError."""
-    try:
-        yield
-    except TorchlocksError:
-        raise
-    except Exception as error:
-        if is_disk_full(error):
-            raise DiskFullError(
-                "The disk is full; nothing that was there has been changed.",
-                where=str(where),
-                fix="make room and run it again; what was fetched so far is kept.",
-            ) from error
-        raise
-
-
-def is_disk_full(error: BaseException) -> bool:
-    """True when `error`, or one behind it, says that the disk (or the quota) is full."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        # py-rattler hands the system's errors on as text.
-        if "os error 28" in str(seen) or "os error 122" in str(seen) or "No space left on device" in str(seen):
-            return True
-        seen = seen.__cause__ or seen.__context__
-    return False
-
-
-class _BrokenError(Exception):
-    """One try at one URL failed."""
-
-    def __init__(self, why: str, kind: Literal["passing", "lasting", "unreachable", "wrong"]) -> None:
-        super().__init__(why)
-        self.why = why
-        self.kind = kind
-
-
-class _Sink:
-    """Where the bytes of a download go: into a file, the hash and the progress bar."""
-
-    def __init__(self, file: BinaryIO, package: LockedPackage, task: Task | None) -> None:
-        self._file = file
-        self._package = package
-        self._task = task
-        self.digest = hashlib.sha256() if package.sha256 is not None else hashlib.md5(usedforsecurity=False)
-        self.received = 0
-        self.last = time.monotonic()
-        self.error: Exception | None = None
-
-    def write(self, chunk: bytes) -> int:
-        self.last = time.monotonic()
-        try:
-            self._file.write(chunk)
-            self.received += len(chunk)
-            if self._package.size is not None and self.received > self._package.size:
-                raise _BrokenError("the server sends more than the lock says", "wrong")
-        except Exception as error:
-            # Kept here: py-rattler passes on only the text of what a writer raises.
-            self.error = error
-            raise
-        self.digest.update(chunk)
-        if self._task is not None:
-            self._task.advance(len(chunk), self._package.name)
-        return len(chunk)
-
-
 class _Run:
     """One round of fetching: what its downloads share."""
 
@@ -262,13 +210,22 @@ class _Run:
         self._in_bytes = in_bytes
         self._connections = asyncio.Semaphore(options.connections)
         self._placing = asyncio.Lock()
-        self._client = make_client()
+        self._resume: dict[tuple[str, str], int] = {}
+        self._client = make_client(self._resume)
         self._unpacker = Unpacker()
 
     async def all(self, packages: Sequence[LockedPackage]) -> list[Entry]:
+        return await self._for_each(packages, self._one)
+
+    async def archives(self, packages: Sequence[LockedPackage]) -> list[Path]:
+        return await self._for_each(packages, self._one_archive)
+
+    async def _for_each(
+        self, packages: Sequence[LockedPackage], work: Callable[[int, LockedPackage], Coroutine[object, object, _T]]
+    ) -> list[_T]:
         # The largest first: a big package that starts last is what everything waits for.
         tasks = {
-            each: asyncio.ensure_future(self._one(number, each))
+            each: asyncio.ensure_future(work(number, each))
             for number, each in sorted(enumerate(packages), key=lambda item: -(item[1].size or 0))
         }
         async with self._unpacker:
@@ -279,6 +236,13 @@ class _Run:
                     task.cancel()
                 await asyncio.gather(*tasks.values(), return_exceptions=True)
         return [tasks[each].result() for each in packages]
+
+    async def _one_archive(self, number: int, package: LockedPackage) -> Path:
+        async with self._connections:
+            archive = await self._archive(package, self._stage / f"{number}-{package.file_name}")
+        if not self._in_bytes:
+            self._task.advance(1, package.name)
+        return archive
 
     async def _one(self, number: int, package: LockedPackage) -> Entry:
         folder = self._stage / str(number)
@@ -302,7 +266,8 @@ class _Run:
 
     async def _archive(self, package: LockedPackage, target: Path) -> Path:
         """A local file with exactly the locked bytes: the downloaded one, or the channel's own."""
-        failures: list[tuple[str, _BrokenError]] = []
+        failures: list[tuple[str, BrokenError]] = []
+        download: Download | None = None
         urls = candidates(package.url, self._options.mirrors)
         for attempt in range(self._options.retries + 1):
             if attempt:
@@ -313,9 +278,10 @@ class _Run:
                 try:
                     if urlsplit(url).scheme == "file":
                         return await self._local(url, package)
-                    await self._download(url, package, target)
+                    download = download or Download(package, target, self._task if self._in_bytes else None)
+                    await download.fetch(self._client, url, self._resume, stall_timeout_s=self._options.stall_timeout_s)
                     return target
-                except _BrokenError as broken:
+                except BrokenError as broken:
                     failures.append((url, broken))
                     # A file that was read is the same when it is read again.
                     if broken.kind != "lasting" and urlsplit(url).scheme != "file":
@@ -331,41 +297,12 @@ class _Run:
             algorithm = "sha256" if package.sha256 is not None else "md5"
             found = await asyncio.to_thread(hash_file, path, algorithm)
         except OSError as error:
-            raise _BrokenError(f"the file cannot be read ({error.strerror})", "lasting") from error
-        if (why := _not_as_locked(package, size, found)) is not None:
-            raise _BrokenError(why, "wrong")
+            raise BrokenError(f"the file cannot be read ({error.strerror})", "lasting") from error
+        if (why := not_as_locked(package, size, found)) is not None:
+            raise BrokenError(why, "wrong")
         if self._in_bytes:
             self._task.advance(size, package.name)
         return path
-
-    async def _download(self, url: str, package: LockedPackage, target: Path) -> None:
-        from rattler.package_streaming import download_to_writer
-
-        with target.open("wb", buffering=1 << 20) as file:
-            sink = _Sink(file, package, self._task if self._in_bytes else None)
-            transfer = asyncio.ensure_future(download_to_writer(self._client, url, sink))
-            try:
-                while not (await asyncio.wait({transfer}, timeout=_patience(sink, self._options)))[0]:
-                    if _patience(sink, self._options) <= 0:
-                        raise _BrokenError(
-                            f"nothing came for {self._options.stall_timeout_s:g} s (time-out)",
-                            "passing" if sink.received else "unreachable",
-                        )
-                transfer.result()
-                file.flush()
-                if (why := _not_as_locked(package, sink.received, sink.digest.hexdigest())) is not None:
-                    raise _BrokenError(why, "wrong")
-            except (RuntimeError, OSError, _BrokenError) as error:
-                if self._in_bytes:
-                    self._task.advance(-sink.received)
-                cause = sink.error or error
-                if is_disk_full(cause):
-                    raise cause from None
-                raise (cause if isinstance(cause, _BrokenError) else _classify(cause, sink.received)) from error
-            finally:
-                transfer.cancel()
-                with suppress(asyncio.CancelledError, Exception):
-                    await transfer
 
     async def _extract(self, archive: Path, folder: Path, package: LockedPackage) -> tuple[str, str]:
         try:
@@ -395,24 +332,6 @@ class _Run:
         return sha256, md5
 
 
-def make_client() -> Client:
-    """py-rattler's client with its credential stores and protocols, and without its retries and time-out.
-
-    It honours HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY, RATTLER_AUTH_FILE, and SSL_CERT_FILE; where the last is not
-    set, the variables that other Python tools take for it are.
-    """
-    if "SSL_CERT_FILE" not in os.environ and "SSL_CERT_DIR" not in os.environ:
-        for variable in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT"):
-            if Path(os.environ.get(variable, "")).is_file():
-                # Its Rust part reads the process's environment, and takes certificates in no other way.
-                os.environ["SSL_CERT_FILE"] = os.environ[variable]
-                break
-    from rattler.networking import Client
-    from rattler.networking.middleware import AuthenticationMiddleware, GCSMiddleware, OciMiddleware, S3Middleware
-
-    return Client([AuthenticationMiddleware(), OciMiddleware(), GCSMiddleware(), S3Middleware()])
-
-
 def candidates(url: str, mirrors: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
     """The URLs at which a package may be, in the order to try: its channel's mirrors, then `url` itself."""
     for channel, others in mirrors.items():
@@ -422,33 +341,7 @@ def candidates(url: str, mirrors: Mapping[str, tuple[str, ...]]) -> tuple[str, .
     return (url,)
 
 
-def _patience(sink: _Sink, options: FetchOptions) -> float:
-    return max(0.0, sink.last + options.stall_timeout_s - time.monotonic())
-
-
-def _not_as_locked(package: LockedPackage, size: int, found: str) -> str | None:
-    if package.size is not None and size != package.size:
-        return f"it has {size} bytes; the lock says {package.size}"
-    wanted = package.sha256 or package.md5
-    if found != wanted:
-        return f"its {'SHA-256' if package.sha256 else 'MD5'} sum is {found}; the lock says {wanted}"
-    return None
-
-
-def _classify(error: BaseException, received: int) -> _BrokenError:
-    text = str(error)
-    if status := _STATUS.search(text):
-        code = int(status[1])
-        kind: Literal["passing", "lasting"] = "passing" if code in _PASSING else "lasting"
-        return _BrokenError(f"the server answered {code}{status[2]}", kind)
-    if received or isinstance(error, OSError):
-        return _BrokenError(f"the connection broke after {received} bytes", "passing")
-    if "builder error" in text or "not supported" in text:
-        return _BrokenError(f"the URL cannot be used ({mask(text)})", "lasting")
-    return _BrokenError("no connection (refused, reset, unknown host or untrusted certificate)", "unreachable")
-
-
-def _as_error(package: LockedPackage, failures: Sequence[tuple[str, _BrokenError]]) -> TorchlocksError:
+def _as_error(package: LockedPackage, failures: Sequence[tuple[str, BrokenError]]) -> TorchlocksError:
     """The one error that says why no URL gave the package."""
     url, last = failures[-1]
     tried = list(dict.fromkeys(f"  {mask(each)}: {broken.why}" for each, broken in failures))
@@ -458,7 +351,9 @@ def _as_error(package: LockedPackage, failures: Sequence[tuple[str, _BrokenError
         return IntegrityError(
             f"{package.file_name} is not what the lock says: {wrong[1].why}.",
             where=mask(wrong[0]),
-            fix="run it again; if it stays, the channel or a proxy serves another file: lock again, or name a mirror.",
+            fix="the channel has been built anew since it was locked: lock again."
+            if wrong[0].startswith("file:")
+            else "run it again; if it stays, the channel or a proxy serves another file: lock again, or name a mirror.",
             details=details,
         )
     if all(broken.kind == "unreachable" for _, broken in failures):
@@ -552,7 +447,7 @@ async def _probe(client: Client, url: str) -> str | None:
     try:
         await download_to_writer(client, url, probe)
     except (RuntimeError, OSError, _EnoughError) as error:
-        return None if probe.answered else _classify(error, 0).why
+        return None if probe.answered else classify(error, 0).why
     return None
 
 
@@ -565,10 +460,3 @@ def download_only(
     """
     entries = ensure_cached(packages_for(lock, platform), options or FetchOptions(), progress)
     return tuple(entry.folder for entry in entries.values())
-
-
-def strip_credentials(url: str) -> str:
-    """`url` without user, password and token, as it may be written into an environment."""
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=host, path=re.sub(r"^/t/[^/]+", "", parts.path)))

@@ -20,10 +20,11 @@ from typing import Any, Literal
 from torchlocks import swap
 from torchlocks.cache import hash_file
 from torchlocks.errors import InstallError, MissingFileError
-from torchlocks.fetch import FetchOptions, disk_full_as_error
+from torchlocks.fetch import FetchOptions
 from torchlocks.install import final_path, interruptible, link, prefix_lock
 from torchlocks.models import LockedPackage
 from torchlocks.progress import Progress, Task
+from torchlocks.transfer import disk_full_as_error
 
 # Made by Python itself, by conda clients, or by torchlocks; never by a package.
 _OWN = re.compile(r"(^|/)__pycache__/|^conda-meta/|^CACHEDIR\.TAG$|^\.nonadmin$")

@@ -86,7 +86,8 @@ def install_environment(
     prefix = final_path(prefix)
     if not options.force and is_current(prefix, lock.sha256, platform, provenance.inputs_fingerprint):
         return _unchanged(prefix, provenance)
-    from torchlocks.fetch import FetchOptions, disk_full_as_error, ensure_cached, packages_for
+    from torchlocks.fetch import FetchOptions, ensure_cached, packages_for
+    from torchlocks.transfer import disk_full_as_error
 
     packages = packages_for(lock, platform)
     if others := lock.pip.get(platform):
@@ -278,7 +279,7 @@ def _record(package: LockedPackage, entry: Entry, corrected: bool) -> RepoDataRe
     """
     from rattler import PackageRecord, RepoDataRecord
 
-    from torchlocks.fetch import strip_credentials
+    from torchlocks.transfer import strip_credentials
 
     own = PackageRecord.from_index_json(
         entry.folder / "info" / "index.json", size=entry.size, sha256=entry.sha256, md5=entry.md5
@@ -310,7 +311,7 @@ def link(
     from rattler.install import InstallerReporter
     from rattler.package_cache import PackageCache, ValidationMode
 
-    from torchlocks.fetch import is_disk_full, make_client, mask
+    from torchlocks.transfer import is_disk_full, make_client, mask
 
     records = [_record(package, entry, corrected) for package, entry in entries.items()]
     root: str | os.PathLike[str] = next((entry.folder.parent for entry in entries.values()), new)
@@ -378,7 +379,7 @@ def _describe(
 ) -> Provenance:
     from importlib.metadata import version
 
-    from torchlocks.fetch import strip_credentials
+    from torchlocks.transfer import strip_credentials
 
     return Provenance(
         install_id=install_id,

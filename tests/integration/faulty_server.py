@@ -23,10 +23,12 @@ Fault = Literal[
 
 @dataclass
 class FaultyServer:
-    """What the server does: `faults` maps a part of a path to a fault and how many requests it hits (-1: all)."""
+    """What the server does: `faults` maps a part of a path to a fault and how many requests it hits (-1: all).
+    Without `ranges` it sends whole files to who asks for a part."""
 
     root: Path
     url: str = ""
+    ranges: bool = True
     faults: dict[str, tuple[Fault, int]] = field(default_factory=dict)
     requests: Counter[str] = field(default_factory=Counter)
     headers: list[dict[str, str]] = field(default_factory=list)
@@ -80,7 +82,10 @@ def _handler(server: FaultyServer) -> type[BaseHTTPRequestHandler]:
                 content += b"more"
             if fault == "empty":
                 content = b""
-            self.send_response(200)
+            part = self.headers.get("Range", "")
+            if server.ranges and part:
+                content = content[int(part.removeprefix("bytes=").removesuffix("-")) :]
+            self.send_response(206 if server.ranges and part else 200)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             if fault == "truncate":

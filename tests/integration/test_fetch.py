@@ -130,6 +130,33 @@ def test_what_stays_wrong_is_named_with_its_package_and_url_and_poisons_nothing(
     assert set(fetch(lock, options)) == {"python", "alpha", "beta", "many"}
 
 
+@pytest.mark.parametrize("ranges", [True, False])
+def test_what_has_come_before_a_break_is_not_fetched_again(tmp_path: Path, options: FetchOptions, ranges: bool) -> None:
+    channel = TinyChannel(tmp_path / "channel")
+    channel.package("big", {"share/big": random.Random(0).randbytes(1_000_000)})
+    size = channel.packages[0].size or 0
+    with faulty_server(channel.root) as server:
+        server.ranges = ranges
+        server.faults["big"] = ("truncate", 2)
+        folders = fetch(channel.lock(base=server.url), options)
+    assert len((folders["big"] / "share" / "big").read_bytes()) == 1_000_000
+    asked = [each.get("range") or each.get("Range") for each in server.headers]
+    # Half of the file, half of the rest, the rest; a server that knows no ranges starts over each time.
+    half = size // 2
+    assert asked == [None, f"bytes={half}-", f"bytes={half + (size - half) // 2 if ranges else half}-"]
+
+
+def test_a_rest_from_another_server_that_does_not_fit_is_not_kept(tmp_path: Path, options: FetchOptions) -> None:
+    channel, other = TinyChannel(tmp_path / "channel"), TinyChannel(tmp_path / "other")
+    channel.package("big", {"share/big": random.Random(0).randbytes(1_000_000)})
+    other.package("big", {"share/big": random.Random(1).randbytes(1_000_000)})
+    with faulty_server(channel.root) as server, faulty_server(other.root) as mirror:
+        mirror.faults["big"] = ("truncate", 1)
+        mirrored = replace(options, mirrors={server.url: (mirror.url,)})
+        folders = fetch(channel.lock(base=server.url), mirrored)
+    assert (folders["big"] / "share" / "big").read_bytes() == random.Random(0).randbytes(1_000_000)
+
+
 def test_a_slow_server_is_waited_for_as_long_as_it_sends(
     channel: TinyChannel, server: FaultyServer, options: FetchOptions
 ) -> None:

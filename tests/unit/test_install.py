@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 from torchlocks import swap
 from torchlocks.cache import cache_folder
 from torchlocks.errors import DiskFullError, InstallError, IntegrityError, TorchlocksError
-from torchlocks.fetch import candidates, is_disk_full, mask, require_hashes, strip_credentials
+from torchlocks.fetch import candidates, require_hashes
 from torchlocks.models import LockedPackage
 from torchlocks.provenance import (
     RECORD,
@@ -25,6 +27,7 @@ from torchlocks.provenance import (
     record_names,
     write_provenance,
 )
+from torchlocks.transfer import is_disk_full, mask, strip_credentials
 
 URL = "https://conda.anaconda.org/conda-forge/linux-64/numpy-2.3.0-py311_0.conda"
 WORD = st.text("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.~", min_size=8, max_size=40)
@@ -279,3 +282,22 @@ def test_repair_finds_every_state_a_kill_can_leave(
             break
     assert ended
     assert steps
+
+
+# --- extracting in another process ---------------------------------------------------------------
+
+
+def test_the_process_that_extracts_answers_each_request_and_ends_with_its_input(tmp_path: Path) -> None:
+    (tmp_path / "junk.conda").write_bytes(b"not a package")
+    request = json.dumps([str(tmp_path / "junk.conda"), str(tmp_path / "out")])
+    done = subprocess.run(
+        [sys.executable, "-m", "torchlocks.unpack"],
+        input=f"{request}\n{request}\n",
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(answers) == 2
+    assert all("error" in answer for answer in answers)
