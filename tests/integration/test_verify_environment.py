@@ -1,7 +1,7 @@
 """The suite against real environments that were sabotaged: each fault that breaks torch in practice is caught, by name.
 
-Needs the CPU environment of this checkout (`envs/cpu`), and makes it where it is not there. Every sabotage works on a
-copy made of hard links; files are replaced in it, never written to.
+Needs the CPU environment of this checkout, which conftest.py makes where it is missing. Every sabotage works on a copy
+made of hard links; files are replaced in it, never written to.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 
@@ -31,17 +30,6 @@ LAYOUT = Layout(Path(__file__).resolve().parents[2])
 
 
 @pytest.fixture(scope="session")
-def environment() -> Path:
-    """The CPU environment of this checkout."""
-    prefix = LAYOUT.prefix("cpu")
-    if read_provenance(prefix) is None:
-        command = [sys.executable, "-c", "from torchlocks.cli import main; main()", "env", "cpu"]
-        made = subprocess.run(command, cwd=LAYOUT.root, capture_output=True, text=True, timeout=1200, check=False)
-        assert made.returncode == 0, made.stderr
-    return prefix
-
-
-@pytest.fixture(scope="session")
 def lock(environment: Path) -> Lock:
     """The lock that the environment was made from, found by its hash."""
     provenance = read_provenance(environment)
@@ -50,21 +38,12 @@ def lock(environment: Path) -> Lock:
         path = folder / "cpu" / provenance.lock_name
         if path.is_file() and (found := read_lock(path)).sha256 == provenance.lock_sha256:
             return found
-    pytest.skip("envs/cpu was made from another lock than this checkout has: make it again")
+    raise AssertionError("envs/cpu was made from a lock that this checkout does not have")
 
 
-class Overlay(Protocol):
+class Overlay:
     """A copy of the environment, to be broken."""
 
-    prefix: Path
-    site_packages: Path
-
-    def write(self, path: Path, text: str) -> None: ...
-
-    def verify(self, *tiers: str, select: str | None = None) -> Verdict: ...
-
-
-class _Overlay:
     def __init__(self, prefix: Path, lock: Lock, reports: Path) -> None:
         self.prefix = prefix
         (self.site_packages,) = prefix.glob("lib/python3.*/site-packages")
@@ -92,14 +71,14 @@ class _Overlay:
 
 
 @pytest.fixture
-def overlay(environment: Path, lock: Lock, tmp_path: Path) -> Iterator[_Overlay]:
+def overlay(environment: Path, lock: Lock, tmp_path: Path) -> Iterator[Overlay]:
     prefix = tmp_path / "cpu"
     # Bytecode comes along, and saves compiling torch again; Python replaces such files, and never writes into them.
     linked = subprocess.run(["cp", "-al", environment, prefix], capture_output=True, check=False)
     if linked.returncode != 0:  # Another file system, or one without hard links.
         shutil.rmtree(prefix, ignore_errors=True)
         subprocess.run(["cp", "-a", environment, prefix], check=True)
-    yield _Overlay(prefix, lock, tmp_path / "reports")
+    yield Overlay(prefix, lock, tmp_path / "reports")
     shutil.rmtree(prefix)
 
 
@@ -112,7 +91,7 @@ def why(verdict: Verdict, name: str) -> str:
     return next(check.why or "" for check in verdict.failures if f"::{name}" in check.id)
 
 
-def test_a_healthy_copy_passes_so_that_what_fails_below_is_the_sabotage(overlay: _Overlay) -> None:
+def test_a_healthy_copy_passes_so_that_what_fails_below_is_the_sabotage(overlay: Overlay) -> None:
     verdict = overlay.verify()
     assert verdict.ok, verdict.failures
     assert {check.tier for check in verdict.checks if check.outcome == "passed"} == {"static", "import"}
@@ -120,7 +99,7 @@ def test_a_healthy_copy_passes_so_that_what_fails_below_is_the_sabotage(overlay:
     assert not verdict.complete, "two tiers do not speak for an environment"
 
 
-def test_a_stray_cuda_library_is_found(overlay: _Overlay) -> None:
+def test_a_stray_cuda_library_is_found(overlay: Overlay) -> None:
     overlay.write(overlay.prefix / "lib" / "libcudart.so.12", "")
     verdict = overlay.verify("static")
     assert failed(verdict) == {"test_no_cuda_file"}
@@ -128,7 +107,7 @@ def test_a_stray_cuda_library_is_found(overlay: _Overlay) -> None:
 
 
 def test_a_torch_outside_the_environment_does_not_get_in(
-    overlay: _Overlay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    overlay: Overlay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shadow = tmp_path / "shadow"
     python = overlay.site_packages.parent.name
@@ -142,7 +121,7 @@ def test_a_torch_outside_the_environment_does_not_get_in(
     assert verdict.ok, verdict.failures
 
 
-def test_a_torch_that_pip_put_over_the_locked_one_is_found(overlay: _Overlay) -> None:
+def test_a_torch_that_pip_put_over_the_locked_one_is_found(overlay: Overlay) -> None:
     torch = overlay.site_packages / "torch"
     overlay.write(torch / "version.py", (torch / "version.py").read_text().replace("2.", "9.", 1))
     (overlay.site_packages / "torch-9.9.9.dist-info").mkdir()
@@ -157,7 +136,7 @@ def test_a_torch_that_pip_put_over_the_locked_one_is_found(overlay: _Overlay) ->
     } <= failed(verdict)
 
 
-def test_a_path_file_that_brings_another_torch_is_found(overlay: _Overlay, tmp_path: Path) -> None:
+def test_a_path_file_that_brings_another_torch_is_found(overlay: Overlay, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     shutil.copytree(overlay.site_packages / "packaging", elsewhere / "packaging")
     overlay.write(overlay.site_packages / "aaa.pth", f"import sys; sys.path.insert(0, {str(elsewhere)!r})\n")
@@ -167,7 +146,7 @@ def test_a_path_file_that_brings_another_torch_is_found(overlay: _Overlay, tmp_p
     assert str(elsewhere) in why(verdict, "test_modules_come_from_the_prefix")
 
 
-def test_a_broken_numpy_is_named(overlay: _Overlay) -> None:
+def test_a_broken_numpy_is_named(overlay: Overlay) -> None:
     (extension,) = (overlay.site_packages / "numpy" / "_core").glob("_multiarray_umath.*.so")
     overlay.write(extension, "not a library")
     verdict = overlay.verify("static", "import", "cpu")
@@ -177,7 +156,7 @@ def test_a_broken_numpy_is_named(overlay: _Overlay) -> None:
     assert skipped["test_cpu_numerics.py"] == "not run: torch cannot be imported"
 
 
-def test_a_missing_library_of_torch_is_named(overlay: _Overlay) -> None:
+def test_a_missing_library_of_torch_is_named(overlay: Overlay) -> None:
     (overlay.site_packages / "torch" / "lib" / "libtorch_python.so").unlink()
     verdict = overlay.verify()
     assert {"test_no_recorded_file_is_missing", "test_import"} <= failed(verdict)
@@ -185,14 +164,14 @@ def test_a_missing_library_of_torch_is_named(overlay: _Overlay) -> None:
     assert "libtorch_python.so" in why(verdict, "test_import")
 
 
-def test_a_torch_that_crashes_at_import_is_a_result_and_not_the_end(overlay: _Overlay) -> None:
+def test_a_torch_that_crashes_at_import_is_a_result_and_not_the_end(overlay: Overlay) -> None:
     overlay.write(overlay.site_packages / "torch" / "__init__.py", "import os\nos.abort()\n")
     verdict = overlay.verify("static", "import", "cpu")
     assert "SIGABRT" in why(verdict, "test_import")
     assert any(check.tier == "static" and check.outcome == "passed" for check in verdict.checks)
 
 
-def test_a_second_openmp_runtime_is_found(overlay: _Overlay) -> None:
+def test_a_second_openmp_runtime_is_found(overlay: Overlay) -> None:
     runtimes = [*overlay.site_packages.glob("torch/lib/libgomp*.so*"), *overlay.prefix.glob("lib/libgomp.so*")]
     second = overlay.prefix / "lib" / "libiomp5.so"
     shutil.copyfile(runtimes[0].resolve(), second)
@@ -207,7 +186,7 @@ def test_a_second_openmp_runtime_is_found(overlay: _Overlay) -> None:
     assert "libiomp5.so" in why(verdict, "test_one_openmp")
 
 
-def test_a_library_of_the_system_that_stands_in_for_the_environments_is_found(overlay: _Overlay) -> None:
+def test_a_library_of_the_system_that_stands_in_for_the_environments_is_found(overlay: Overlay) -> None:
     # The environment has a libz of its own, and Python loads the system's: what a lost rpath does.
     library = subprocess.run(
         [overlay.prefix / "bin" / "python", "-I", "-c", "import zlib; print(open('/proc/self/maps').read())"],
@@ -224,21 +203,21 @@ def test_a_library_of_the_system_that_stands_in_for_the_environments_is_found(ov
     assert failed(verdict) == {"test_libraries_come_from_the_prefix"}
 
 
-def _edit_record(overlay: _Overlay, name: str, change: Callable[[dict[str, object]], None]) -> None:
+def _edit_record(overlay: Overlay, name: str, change: Callable[[dict[str, object]], None]) -> None:
     (path,) = (overlay.prefix / "conda-meta").glob(f"{name}-*.json")
     record = json.loads(path.read_text(encoding="utf-8"))
     change(record)
     overlay.write(path, json.dumps(record))
 
 
-def test_a_version_that_is_not_the_locks_is_found(overlay: _Overlay) -> None:
+def test_a_version_that_is_not_the_locks_is_found(overlay: Overlay) -> None:
     _edit_record(overlay, "numpy", lambda record: record.update(version="1.0.0"))
     verdict = overlay.verify("static")
     assert failed(verdict) == {"test_packages_are_those_of_the_lock", "test_record_names"}
     assert "numpy" in why(verdict, "test_packages_are_those_of_the_lock")
 
 
-def test_a_package_that_is_gone_or_twice_there_is_found(overlay: _Overlay) -> None:
+def test_a_package_that_is_gone_or_twice_there_is_found(overlay: Overlay) -> None:
     meta = overlay.prefix / "conda-meta"
     (sympy,) = meta.glob("sympy-*.json")
     sympy.unlink()
@@ -250,7 +229,7 @@ def test_a_package_that_is_gone_or_twice_there_is_found(overlay: _Overlay) -> No
     assert {"test_packages_are_those_of_the_lock", "test_one_record_a_package"} <= failed(verdict)
 
 
-def test_a_product_in_reduced_precision_is_found(overlay: _Overlay) -> None:
+def test_a_product_in_reduced_precision_is_found(overlay: Overlay) -> None:
     # What a "fast" setting, left on in a start-up file, does to every product in fp32.
     init = overlay.site_packages / "torch" / "__init__.py"
     reduced = """
@@ -267,7 +246,7 @@ Tensor.__matmul__ = _reduced
     assert "test_matmul[float32]" in verdict.failure_line()
 
 
-def test_gradients_that_are_wrong_are_found(overlay: _Overlay) -> None:
+def test_gradients_that_are_wrong_are_found(overlay: Overlay) -> None:
     functional = overlay.site_packages / "torch" / "nn" / "functional.py"
     wrong = """
 class _Wrong(torch.autograd.Function):
