@@ -13,6 +13,7 @@ SNAPSHOT ?=#           folder of repodata to lock and check against
 AS_OF    ?=#           YYYY-MM-DD: lock as of that day
 MIRROR   ?=#           URL that stands in for https://conda.anaconda.org
 OFFLINE  ?=#           1: use the package cache alone
+FIX      ?=#           1: make fsck puts damaged files back
 A        ?=#           first lock of make diff: a file, REV:file, or a prefix
 B        ?=#           second lock of make diff
 # -----------------------------------------------------------------------------------------------
@@ -33,7 +34,7 @@ ONE    = $(or $(ENV),$(error name the environment: make $@ ENV=cpu))
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help env-cpu env-gpu run shell rollback verify fsck matrix render lock update check why diff channel \
-        lint test test-unit requirements golden clean
+        bench lint test test-unit requirements golden clean
 
 help: ## print this help
 	@awk -F ':.*## ' '/^#: /{print "\n" substr($$0, 4)} /^[a-z-]+:.*## /{printf "  %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -49,8 +50,8 @@ shell: $(READY) ## start a shell in an environment  [ENV=cpu]
 	@$(TOOL) shell $(ONE)
 verify: $(READY) ## run the torch suite again in an installed environment  [ENV=cpu]
 	@$(TOOL) verify $(ONE)
-fsck: $(READY) ## compare every file of an environment with its packages  [ENV=cpu]
-	@$(TOOL) fsck $(ONE)
+fsck: $(READY) ## compare every file of an environment with its packages  [ENV=cpu FIX=1]
+	@$(TOOL) fsck $(ONE) $(if $(FIX),--fix)
 rollback: $(READY) ## go back to the previous environment  [ENV=cpu]
 	@$(TOOL) rollback $(ONE)
 
@@ -73,6 +74,8 @@ diff: $(READY) ## compare two locks  [A=REV:locks/cpu/conda-lock.yml B=locks/cpu
 #: The project
 channel: $(READY) ## build the local channel from recipes/local and PyPI wheels
 	@$(TOOL) channel
+bench: $(READY) ## measure what installing and locking cost, against floors and peers  [SNAPSHOT=]
+	@$(TOOL) bench $(if $(SNAPSHOT),--snapshot $(SNAPSHOT))
 lint: $(DEV) ## ruff and mypy
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
 test: lint ## lint, then the unit and integration tests  [SNAPSHOT=]
@@ -87,7 +90,10 @@ requirements: $(DEV) ## compile the hash-pinned requirements of the tool from py
 clean: ## remove all that was made, but for the package cache
 	@rm -rf $(VENV) envs build reports .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-$(READY): requirements.txt pyproject.toml scripts/bootstrap.py
+# A PYTHON that is named to make may be another one than .venv was made from: bootstrap.py looks, and is quick.
+$(READY): requirements.txt pyproject.toml scripts/bootstrap.py $(if $(filter command,$(firstword $(origin PYTHON))),FORCE)
 	@$(PYTHON) scripts/bootstrap.py $(VENV)
 $(DEV): $(READY) requirements-dev.txt
 	@$(PYTHON) scripts/bootstrap.py $(VENV) --dev
+.PHONY: FORCE
+FORCE:

@@ -443,6 +443,27 @@ def fsck(env_name: str, fix: bool, as_json: bool) -> None:
         )
 
 
+@cli.command()
+@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1), help="Runs of each, in turn.")
+@click.option("--snapshot", type=click.Path(path_type=Path), default=None, help="Measure locking too, against it.")
+def bench(rounds: int, snapshot: Path | None) -> None:
+    """Measure what installing and locking cost, against floors and peers."""
+    from torchlocks.bench import as_json, as_markdown
+    from torchlocks.bench import bench as measure
+    from torchlocks.console import make_progress
+    from torchlocks.layout import find_layout
+    from torchlocks.repodata import require_snapshot
+
+    if snapshot is not None:
+        require_snapshot(snapshot)
+    layout = find_layout()
+    found = measure(layout, rounds, snapshot, make_progress())
+    layout.reports.mkdir(exist_ok=True)
+    (layout.reports / "bench.json").write_text(as_json(found), encoding="utf-8")
+    (layout.reports / "bench.md").write_text(as_markdown(found), encoding="utf-8")
+    click.echo(as_markdown(found), nl=False)
+
+
 @cli.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @click.argument("env_name")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)

@@ -18,7 +18,10 @@ def matrix_table(matrix: Matrix) -> Table:
 
     table = Table(*COLUMNS, box=None, pad_edge=False)
     for target in matrix.targets():
-        table.add_row(*_cells(target))
+        *cells, _ = _cells(target)
+        # The whole list of architectures is in the README; a terminal is narrow.
+        ends = " to ".join(dict.fromkeys((target.architectures[0], target.architectures[-1]))) if target.cuda else ""
+        table.add_row(*cells, ends + (" +PTX" if target.ptx else ""))
     return table
 
 
@@ -35,7 +38,7 @@ def _cells(target: Target) -> tuple[str, ...]:
         target.pytorch,
         target.python,
         target.cuda or "",
-        f"{target.driver.floor} or newer" if target.driver else "",
-        f"{target.glibc} or newer" if target.glibc else "",
+        f">= {target.driver.floor}" if target.driver else "",
+        f">= {target.glibc}" if target.glibc else "",
         " ".join(target.architectures) + (" +PTX" if target.ptx else ""),
     )
