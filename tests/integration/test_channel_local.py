@@ -64,6 +64,12 @@ def environment(channel: LocalChannel, tmp_path_factory: pytest.TempPathFactory)
     shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.fixture(scope="session")
+def package_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One package cache for all tests of recipes, and not the user's."""
+    return tmp_path_factory.mktemp("packages")
+
+
 def run(prefix: Path, *command: str) -> str:
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "CONDA", "PIP_"))}
     result = subprocess.run(
@@ -142,8 +148,12 @@ def test_nothing_in_the_environment_names_the_machine_that_built_it(environment:
 
 
 @pytest.mark.parametrize("name", PACKAGES)
-def test_the_recipes_own_tests_pass(channel: LocalChannel, name: str) -> None:
+def test_the_recipes_own_tests_pass(
+    channel: LocalChannel, package_cache: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from rattler_build import Package
+
+    monkeypatch.setenv("RATTLER_CACHE_DIR", str(package_cache))
 
     if name not in channel.versions:
         pytest.skip(f"{name} is for other Pythons or platforms")
