@@ -106,13 +106,14 @@ def fsck(
         raise MissingFileError(
             "There is no conda environment here.", where=str(prefix), fix="install one, or name another prefix."
         )
-    found = _look(prefix, progress)
-    if not fix or not found.damaged:
-        return found
+    if not fix:
+        return _look(prefix, progress)
     with interruptible(), disk_full_as_error(prefix.parent), prefix_lock(prefix, wait_s, progress):
         found = _look(prefix, progress)
+        if not found.damaged:
+            return found
         repaired = _repair(prefix, found.damaged, options or FetchOptions(), progress)
-    return replace(_look(prefix, progress), repaired=tuple(repaired))
+        return replace(_look(prefix, progress), repaired=tuple(repaired))
 
 
 def _look(prefix: Path, progress: Progress) -> Findings:

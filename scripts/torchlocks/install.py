@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from torchlocks import swap
+from torchlocks import __version__, swap
 from torchlocks.errors import BusyError, DiskFullError, InstallError, InterruptedByUserError, MissingFileError
 from torchlocks.models import Lock, LockedPackage
 from torchlocks.progress import Progress
@@ -392,7 +392,7 @@ def _describe(
         channel=origin.channel,
         channels_used=tuple(sorted({strip_credentials(each.channel) for each in packages})),
         records=record_names(new),
-        tools={name: version(name) for name in ("torchlocks", "py-rattler")},
+        tools={"torchlocks": __version__, "py-rattler": version("py-rattler")},
         inputs_fingerprint=origin.inputs_fingerprint,
         installed_at=now(),
     )

@@ -137,6 +137,24 @@ def test_what_cannot_be_fetched_is_not_repaired_and_stays_as_it_was(
     assert (prefix / "share" / "many" / "7.txt").read_bytes() == b"changed"
 
 
+def test_two_packages_with_the_same_path_are_no_damage(tmp_path: Path, options: FetchOptions) -> None:
+    channel = TinyChannel(tmp_path / "channel")
+    channel.raw("one", {"share/both.txt": "one", "share/one.txt": "one"})
+    channel.raw("two", {"share/both.txt": "from two"}, depends=["one"])
+    prefix = tmp_path / "envs" / "clobbered"
+    install_environment(
+        channel.lock(),
+        PLATFORM,
+        prefix,
+        provenance=Origin(name="clobbered", channel="local"),
+        options=InstallOptions(fetch=options),
+        progress=Silent(),
+    )
+    found = look(prefix)
+    assert found.ok, found
+    assert found.extra == ()
+
+
 def test_extra_files_are_listed_and_bytecode_is_not(prefix: Path) -> None:
     (prefix / "share" / "mine.txt").write_text("mine")
     cache = prefix / SITE / "beta" / "__pycache__"
