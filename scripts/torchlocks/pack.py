@@ -32,6 +32,9 @@ ENGINE_NAMES = {
 }
 """What rattler-build defines in every recipe (its documentation of Jinja functions and variables)."""
 
+LONGEST_PREFIX = 240
+"""Less than conda's 255 by the characters that tell a placeholder from a plain path."""
+
 LOG_TAIL_LINES = 30
 
 
@@ -94,6 +97,7 @@ def pack(job: Job, log: Path) -> Built:
 
     `log` is the file that holds the build's output, for the error message. Raises RecipeError or DiskFullError.
     """
+    _refuse_long_path(job)
     package = _build(_render(job), job, log)
     try:
         return _repack(package, job)
@@ -119,6 +123,17 @@ def _render(job: Job) -> RenderedVariant:
     if len(variants) != 1:
         raise RecipeError(f"The recipe makes {len(variants)} packages; it must make one.", where=str(job.recipe))
     return variants[0]
+
+
+def _refuse_long_path(job: Job) -> None:
+    """The engine pads the path of the host environment, and breaks down where it is too long already."""
+    prefix = job.work / "out" / "bld" / f"rattler-build_{job.recipe.parent.name}" / "host_env"
+    if (excess := len(os.fsencode(prefix)) - LONGEST_PREFIX) > 0:
+        raise RecipeError(
+            f"The path of this folder is too long to build packages in, by {excess} characters.",
+            where=str(job.target.parent),
+            fix="move the checkout to a folder with a shorter path.",
+        )
 
 
 def _refuse_undefined(job: Job, context: set[str]) -> None:

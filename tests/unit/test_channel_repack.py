@@ -19,9 +19,11 @@ from torchlocks.repack import PLACEHOLDER, blank_record, repack
 NEWEST = 1_700_000_000
 
 
-def conda_file(path: Path, prefix: str, built: int, extra: dict[str, bytes] | None = None) -> Path:
+def conda_file(
+    path: Path, prefix: str, built: int, extra: dict[str, bytes] | None = None, script: bytes | None = None
+) -> Path:
     """A package as the engine makes it in the folder `prefix` at the time `built`."""
-    script = f"#!{prefix}/bin/python\n".encode()
+    script = script or f"#!{prefix}/bin/python\n".encode()
     record = b"mod.py,sha256=AAAA,4\n../../../bin/tool,sha256=BBBB,9\n"
     files = {
         "bin/tool": (script, prefix),
@@ -113,3 +115,14 @@ def test_record_keeps_hashes_of_files_that_an_installer_leaves_alone() -> None:
     assert blank_record("site-packages/pkg-1.dist-info/RECORD", record, fixed) == (
         b'pkg/a.py,sha256=x,1\n"pkg/b,c.py",sha256=y,2\n../../bin/tool,,\npkg-1.dist-info/RECORD,,\n'
     )
+
+
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_scripts_begin_with_a_plain_shebang_whatever_the_folder(tmp_path: Path, quote: str) -> None:
+    # What pip writes where the prefix is long, and quoted where it has a space.
+    prefix = "/builds/a b/" + "p" * 100
+    start = f"#!/bin/sh\n'''exec' {quote}{prefix}/bin/python{quote} \"$0\" \"$@\"\n' '''\nimport sys\n".encode()
+    source = conda_file(tmp_path / "one.conda", prefix, built=1, script=start)
+    repack(source, tmp_path / "mod-1-0.conda", newest=NEWEST, forbidden=[])
+    tool = contents(tmp_path / "mod-1-0.conda")["bin/tool"][0]
+    assert tool == f"#!{PLACEHOLDER[: len(prefix)]}/bin/python\nimport sys\n".encode()
