@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -83,3 +86,29 @@ def test_commands_run_in_the_activated_environment(prefix: Path, tmp_path: Path)
     out = tmp_path / "out"
     assert run_in(prefix, f"greet 'two words' > '{out}'") == 0
     assert out.read_text() == "greetings yes two words\n"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish", "dash"])
+def test_a_shell_is_activated_after_its_own_configuration(prefix: Path, tmp_path: Path, shell: str) -> None:
+    program = shutil.which(shell)
+    if program is None:
+        pytest.skip(f"{shell} is not installed")
+    script(prefix, "export MADE=yes\n")
+    home = tmp_path / "home"
+    home.mkdir()
+    # A start-up file that puts another folder first, as installers like to add.
+    for name in (".bashrc", ".zshrc"):
+        (home / name).write_text("export PATH=/opt/first:$PATH CONFIGURED=yes\n")
+    done = subprocess.run(
+        [sys.executable, "-c", f"from torchlocks.activate import *; raise SystemExit(shell_in(Path({str(prefix)!r})))"],
+        input='echo "path=$PATH made=$MADE"\nexit 5\n',
+        env={"PATH": os.environ["PATH"], "HOME": str(home), "SHELL": program},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 5, done.stderr
+    assert f"path={prefix / 'bin'}:" in done.stdout
+    assert "made=yes" in done.stdout
+    assert ("/opt/first" in done.stdout) == (shell in ("bash", "zsh")), "the shell did not read its own configuration"
