@@ -350,7 +350,11 @@ def refuse_unsafe(folder: Path, what: str) -> None:
             fix="do not use this channel; report the package to whoever runs it.",
         )
 
-    for path in read_paths(folder):
+    try:
+        paths = read_paths(folder)
+    except (OSError, ValueError) as error:
+        raise IntegrityError(f"{what} has no list of its files that can be read.", where=what) from error
+    for path in paths:
         if _leaves(path["_path"]):
             refuse(f"its file list names {path['_path']!r}, which is outside of the environment")
     for name, each in _walk(folder):

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import random
 import shutil
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -163,7 +164,7 @@ def _fetch(
     def on_wait() -> None:
         progress.say("Another program holds the package cache; waiting for it.")
 
-    with disk_full_as_error(store.root), store.staging() as stage:
+    with _cache_errors(store.root), store.staging() as stage:
         _require_room(packages, stage)
         sizes = [each.size for each in packages]
         in_bytes = None not in sizes
@@ -176,6 +177,21 @@ def _fetch(
 
             entries = asyncio.run(run())
     return dict(zip(packages, entries, strict=True))
+
+
+@contextmanager
+def _cache_errors(root: Path) -> Iterator[None]:
+    with disk_full_as_error(root):
+        try:
+            yield
+        except OSError as error:
+            if is_disk_full(error):
+                raise
+            raise FetchError(
+                f"The package cache cannot be used: {error.strerror or error}.",
+                where=str(error.filename or root),
+                fix="see that it can be written to, or name another one (TORCHLOCKS_CACHE).",
+            ) from error
 
 
 def _require_room(packages: Sequence[LockedPackage], folder: Path) -> None:

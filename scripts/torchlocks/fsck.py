@@ -21,10 +21,10 @@ from torchlocks import swap
 from torchlocks.cache import hash_file
 from torchlocks.errors import InstallError, MissingFileError
 from torchlocks.fetch import FetchOptions
-from torchlocks.install import final_path, interruptible, link, prefix_lock
+from torchlocks.install import final_path, interruptible, prefix_lock
 from torchlocks.models import LockedPackage
 from torchlocks.progress import Progress, Task
-from torchlocks.transfer import disk_full_as_error
+from torchlocks.transfer import disk_full_as_error, is_disk_full
 
 # Made by Python itself, by conda clients, or by torchlocks; never by a package.
 _OWN = re.compile(r"(^|/)__pycache__/|^conda-meta/|^CACHEDIR\.TAG$|^\.nonadmin$")
@@ -258,6 +258,7 @@ def _outside(prefix: Path) -> Iterator[Path]:
 def _repair(prefix: Path, damaged: tuple[Damage, ...], options: FetchOptions, progress: Progress) -> list[str]:
     """Put the damaged files back and return their paths."""
     from torchlocks.fetch import ensure_cached
+    from torchlocks.link import link
 
     records: dict[str, dict[str, Any]] = {}
     for record in (prefix / "conda-meta").glob("*.json"):
@@ -275,9 +276,10 @@ def _repair(prefix: Path, damaged: tuple[Damage, ...], options: FetchOptions, pr
     packages = {name: _locked(record) for name, record in needed.items()}
     entries = ensure_cached(tuple(packages.values()), replace(options, allow_md5=True), progress)
     platform = next((r["subdir"] for r in records.values() if r.get("subdir", "noarch") != "noarch"), "noarch")
-    new, _ = swap.new_sibling(prefix)
     repaired = []
+    new = None
     try:
+        new, _ = swap.new_sibling(prefix)
         link(entries, platform, new, prefix, progress=progress)
         for each in damaged:
             source, target = new / each.path, prefix / each.path
@@ -289,11 +291,14 @@ def _repair(prefix: Path, damaged: tuple[Damage, ...], options: FetchOptions, pr
             source.replace(target)
             repaired.append(each.path)
     except OSError as error:
+        if is_disk_full(error):
+            raise
         raise InstallError(
             f"A file could not be put back: {error.strerror}.", where=str(error.filename or prefix)
         ) from error
     finally:
-        swap.discard(new, prefix)
+        if new is not None:
+            swap.discard(new, prefix)
     return repaired
 
 

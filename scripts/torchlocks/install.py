@@ -3,7 +3,6 @@
 The previous environment is whole until the last rename, and whole after it. Bytecode is not compiled: rattler does
 not either, it would take longer than all the rest (torch alone has thousands of modules), it would have to be done
 after the swap to name the right files, and Python writes what it imports by itself, first while the suite runs.
-Post-link scripts of packages are not run: they are unchecked code that may do anything anywhere; who has one is said.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torchlocks import __version__, swap
 from torchlocks.errors import BusyError, DiskFullError, InstallError, InterruptedByUserError, MissingFileError
@@ -34,8 +33,6 @@ from torchlocks.provenance import (
 )
 
 if TYPE_CHECKING:
-    from rattler import RepoDataRecord
-
     from torchlocks.cache import Entry
     from torchlocks.fetch import FetchOptions
 
@@ -87,6 +84,7 @@ def install_environment(
     if not options.force and is_current(prefix, lock.sha256, platform, provenance.inputs_fingerprint):
         return _unchanged(prefix, provenance)
     from torchlocks.fetch import FetchOptions, ensure_cached, packages_for
+    from torchlocks.link import link
     from torchlocks.transfer import disk_full_as_error
 
     packages = packages_for(lock, platform)
@@ -269,103 +267,6 @@ def _require_room(entries: Mapping[LockedPackage, Entry], prefix: Path) -> None:
             where=str(prefix.parent),
             fix="make room, or choose a prefix elsewhere; on the package cache's own disk it would take hardly any.",
         )
-
-
-def _record(package: LockedPackage, entry: Entry, corrected: bool) -> RepoDataRecord:
-    """The package's own record, with the hashes of its archive.
-
-    A pixi lock holds the channel's record, with corrections that were made after the package was built; the other
-    formats hold a part of it (conda-lock v1 has no constraints and merges dependencies) or nothing.
-    """
-    from rattler import PackageRecord, RepoDataRecord
-
-    from torchlocks.transfer import strip_credentials
-
-    own = PackageRecord.from_index_json(
-        entry.folder / "info" / "index.json", size=entry.size, sha256=entry.sha256, md5=entry.md5
-    )
-    if corrected and package.depends is not None:
-        own.depends = list(package.depends)
-        own.constrains = list(package.constrains or ())
-    return RepoDataRecord(own, package.file_name, strip_credentials(package.url), strip_credentials(package.channel))
-
-
-def link(
-    entries: Mapping[LockedPackage, Entry],
-    platform: str,
-    new: Path,
-    prefix: Path,
-    *,
-    corrected: bool = False,
-    progress: Progress,
-) -> None:
-    """Link cached packages into the folder `new` as the environment that will be at `prefix`.
-
-    `corrected` says that the dependencies of the packages are those of the channel's own records. Raises
-    InstallError when it fails, or OSError or rattler's own error when the disk is full.
-    """
-    import asyncio
-
-    from rattler import Subdir, install
-    from rattler.exceptions import InstallerError, LinkError, TransactionError
-    from rattler.install import InstallerReporter
-    from rattler.package_cache import PackageCache, ValidationMode
-
-    from torchlocks.transfer import is_disk_full, make_client, mask
-
-    records = [_record(package, entry, corrected) for package, entry in entries.items()]
-    root: str | os.PathLike[str] = next((entry.folder.parent for entry in entries.values()), new)
-
-    class Reporter(InstallerReporter):
-        """Hands rattler's calls, which come from its own threads, to the thread that owns the progress bar."""
-
-        def __init__(self, loop: asyncio.AbstractEventLoop, advance: Any) -> None:
-            self._loop = loop
-            self._advance = advance
-
-        def on_link_complete(self, index: int) -> None:
-            if not self._loop.is_closed():
-                self._loop.call_soon_threadsafe(self._advance, 1)
-
-    async def run() -> None:
-        with progress.task(f"Linking {len(records)} packages", len(records)) as task:
-            await install(
-                records,
-                new,
-                # Every entry has just been verified; rattler needs not look again.
-                package_cache=PackageCache.new_layered([root], validation_mode=ValidationMode.skip()),
-                installed_packages=[],
-                platform=Subdir(platform),
-                execute_link_scripts=False,
-                show_progress=False,
-                client=make_client(),
-                # The protocol's methods have bodies that mypy takes for abstract ones.
-                reporter=Reporter(asyncio.get_running_loop(), task.advance),  # type: ignore[abstract]
-                alternative_target_prefix=prefix,
-            )
-
-    for package, entry in entries.items():
-        if any((entry.folder / where).exists() for where in _link_scripts(package.name)):
-            progress.warn(f"{package.file_name} has a post-link script, which is not run")
-    try:
-        if records:
-            asyncio.run(run())
-        else:
-            (new / "conda-meta").mkdir()
-    except (InstallerError, LinkError, TransactionError, OSError, RuntimeError) as error:
-        if is_disk_full(error):
-            raise
-        raise InstallError(
-            "The packages could not be linked; what was there is untouched.",
-            where=str(prefix),
-            details=mask(str(error)),
-        ) from error
-    if len(record_names(new)) != len(entries):
-        raise InstallError("Not all packages were linked; what was there is untouched.", where=str(prefix))
-
-
-def _link_scripts(name: str) -> Sequence[str]:
-    return (f"bin/.{name}-post-link.sh", f"Scripts/.{name}-post-link.bat")
 
 
 def _describe(

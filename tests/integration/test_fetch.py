@@ -265,6 +265,24 @@ def test_a_file_list_that_leaves_the_environment_is_refused(tmp_path: Path, opti
         fetch(channel.lock(), options)
 
 
+@pytest.mark.parametrize("name", ["index.json", "paths.json"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b'{"paths": 1}', b'{"paths": [1]}', b"\xff\xfe"])
+def test_metadata_that_makes_no_sense_is_refused(
+    tmp_path: Path, options: FetchOptions, name: str, content: bytes
+) -> None:
+    channel = TinyChannel(tmp_path / "channel")
+    channel.raw("garbled", {"share/x": "x"}, info={name: content})
+    with pytest.raises(IntegrityError):
+        fetch(channel.lock(), options)
+    assert cached_names(options) == set()
+
+
+def test_a_cache_that_cannot_be_written_to_is_an_error(channel: TinyChannel, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FetchError, match="cache cannot be used"):
+        fetch(channel.lock(), FetchOptions(cache=tmp_path / "file" / "pkgs"))
+
+
 def test_bytes_with_the_locked_hash_that_are_no_package_are_refused(tmp_path: Path, options: FetchOptions) -> None:
     folder = tmp_path / "channel" / PLATFORM
     folder.mkdir(parents=True)

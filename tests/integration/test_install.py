@@ -319,6 +319,28 @@ def test_a_failed_fetch_leaves_the_environment_as_it_was(
     assert not install(first, prefix, options).changed
 
 
+def test_a_package_that_rattler_cannot_link_is_an_error(tmp_path: Path, prefix: Path, options: InstallOptions) -> None:
+    channel = TinyChannel(tmp_path / "channel")
+    # A module of Python, and no Python to put it beside.
+    channel.package("lonely", {"site-packages/lonely.py": ""}, noarch="python")
+    with pytest.raises(InstallError, match="could not be linked"):
+        install(channel.lock(), prefix, options)
+    channel.raw("lonely", {"share/x": ""}, version="2", index={"build_number": "many"})
+    with pytest.raises(InstallError, match="could not be linked"):
+        install(channel.lock(packages=channel.packages[-1:]), prefix, options)
+    assert siblings(prefix) == set()
+
+
+def test_a_post_link_script_is_not_run_and_that_is_said(tmp_path: Path, prefix: Path, options: InstallOptions) -> None:
+    channel = TinyChannel(tmp_path / "channel")
+    channel.raw("scripted", {"bin/.scripted-post-link.sh": f"touch {tmp_path}/ran\n", "share/x": "x"})
+    progress = Listening()
+    origin = Origin(name="tiny", channel="local")
+    install_environment(channel.lock(), PLATFORM, prefix, provenance=origin, options=options, progress=progress)
+    assert not (tmp_path / "ran").exists()
+    assert any("post-link script" in line for line in progress.said)
+
+
 def test_a_parent_that_cannot_be_written_to_is_an_error(first: Lock, tmp_path: Path, options: InstallOptions) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InstallError):
