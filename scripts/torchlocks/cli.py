@@ -75,7 +75,7 @@ def _show(verdict: Verdict, env_name: str, as_json: bool) -> None:
         Console(highlight=False).print(summary_table(verdict))
     if not verdict.ok:
         raise VerificationError(
-            f"{env_name} is installed, but it failed its verification: {verdict.failure_line}.",
+            f"{env_name} is installed, but it failed its verification: {verdict.failure_line()}.",
             where=f"reports/{env_name}.json",
             fix=f"the environment stays in envs/{env_name}, marked unverified, for you to look at",
         )

@@ -131,7 +131,7 @@ def _verify(layout: Layout, target: Target, lock: Lock, progress: Progress, sele
         progress=progress,
         select=select,
     )
-    if select is None:
+    if verdict.complete:
         mark_verified(prefix, verdict.ok, _short(layout, layout.reports / f"{target.env}.json"))
     return verdict
 
