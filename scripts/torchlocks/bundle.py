@@ -363,7 +363,8 @@ def _index(packages: Sequence[LockedPackage], names: Sequence[str], channel: Pat
 
     try:
         asyncio.run(index_fs(channel, write_zst=False, write_shards=False))
-    except RuntimeError as error:
+    except Exception as error:
+        # Not one class of rattler's: an archive that is none makes its indexer panic.
         if is_disk_full(error):
             raise
         raise IntegrityError(

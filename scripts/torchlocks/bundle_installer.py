@@ -306,6 +306,7 @@ def zstd_of_command() -> Opener | None:
             self._process = subprocess.Popen(
                 [str(command), "-d", "-c", "-q"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
             )
+            self._broken: Exception | None = None
             self._feeder = threading.Thread(target=self._feed, args=(raw,), daemon=True)
             self._feeder.start()
 
@@ -313,16 +314,20 @@ def zstd_of_command() -> Opener | None:
             try:
                 with self._process.stdin as pipe:  # type: ignore[union-attr]
                     shutil.copyfileobj(raw, pipe, BLOCK)
-            except OSError:
-                pass  # The command has ended: its exit code says why.
+            except Exception as error:  # Raised where the bytes are read. Where the command has ended, it says why.
+                self._broken = error
 
         def readable(self) -> bool:
             return True
 
         def readinto(self, target: Any) -> int:
             got = self._process.stdout.readinto(target)  # type: ignore[union-attr]
-            if got == 0 and self._process.wait() != 0:
-                raise OSError(f"zstd failed (exit code {self._process.returncode})")
+            if got == 0:
+                self._feeder.join()
+                if self._process.wait() != 0:
+                    raise OSError(f"zstd failed (exit code {self._process.returncode})")
+                if self._broken is not None:
+                    raise self._broken
             return int(got)
 
         def close(self) -> None:
