@@ -99,7 +99,12 @@ def main() -> None:
     """Extract what standard input asks for, until it ends."""
     for line in sys.stdin:
         archive, folder = json.loads(line)
-        print(json.dumps(_extract(archive, folder)), flush=True)
+        answer = json.dumps(_extract(archive, folder)).encode() + b"\n"
+        try:
+            os.write(sys.stdout.fileno(), answer)
+        except BrokenPipeError:
+            # The parent was killed meanwhile; nobody is left to hear of it.
+            return
 
 
 if __name__ == "__main__":

@@ -301,3 +301,20 @@ def test_the_process_that_extracts_answers_each_request_and_ends_with_its_input(
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(answers) == 2
     assert all("error" in answer for answer in answers)
+
+
+def test_the_process_that_extracts_ends_in_silence_when_its_parent_is_gone(tmp_path: Path) -> None:
+    (tmp_path / "junk.conda").write_bytes(b"not a package")
+    running = subprocess.Popen(
+        [sys.executable, "-m", "torchlocks.unpack"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert running.stdout is not None
+    running.stdout.close()
+    running.stdout = None
+    _, said = running.communicate(json.dumps([str(tmp_path / "junk.conda"), str(tmp_path / "out")]) + "\n", timeout=60)
+    assert running.returncode == 0
+    assert said == ""
