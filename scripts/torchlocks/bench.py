@@ -23,6 +23,7 @@ from statistics import median
 
 from torchlocks.errors import MissingFileError
 from torchlocks.layout import Layout
+from torchlocks.lockfile import CONDA_LOCK
 from torchlocks.progress import Progress
 
 _BIN = Path(sys.executable).parent
@@ -48,7 +49,7 @@ def bench(layout: Layout, rounds: int, snapshot: Path | None, progress: Progress
 
     Raises MissingFileError when the CPU environment was not made from the local channel.
     """
-    lock = layout.local_locks / "cpu" / "conda-lock.yml"
+    lock = layout.local_locks / "cpu" / CONDA_LOCK
     prefix = layout.prefix("cpu")
     if not lock.is_file() or not prefix.is_dir():
         raise MissingFileError(

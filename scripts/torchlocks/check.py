@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from torchlocks import check_files, check_graph, check_packages, check_parity, check_torch
-from torchlocks.check_files import CONDA_LOCK, PIXI, Folder, read_folder
+from torchlocks.check_files import Folder, read_folder
 from torchlocks.check_packages import RELOCK
 from torchlocks.check_parity import Pair
 from torchlocks.check_rules import Expectation, Finding, Problem, Report, Rule, Skipped, Subject, expectation
 from torchlocks.errors import LockfileError
 from torchlocks.layout import Layout
-from torchlocks.lockfile import merge, read_lock
+from torchlocks.lockfile import CONDA_LOCK, PIXI, merge, read_lock
 from torchlocks.matrix import Matrix, Target
 from torchlocks.models import Lock
 

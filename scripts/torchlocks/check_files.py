@@ -11,16 +11,8 @@ from torchlocks.check_packages import RELOCK
 from torchlocks.check_rules import Expectation, Problem
 from torchlocks.errors import LockfileError, MissingFileError
 from torchlocks.lock_fields import channel_urls
-from torchlocks.lockfile import read_lock
+from torchlocks.lockfile import CONDA_LOCK, PIXI, explicit_name, read_lock
 from torchlocks.models import Lock, LockedPackage
-
-CONDA_LOCK = "conda-lock.yml"
-PIXI = "pixi.lock"
-
-
-def explicit_name(platform: str) -> str:
-    """The file name of the explicit lock of a platform."""
-    return f"conda-{platform}.lock"
 
 
 @dataclass(frozen=True, kw_only=True)

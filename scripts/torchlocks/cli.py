@@ -274,7 +274,7 @@ def why(what: str, env_name: str, platform: str | None, snapshot: Path | None, a
     from torchlocks.check_rules import expectation
     from torchlocks.host import host_platform
     from torchlocks.layout import find_layout
-    from torchlocks.lock import CONDA_LOCK
+    from torchlocks.lockfile import CONDA_LOCK
     from torchlocks.matrix import load_matrix
     from torchlocks.remote import open_lock
     from torchlocks.render import render as render_target

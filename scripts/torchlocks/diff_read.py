@@ -9,11 +9,8 @@ from pathlib import Path, PurePosixPath
 
 from torchlocks.errors import LockfileError, MissingFileError, TorchlocksError
 from torchlocks.lock_pixi import from_record
-from torchlocks.lockfile import merge, parse_lock
+from torchlocks.lockfile import CONDA_LOCK, PIXI, merge, parse_lock
 from torchlocks.models import Lock, LockedPackage
-
-CONDA_LOCK = "conda-lock.yml"
-PIXI = "pixi.lock"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -100,11 +100,12 @@ def verify_installed(layout: Layout, env: str, progress: Progress, *, select: st
     pytest -k) does not. Raises MissingFileError when the environment's lock is not there any more.
     """
     from torchlocks.errors import MissingFileError
+    from torchlocks.lockfile import CONDA_LOCK
     from torchlocks.matrix import load_matrix
 
     found = read_provenance(layout.prefix(env))
     for folder in (layout.locks, layout.local_locks, layout.build / "relocked"):
-        path = folder / env / "conda-lock.yml"
+        path = folder / env / CONDA_LOCK
         if found and path.is_file() and (lock := _read(path)).sha256 == found.lock_sha256:
             return _verify(layout, load_matrix(layout.matrix).target(env, found.platform), lock, progress, select)
     raise MissingFileError(
@@ -222,7 +223,8 @@ def _committed_lock(layout: Layout, target: Target, request: Request, progress: 
 
     The committed file is left alone: `make lock` is what changes it.
     """
-    from torchlocks.lock import CONDA_LOCK, LockOptions, find_solver, is_current, lock_environments
+    from torchlocks.lock import LockOptions, find_solver, is_current, lock_environments
+    from torchlocks.lockfile import CONDA_LOCK
     from torchlocks.render import render
     from torchlocks.repodata import RecordSource
 
@@ -250,7 +252,8 @@ def _committed_lock(layout: Layout, target: Target, request: Request, progress: 
 def _local_lock(layout: Layout, target: Target, progress: Progress) -> Lock:
     """Build the local channel, and lock the target against it."""
     from torchlocks.channel import build_local_channel
-    from torchlocks.lock import CONDA_LOCK, LockOptions, find_solver, lock_environments
+    from torchlocks.lock import LockOptions, find_solver, lock_environments
+    from torchlocks.lockfile import CONDA_LOCK
     from torchlocks.repodata import RecordSource
 
     if target.accelerator != "cpu":

@@ -26,7 +26,16 @@ from typing import TYPE_CHECKING, Any
 from torchlocks import __version__
 from torchlocks.errors import LockfileError, MissingFileError, SolveError, TorchlocksError
 from torchlocks.layout import Layout
-from torchlocks.lockfile import parse_lock, read_lock, select_records, write_explicit, write_pixi
+from torchlocks.lockfile import (
+    CONDA_LOCK,
+    PIXI,
+    explicit_name,
+    parse_lock,
+    read_lock,
+    select_records,
+    write_explicit,
+    write_pixi,
+)
 from torchlocks.matrix import Target
 from torchlocks.models import Lock
 from torchlocks.progress import Progress
@@ -38,14 +47,6 @@ if TYPE_CHECKING:
     from conda_lock.models.lock_spec import LockSpecification
     from conda_lock.virtual_package import FakeRepoData
     from rattler import RepoDataRecord
-
-CONDA_LOCK = "conda-lock.yml"
-PIXI = "pixi.lock"
-
-
-def explicit_name(platform: str) -> str:
-    """The file name of the explicit lock of a platform."""
-    return f"conda-{platform}.lock"
 
 
 @dataclass(frozen=True, kw_only=True)

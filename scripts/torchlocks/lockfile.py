@@ -20,6 +20,15 @@ from torchlocks.models import Lock, LockedPackage, LockKind
 if TYPE_CHECKING:
     from rattler import RepoDataRecord
 
+CONDA_LOCK = "conda-lock.yml"
+PIXI = "pixi.lock"
+"""The files of an environment in `locks/`, beside one explicit file a platform."""
+
+
+def explicit_name(platform: str) -> str:
+    """The name of the explicit file of a platform."""
+    return f"conda-{platform}.lock"
+
 
 def read_lock(path: Path) -> Lock:
     """Read a lockfile of any of the three formats.

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from torchlocks.errors import FetchError
 from torchlocks.fetch import make_client, mask
-from torchlocks.lockfile import merge, read_lock
+from torchlocks.lockfile import PIXI, merge, read_lock
 from torchlocks.models import Lock
 
 
@@ -22,7 +22,7 @@ def open_lock(name: str) -> Lock:
     if "://" not in name:
         path = Path(name)
         lock = read_lock(path)
-        beside = path.with_name("pixi.lock")
+        beside = path.with_name(PIXI)
         if lock.kind == "conda-lock" and beside.is_file():
             lock = merge(lock, read_lock(beside))
         return lock
