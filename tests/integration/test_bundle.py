@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import LAYOUT
+from conftest import LAYOUT, TORCHLOCKS, Checkout
 from faulty_server import faulty_server
 from tiny_channel import PLACEHOLDER, PLATFORM, TinyChannel, locked_file, make_channel
 from torchlocks import bundle_installer
@@ -800,3 +800,53 @@ def test_a_portable_bundle_or_none_does_not_fill_the_cache(lock: Lock, tmp_path:
         unpack_bundle(made.path, fetch=FetchOptions(cache=tmp_path / "pkgs"), progress=SILENT)
     with pytest.raises(MissingFileError):
         unpack_bundle(tmp_path / "none.tar", fetch=FetchOptions(), progress=SILENT)
+
+
+# --- the real thing -----------------------------------------------------------------------------
+
+
+def test_the_cpu_environment_is_built_from_a_bundle_without_a_network(
+    copy_checkout: Callable[[], Checkout], tmp_path: Path
+) -> None:
+    require_namespaces()
+    checkout = copy_checkout()
+    made = checkout.run("env", "cpu", "--channel", "local")
+    assert made.returncode == 0, made.stderr
+    bundle = bundle_environment(
+        replace(LAYOUT, root=checkout.root), "cpu", PLATFORM, local=True, fetch=FetchOptions(), progress=SILENT
+    )
+    assert bundle.path == checkout.root / "build" / "bundles" / f"cpu-{PLATFORM}.tar"
+
+    # With nothing but a bare Python. The two prefixes are equally long, so that libraries are padded alike.
+    inside = unpacked(bundle, tmp_path / "elsewhere")
+    ours = checkout.prefix.with_name("our")
+    said = run_installer(inside, ours, network=False)
+    assert said.code == 0, said.said
+    expected, found = tree(checkout.prefix), tree(ours)
+    assert {name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)} == set()
+    found_by_fsck = fsck(ours, progress=SILENT)
+    assert found_by_fsck.ok, found_by_fsck
+    assert found_by_fsck.extra == ()
+    program = "import torch; print(torch.__version__, (torch.ones(3) @ torch.ones(3)).item())"
+    ran = subprocess.run([str(ours / "bin" / "python"), "-c", program], capture_output=True, text=True, check=True)
+    assert ran.stdout.split()[1] == "3.0"
+
+    # With torchlocks, offline and out of an empty package cache.
+    cache = tmp_path / "pkgs"
+    offline = ("env", "cpu", "--channel", "local", "--offline", "--force")
+    refused = checkout.run(*offline, TORCHLOCKS_CACHE=str(cache))
+    assert refused.returncode == FetchError.exit_code
+    assert "pytorch-" in refused.stderr
+    unpack_bundle(bundle.path, fetch=FetchOptions(cache=cache), progress=SILENT)
+    # A process of this namespace would still reach the loopback interface; one behind `unshare` reaches nothing.
+    again = subprocess.run(
+        ["unshare", "--net", str(TORCHLOCKS), *offline],
+        cwd=checkout.root,
+        env={**os.environ, "TORCHLOCKS_CACHE": str(cache)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert again.returncode == 0, again.stderr
+    assert tree(checkout.prefix) == expected
