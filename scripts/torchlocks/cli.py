@@ -509,7 +509,7 @@ def _installed(env_name: str) -> Path:
     prefix = layout.prefix(env_name)
     found = read_provenance(prefix)
     if found is None:
-        there = sorted(p.name for p in layout.envs.glob("*") if read_provenance(p)) if layout.envs.is_dir() else []
+        there = sorted(p.name for p in layout.envs.glob("[!.]*") if read_provenance(p)) if layout.envs.is_dir() else []
         make = f"make env-gpu CUDA={env_name[6:-1]}.{env_name[-1]}" if env_name.startswith("gpu-cu") else "make env-cpu"
         raise MissingFileError(
             f"The environment {env_name!r} is not installed.",

@@ -101,6 +101,9 @@ class RecordSource:
         from rattler.networking import Client
         from rattler.networking.middleware import AuthenticationMiddleware, MirrorMiddleware, OciMiddleware
 
+        from torchlocks.transfer import trust_certificates
+
+        trust_certificates()
         by_url = {url: list(stand_ins) for url, stand_ins in mirrors(self.mirror).items()}
         middlewares = [MirrorMiddleware(by_url), AuthenticationMiddleware(), OciMiddleware()]
         return Gateway(client=Client(middlewares))  # type: ignore[arg-type]

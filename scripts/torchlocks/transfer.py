@@ -92,6 +92,19 @@ def disk_full_as_error(where: Path) -> Iterator[None]:
         raise
 
 
+def trust_certificates() -> None:
+    """Have py-rattler trust the certificates that the user's other tools trust, where SSL_CERT_FILE is not set.
+
+    Its Rust part reads the process's environment, and takes certificates in no other way.
+    """
+    if "SSL_CERT_FILE" in os.environ or "SSL_CERT_DIR" in os.environ:
+        return
+    for variable in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT"):
+        if Path(os.environ.get(variable, "")).is_file():
+            os.environ["SSL_CERT_FILE"] = os.environ[variable]
+            return
+
+
 def make_client(resume: dict[tuple[str, str], int] | None = None) -> Client:
     """py-rattler's client with its credential stores and protocols, and without its retries and time-out.
 
@@ -108,12 +121,7 @@ def make_client(resume: dict[tuple[str, str], int] | None = None) -> Client:
         S3Middleware,
     )
 
-    if "SSL_CERT_FILE" not in os.environ and "SSL_CERT_DIR" not in os.environ:
-        for variable in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT"):
-            if Path(os.environ.get(variable, "")).is_file():
-                # Its Rust part reads the process's environment, and takes certificates in no other way.
-                os.environ["SSL_CERT_FILE"] = os.environ[variable]
-                break
+    trust_certificates()
 
     def range_of(host: str, path: str) -> dict[str, str] | None:
         start = (resume or {}).get((host, path), 0)
