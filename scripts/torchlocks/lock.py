@@ -299,9 +299,14 @@ def _solver_said(target: Target, error: subprocess.CalledProcessError) -> Torchl
     kind = getattr(torchlocks.errors, str(answer.get("exception_name")), SolveError)
     if not (isinstance(kind, type) and issubclass(kind, TorchlocksError)):
         kind = SolveError
-    what = str(answer.get("error") or "no solution")
-    details = str(answer.get("message") or "").removeprefix(what).strip("\n")
-    return kind(what, where=where, details=details or None)
+    what = str(answer.get("error") or answer.get("message") or "The solver found no solution.")
+    inner = answer.get("where")
+    return kind(
+        what,
+        where=f"{where}: {inner}" if inner else where,
+        fix=answer.get("fix"),
+        details=answer.get("details"),
+    )
 
 
 @contextlib.contextmanager

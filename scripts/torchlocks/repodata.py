@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, time, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from torchlocks.errors import ChannelUnreachableError, MissingFileError, TorchlocksError
+from torchlocks.errors import ChannelUnreachableError, MissingFileError
 
 if TYPE_CHECKING:
-    from rattler import Gateway, RepoDataRecord, SparseRepoData
+    from rattler import RepoDataRecord, SparseRepoData
 
 CHANNEL_HOST = "https://conda.anaconda.org"
 """Where channels given by name are."""
@@ -77,13 +77,19 @@ class RecordSource:
             )
         return folder
 
-    def sparse(self, channel: str, subdirs: Iterable[str]) -> list[SparseRepoData]:
-        """The repodata of a channel on disk, opened but not read: records are parsed as they are asked for."""
+    def sparse(self, channel: str, subdirs: Sequence[str]) -> list[SparseRepoData]:
+        """The repodata of a channel, opened but not read: records are parsed as they are asked for.
+
+        A live channel's is brought into the cache first, so that every source is solved in one way: the
+        solver can take another solution where records reach it in another order. A subdir that the channel
+        does not have is left out. Raises MissingFileError for a folder that is no channel, and
+        ChannelUnreachableError for a live channel that cannot be read.
+        """
         from rattler import Channel, SparseRepoData
 
         folder = self.folder(channel)
         if folder is None:
-            raise ValueError(f"{channel} is not on disk")
+            return self._fetch(channel, subdirs)
         opened = []
         for subdir in subdirs:
             file = folder / subdir / "repodata.json"
@@ -95,18 +101,43 @@ class RecordSource:
             )
         return opened
 
-    def gateway(self) -> Gateway:
-        """The live channels, through the mirror if there is one."""
-        from rattler import Gateway
-        from rattler.networking import Client
-        from rattler.networking.middleware import AuthenticationMiddleware, MirrorMiddleware, OciMiddleware
+    def _fetch(self, channel: str, subdirs: Sequence[str]) -> list[SparseRepoData]:
+        import asyncio
 
+        from rattler import Channel
+        from rattler.networking import Client, fetch_repo_data
+        from rattler.networking.middleware import AuthenticationMiddleware, MirrorMiddleware, OciMiddleware
+        from rattler.platform import Subdir
+
+        from torchlocks.cache import cache_folder
         from torchlocks.transfer import trust_certificates
 
         trust_certificates()
         by_url = {url: list(stand_ins) for url, stand_ins in mirrors(self.mirror).items()}
-        middlewares = [MirrorMiddleware(by_url), AuthenticationMiddleware(), OciMiddleware()]
-        return Gateway(client=Client(middlewares))  # type: ignore[arg-type]
+        client = Client([MirrorMiddleware(by_url), AuthenticationMiddleware(), OciMiddleware()])
+        cache = cache_folder().parent / "repodata"
+        opened, failures = [], []
+        for subdir in subdirs:
+            fetching = fetch_repo_data(
+                channels=[Channel(channel)],
+                platforms=[Subdir(subdir)],
+                cache_path=cache,
+                callback=None,
+                client=client,
+            )
+            try:
+                opened += asyncio.run(fetching)
+            except Exception as error:
+                failures.append(str(error).splitlines()[0])
+                if not _is_absent(failures[-1]):
+                    break
+        if not opened or not all(_is_absent(failure) for failure in failures):
+            raise ChannelUnreachableError(
+                f"The channel {channel} cannot be read.",
+                where=failures[-1],
+                fix="check the network (or proxy); MIRROR=URL names a mirror, SNAPSHOT=DIR a folder of repodata",
+            )
+        return opened
 
     def identity(self, channels: Sequence[str], subdirs: Sequence[str]) -> str:
         """What the records were, for a lock's metadata: a hash of the snapshot's files, or a date, or "live"."""
@@ -147,13 +178,9 @@ def require_snapshot(folder: Path) -> None:
         )
 
 
-async def _query(
-    gateway: Gateway, channels: Sequence[str], platform: str, names: Sequence[str]
-) -> list[RepoDataRecord]:
-    from rattler import Platform
-
-    found = await gateway.query(list(channels), [Platform(platform), "noarch"], list(names), recursive=False)
-    return [record for records in found for record in records]
+def _is_absent(failure: str) -> bool:
+    """Whether the channel answered that it has no such subdir."""
+    return "not found" in failure.lower() or "404" in failure
 
 
 def records_by_url(
@@ -164,34 +191,14 @@ def records_by_url(
     Whatever solver made a lock, these are what the channel itself says of its packages. A URL that no
     channel has is left out. Raises ChannelUnreachableError for a live channel that cannot be read.
     """
-    import asyncio
-
     from rattler import PackageName
 
     names = sorted(set(packages.values()))
     found: dict[str, RepoDataRecord] = {}
-    live = [channel for channel in channels if source.folder(channel) is None]
     for channel in channels:
-        if channel in live:
-            continue
         for repodata in source.sparse(channel, (platform, "noarch")):
             for name in names:
                 for record in repodata.load_records(PackageName(name)):
                     if record.url in packages:
                         found[record.url] = record
-    if live:
-        try:
-            queried = asyncio.run(_query(source.gateway(), live, platform, names))
-        except Exception as error:
-            raise unreachable(live, error) from error
-        found.update({record.url: record for record in queried if record.url in packages})
     return found
-
-
-def unreachable(channels: Sequence[str], error: Exception) -> TorchlocksError:
-    """The error for live channels that could not be read."""
-    return ChannelUnreachableError(
-        f"The channel {' or '.join(channels)} cannot be read.",
-        where=str(error).splitlines()[0],
-        fix="check the network (or proxy); MIRROR=URL names a mirror, SNAPSHOT=DIR a folder of repodata",
-    )

@@ -29,7 +29,7 @@ from urllib.parse import unquote, urlsplit
 from torchlocks import __version__
 from torchlocks.errors import SolveError, TorchlocksError
 from torchlocks.leave import leave
-from torchlocks.repodata import RecordSource, records_by_url, unreachable
+from torchlocks.repodata import RecordSource, records_by_url
 
 if TYPE_CHECKING:
     from rattler import GenericVirtualPackage, MatchSpec, RepoDataRecord
@@ -55,38 +55,22 @@ def solve(request: SolveRequest, source: RecordSource) -> list[RepoDataRecord]:
     Raises SolveError with the solver's reason when there is no solution, and ChannelUnreachableError
     when a live channel cannot be read.
     """
-    import rattler
-    from rattler import Channel
     from rattler.exceptions import SolverError
     from rattler.solver import solve_with_sparse_repodata
 
     specs = _match_specs(request.specs)
     subdirs = (request.platform, "noarch")
-    live = [channel for channel in request.channels if source.folder(channel) is None]
     try:
-        if live:
-            records = asyncio.run(
-                rattler.solve(
-                    sources=[Channel(channel) for channel in request.channels],
-                    specs=specs,
-                    gateway=source.gateway(),
-                    platforms=subdirs,  # type: ignore[arg-type]
-                    virtual_packages=list(request.virtual_packages),
-                    locked_packages=list(request.keep),
-                    exclude_newer=source.cutoff,
-                )
+        opened = [repodata for channel in request.channels for repodata in source.sparse(channel, subdirs)]
+        records = asyncio.run(
+            solve_with_sparse_repodata(
+                specs,
+                opened,
+                virtual_packages=list(request.virtual_packages),
+                locked_packages=list(request.keep),
+                exclude_newer=source.cutoff,
             )
-        else:
-            opened = [repodata for channel in request.channels for repodata in source.sparse(channel, subdirs)]
-            records = asyncio.run(
-                solve_with_sparse_repodata(
-                    specs,
-                    opened,
-                    virtual_packages=list(request.virtual_packages),
-                    locked_packages=list(request.keep),
-                    exclude_newer=source.cutoff,
-                )
-            )
+        )
     except SolverError as error:
         raise SolveError(
             f"No solution for {request.platform}: {' and '.join(request.specs)} cannot be installed together.",
@@ -96,8 +80,6 @@ def solve(request: SolveRequest, source: RecordSource) -> list[RepoDataRecord]:
     except TorchlocksError:
         raise
     except Exception as error:
-        if live:
-            raise unreachable(live, error) from error
         raise SolveError(f"The solver failed: {error}", where=" ".join(request.channels)) from error
     return sorted(records, key=lambda record: record.name.normalized)
 
@@ -354,7 +336,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(json.dumps(arguments.run(arguments, RecordSource.from_environment())))
         return 0
     except TorchlocksError as error:
-        answer = {"success": False, "message": str(error), "error": error.what, "exception_name": type(error).__name__}
+        parts = {"error": error.what, "where": error.where, "fix": error.fix, "details": error.details}
+        # `message` is what conda-lock shows; the parts are for `lock.py`, which makes the error whole again.
+        answer = {"success": False, "message": str(error), "exception_name": type(error).__name__, **parts}
         print(json.dumps(answer))
         return error.exit_code
 

@@ -7,7 +7,10 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from datetime import datetime, timezone
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -145,6 +148,28 @@ def test_a_package_that_is_in_no_lock_is_a_typo(checkout: Path) -> None:
     run = torchlocks(checkout, "update", "numpi", "--snapshot", SNAPSHOT)
     assert run.returncode == 13
     assert "did you mean numpy" in run.stderr
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None: ...
+
+
+@needs_snapshot
+def test_live_channels_through_a_mirror_give_the_same_packages(checkout: Path, tmp_path: Path) -> None:
+    """The path that users with a network take: repodata over HTTP, with the real URLs in the lock."""
+    serve = partial(_Quiet, directory=str(SNAPSHOT))
+    with ThreadingHTTPServer(("127.0.0.1", 0), serve) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        mirror = f"http://127.0.0.1:{server.server_port}"
+        cache = {"RATTLER_CACHE_DIR": str(tmp_path / "cache")}
+        run = torchlocks(checkout, "lock", "--env", "gpu-cu124", "--mirror", mirror, **cache)
+        server.shutdown()
+    assert run.returncode == 0, run.stderr
+    for name in ("pixi.lock", "conda-linux-64.lock", "conda-win-64.lock"):
+        assert (checkout / "locks/gpu-cu124" / name).read_bytes() == (ROOT / "locks/gpu-cu124" / name).read_bytes()
+    text = (checkout / "locks/gpu-cu124/conda-lock.yml").read_text()
+    assert "records linux-64: live" in text
+    assert "127.0.0.1" not in text
 
 
 def test_without_a_network_the_channel_is_named_and_locks_stay(checkout: Path) -> None:
