@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -366,6 +367,34 @@ def test_environments_that_are_not_there_are_told(tmp_path: Path) -> None:
         bundle_environment(layout, "cpu", PLATFORM, fetch=FetchOptions(), progress=SILENT)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_it_keeps_the_older_bundle_and_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    channel = TinyChannel(tmp_path / "channel")
+    for name in ("one", "two", "three"):
+        channel.raw(name, {"share/noise": os.urandom(6_000_000)})
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "b.tar").write_bytes(b"the older one")
+    told = tmp_path / "told.pickle"
+    told.write_bytes(pickle.dumps((channel.lock(), out / "b.tar")))
+    program = (
+        "import pickle, sys; from pathlib import Path; sys.path.insert(0, sys.argv[2]); from test_bundle import make\n"
+        "from torchlocks.errors import InterruptedByUserError\n"
+        "lock, output = pickle.loads(Path(sys.argv[1]).read_bytes())\n"
+        "try:\n    make(lock, output, portable=True)\n"
+        "except InterruptedByUserError:\n    sys.exit(130)\n"
+    )
+    command = [sys.executable, "-c", program, str(told), str(Path(__file__).parent)]
+    running = subprocess.Popen(command, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while running.poll() is None and not any(out.rglob("*.tar.bz2")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    running.send_signal(number)
+    assert running.wait(60) == 130
+    assert [each.name for each in out.iterdir()] == ["b.tar"]
+    assert (out / "b.tar").read_bytes() == b"the older one"
+
+
 # --- installing with nothing but Python ---------------------------------------------------------
 
 
@@ -416,6 +445,19 @@ def test_installed_scripts_run(folder: Path, tmp_path: Path) -> None:
     # The tiny python is a shell script that says who it is.
     ran = subprocess.run([str(prefix / "bin" / "tools")], capture_output=True, text=True, check=True)
     assert ran.stdout == "tiny\n"
+
+
+@pytest.mark.parametrize("minor", range(8, 15))
+def test_every_python_from_3_8_on_runs_it(lock: Lock, folder: Path, tmp_path: Path, minor: int) -> None:
+    python = shutil.which(f"python3.{minor}")
+    if python is None or subprocess.run([python, "-c", ""], capture_output=True, check=False).returncode:
+        pytest.skip(f"there is no Python 3.{minor} on this machine")
+    prefix = tmp_path / "env"
+    command = [python, "-I", "-S", "-W", "error", str(folder / "install.py"), str(prefix)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert run.returncode == 0, run.stderr
+    assert run.stderr == ""
+    assert fsck(prefix, progress=SILENT).ok
 
 
 def test_without_a_network_nothing_is_missing(folder: Path, tmp_path: Path) -> None:
