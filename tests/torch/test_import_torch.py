@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 
@@ -78,7 +79,7 @@ def test_cpu_build(imports: Imports) -> None:
 
 
 @check("a torch or numpy from ~/.local, PYTHONPATH or another environment shadows the locked one")
-def test_modules_come_from_the_prefix(imported: Imported, prefix: Prefix) -> None:
+def test_modules_come_from_the_prefix(imported: Imported, prefix: Prefix, expectation: Expectation) -> None:
     assert imported.seen["isolated"]
     site_packages = (prefix.root / prefix.site_packages).resolve()
     for name in ("torch_file", "numpy_file"):
@@ -87,6 +88,15 @@ def test_modules_come_from_the_prefix(imported: Imported, prefix: Prefix) -> Non
     # torch.ops and torch.classes name a file that is none; the probe itself is the suite's.
     modules = [Path(file) for file in imported.seen["modules"] if Path(file).is_absolute()]
     outside = [str(file) for file in modules if not file.resolve().is_relative_to(root) and file.name != "probe.py"]
+    if not expectation.locked and not prefix.records:
+        # A virtual environment has the standard library of the Python it was made from, and nothing else of it.
+        base = Path(sysconfig.get_path("stdlib")).resolve()
+        own = {base / "site-packages", base / "dist-packages"}
+        outside = [
+            file
+            for file in outside
+            if not Path(file).resolve().is_relative_to(base) or own & set(Path(file).resolve().parents)
+        ]
     assert not outside, f"imported from outside the environment: {', '.join(outside[:5])}"
 
 

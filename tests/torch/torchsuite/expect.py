@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from torchsuite.found import Found
 
 VARIABLE = "TORCH_VERIFY_EXPECT"
 
@@ -29,7 +32,8 @@ class Expectation:
 
     `tiers` are the tiers to run. `cuda` is the CUDA version (`12.9`) or None. `python` and `torch`
     are the locked packages of these names. `events` is the file to which results are written. `done` are the
-    checks and files that an earlier process of this run has seen to, up to the one that ended it.
+    checks and files that an earlier process of this run has seen to, up to the one that ended it. Where not `locked`,
+    no lock is known: `packages` are what was found, and there is nothing to compare them with.
     """
 
     env: str
@@ -43,6 +47,7 @@ class Expectation:
     tiers: tuple[str, ...]
     events: Path
     done: frozenset[str]
+    locked: bool = True
 
 
 def load(path: Path | None = None) -> Expectation:
@@ -65,4 +70,23 @@ def load(path: Path | None = None) -> Expectation:
         tiers=tuple(data["tiers"]),
         events=Path(data["events"]),
         done=frozenset(data["done"]),
+        locked=data.get("locked", True),
     )
+
+
+def document(
+    environment: Found, accelerator: str, cuda: str | None, tiers: tuple[str, ...], events: Path
+) -> dict[str, Any]:
+    """What the suite is told of an environment that describes itself: the JSON that `load` reads."""
+    return {
+        "env": environment.prefix.name,
+        "platform": environment.platform,
+        "accelerator": accelerator,
+        "cuda": cuda,
+        "prefix": os.fspath(environment.prefix),
+        "packages": [asdict(package) for package in environment.packages],
+        "tiers": tiers,
+        "events": os.fspath(events),
+        "done": [],
+        "locked": environment.locked,
+    }
