@@ -146,7 +146,7 @@ def _read_explicit(path: Path) -> dict[str, str]:
 def check_files(bundle: Bundle, say: Callable[[str], None]) -> None:
     """Hold every file against SHA256SUMS, and every archive against the lock; BundleError at the first that differs."""
     expected = {}
-    for line in (bundle.folder / "SHA256SUMS").read_text(encoding="utf-8").splitlines():
+    for line in (bundle.folder / "SHA256SUMS").read_text(encoding="utf-8", errors="replace").splitlines():
         digest, _, name = line.partition("  ")
         expected[name] = digest
     for each in bundle.packages:
@@ -374,17 +374,16 @@ def extract(archive: Path, folder: Path, zstd: Opener | None) -> Extracted:
             with tarfile.open(fileobj=stream, mode="r|") as members:
                 for member in members:
                     _extract_member(members, member, folder, hashes)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, KeyError, ValueError) as error:
-        raise BundleError(f"{archive.name} is not a package that can be extracted: {error}.") from error
-    except OSError as error:
-        if error.errno is not None:
-            raise
-        raise BundleError(f"{archive.name} is not a package that can be extracted: {error}.") from error
     except BundleError as error:
         raise BundleError(
             f"{archive.name} is not a package that can be trusted: {error}.",
             "do not use this bundle; report the package to whoever runs its channel.",
         ) from error
+    except Exception as error:
+        # Every decompressor has an error of its own; one with a number is the system's: a full disk, no permission.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise BundleError(f"{archive.name} is not a package that can be extracted: {error}.") from error
     return Extracted(folder, hashes)
 
 
@@ -797,7 +796,10 @@ def _link_all(bundle: Bundle, new: Path, prefix: Path, zstd: Opener | None, say:
             for package, result in sorted(_pairs(bundle, results), key=lambda pair: pair[0].name != "python"):
                 if package.name == "python":
                     linker.find_python(package, result.result())
-                linker.link(package, result.result(), _correction(bundle, package))
+                try:
+                    linker.link(package, result.result(), _correction(bundle, package))
+                except (ValueError, KeyError, TypeError, AttributeError) as error:
+                    raise BundleError(f"{package.file} is not a package that can be linked: {error!r}.") from error
                 shutil.rmtree(str(scratch / package.record_name))
         finally:
             for result in results:

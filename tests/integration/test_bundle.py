@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tarfile
 import time
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ import pytest
 
 from conftest import LAYOUT, TORCHLOCKS, Checkout
 from faulty_server import faulty_server
+from test_install import small_disk
 from tiny_channel import PLACEHOLDER, PLATFORM, TinyChannel, locked_file, make_channel
 from torchlocks import bundle_installer
 from torchlocks.bundle import Bundle, bundle_environment, make_bundle, unpack_bundle
@@ -228,6 +230,14 @@ def test_packages_are_fetched_and_the_same_bundle_comes_of_it(channel: TinyChann
         content = (inside / "channel" / package.subdir / package.file_name).read_bytes()
         assert hashlib.sha256(content).hexdigest() == package.sha256
     assert sorted(each.name for each in tmp_path.iterdir()) == ["served", "served.tar"]
+
+
+def test_credentials_stay_where_they_are(channel: TinyChannel, tmp_path: Path) -> None:
+    with faulty_server(channel.root) as server:
+        lock = channel.lock(base=server.url.replace("http://", "http://user:open-sesame@"))
+        made = make(lock, tmp_path / "b.tar")
+    assert b"open-sesame" not in made.path.read_bytes()
+    assert run_installer(unpacked(made, tmp_path / "b"), tmp_path / "env").code == 0
 
 
 def test_the_committed_lockfiles_are_in_it_unchanged(channel: TinyChannel, tmp_path: Path) -> None:
@@ -447,17 +457,22 @@ def test_installed_scripts_run(folder: Path, tmp_path: Path) -> None:
     assert ran.stdout == "tiny\n"
 
 
-@pytest.mark.parametrize("minor", range(8, 15))
-def test_every_python_from_3_8_on_runs_it(lock: Lock, folder: Path, tmp_path: Path, minor: int) -> None:
-    python = shutil.which(f"python3.{minor}")
-    if python is None or subprocess.run([python, "-c", ""], capture_output=True, check=False).returncode:
-        pytest.skip(f"there is no Python 3.{minor} on this machine")
-    prefix = tmp_path / "env"
-    command = [python, "-I", "-S", "-W", "error", str(folder / "install.py"), str(prefix)]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert run.returncode == 0, run.stderr
-    assert run.stderr == ""
-    assert fsck(prefix, progress=SILENT).ok
+def test_every_python_of_this_machine_runs_it(folder: Path, tmp_path: Path) -> None:
+    pythons = {minor: shutil.which(f"python3.{minor}") for minor in range(8, 20)} | {
+        sys.version_info[1]: sys.executable
+    }
+    ran = []
+    for minor, python in sorted(pythons.items()):
+        # A launcher of pyenv may be there for a Python that is not.
+        if python is None or subprocess.run([python, "-c", ""], capture_output=True, check=False).returncode:
+            continue
+        prefix = tmp_path / f"env-{minor}"
+        command = [python, "-I", "-S", "-W", "error", str(folder / "install.py"), str(prefix)]
+        run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        assert (run.returncode, run.stderr) == (0, ""), minor
+        assert fsck(prefix, progress=SILENT).ok
+        ran.append(minor)
+    assert sys.version_info[1] in ran
 
 
 def test_without_a_network_nothing_is_missing(folder: Path, tmp_path: Path) -> None:
@@ -587,6 +602,20 @@ def test_a_prefix_that_is_too_long_for_libraries_is_refused(folder: Path, tmp_pa
     assert said.code == 1
     assert "choose a shorter prefix" in said.said
     assert list(place.iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+@pytest.mark.parametrize("size", ["50k", "200k"])
+def test_a_full_disk_is_told_and_nothing_is_left_on_it(tmp_path: Path, size: str) -> None:
+    channel = TinyChannel(tmp_path / "channel")
+    # Packed it fits into 200 KB, extracted it does not.
+    channel.raw("big", {"share/noise": os.urandom(70_000), "share/zeros": bytes(5_000_000)})
+    inside = unpacked(make(channel.lock(), tmp_path / "b.tar"), tmp_path / "b")
+    with small_disk(tmp_path / "small", size) as disk:
+        said = run_installer(inside, disk / "env")
+        assert said.code == 1
+        assert "are free" in said.said or "No space left" in said.said
+        assert list(disk.iterdir()) == []
 
 
 def test_wrong_use_is_told(folder: Path) -> None:
@@ -760,6 +789,13 @@ def test_each_way_of_reading_zstandard_makes_the_same_files(
     listed = json.loads((made.folder / "info" / "paths.json").read_text())["paths"]
     assert len(listed) == 200
     assert all(made.hashes[each["_path"]] == each["sha256"] for each in listed)
+    # What is a sound zip file of something else is told in the same way by all.
+    other = tmp_path / "other-1.0-0.conda"
+    with zipfile.ZipFile(other, "w") as parts:
+        parts.writestr("info-other-1.0-0.tar.zst", b"not Zstandard")
+        parts.writestr("pkg-other-1.0-0.tar.zst", b"not Zstandard")
+    with pytest.raises(bundle_installer.BundleError, match="is not a package that can be extracted"):
+        bundle_installer.extract(other, tmp_path / "other", opener)
     # A stream that ends too early or is damaged is an error with every one of them.
     content = archive.read_bytes()
     broken = tmp_path / archive.name
