@@ -76,7 +76,7 @@ def build_local_channel(
     channel = (channel or layout.channel).absolute()
     try:
         channel.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(channel, progress):
+        with channel_lock(channel, progress):
             return _bring_up_to_date(layout, recipes, channel, accelerator, progress)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -98,14 +98,15 @@ def local_channel_fingerprint(layout: Layout, *, recipes: Path | None = None, ac
 
 
 @contextlib.contextmanager
-def _locked(channel: Path, progress: Progress) -> Iterator[None]:
+def channel_lock(channel: Path, progress: Progress) -> Iterator[None]:
+    """Held by the one process that builds a channel; others wait for it, and say so."""
     from filelock import FileLock, Timeout
 
     lock = FileLock(channel.with_name(f".{channel.name}.lock"))
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        progress.say("Another process is building the local channel: waiting for it.")
+        progress.say("Another process is building this channel: waiting for it.")
         lock.acquire()
     try:
         yield
@@ -135,22 +136,22 @@ def _bring_up_to_date(
     wheels = fetch_wheels(pins, layout.build / "wheels", progress)
     logs = layout.build / "logs"
     logs.mkdir(parents=True, exist_ok=True)
-    with _work_folder(channel) as work, progress.task("Building the local channel", total=len(missing)) as task:
+    with work_folder(channel) as work, progress.task("Building the local channel", total=len(missing)) as task:
         for generation in plan.generations:
             jobs: dict[Path, Job] = {}
             for recipe in sorted(generation, key=lambda recipe: -_wheel_size(recipe, wheels)):
                 if recipe.name not in records:
                     jobs[logs / f"{recipe.name}.log"] = _job(recipe, wheels, following, work)
             if jobs:
-                _index(following)
+                index_channel(following)
             for built in _run(jobs, work):
                 records[built.name] = _record(built, plan)
                 Manifest(packages=records).write(following)
                 task.advance(1, built.name)
-    _index(following)
+    index_channel(following)
     complete = Manifest(packages=dict(sorted(records.items())), repodata=repodata_hashes(following))
     complete.write(following)
-    _swap(following, channel)
+    swap_channel(following, channel)
     return _result(channel, complete, rebuilt=tuple(recipe.name for recipe in missing))
 
 
@@ -180,7 +181,7 @@ def _link(source: Path, target: Path) -> None:
 
 
 @contextlib.contextmanager
-def _work_folder(channel: Path) -> Iterator[Path]:
+def work_folder(channel: Path) -> Iterator[Path]:
     """An empty folder on the channel's file system. What a killed run left in it is removed first."""
     work = channel.with_name(f".{channel.name}.work")
     shutil.rmtree(work, ignore_errors=True)
@@ -362,7 +363,8 @@ def _outcome(job: Job, log: Path, answer: bytes) -> Built:
     return outcome.built
 
 
-def _index(channel: Path) -> None:
+def index_channel(channel: Path) -> None:
+    """Write the channel's repodata, without the time of day."""
     from rattler.index import index_fs
 
     # `force`: a package that was built again has the name of the one before it.
@@ -378,7 +380,7 @@ def _index(channel: Path) -> None:
     shutil.rmtree(channel / ".tmp", ignore_errors=True)
 
 
-def _swap(following: Path, channel: Path) -> None:
+def swap_channel(following: Path, channel: Path) -> None:
     """Let `following` take the channel's place. A run that ends between the two renames is completed by the next."""
     old = channel.with_name(f".{channel.name}.old")
     shutil.rmtree(old, ignore_errors=True)

@@ -44,17 +44,20 @@ NOT_KEPT = {"info/hash_input.json"}
 """What the engine adds that describes the build and not the package: it names the folder of the wheels."""
 
 
-def repack(package: Path, target: Path, *, newest: int, forbidden: Sequence[str]) -> dict[str, Any]:
+def repack(
+    package: Path, target: Path, *, newest: int, forbidden: Sequence[str], may_be_empty: bool = False
+) -> dict[str, Any]:
     """Write `package` as `target`, and return its `info/index.json`.
 
     `newest` is the time of the package and of each file in it, in seconds since 1970. `forbidden` are texts that no
-    file may hold, such as folders of this machine: RecipeError, naming the file, if one does.
+    file may hold, such as folders of this machine: RecipeError, naming the file, if one does. A metapackage
+    `may_be_empty`; for any other package that is an error.
     """
     with zipfile.ZipFile(package) as source:
         info = dict(_read(source, "info"))
         paths = json.loads(info["info/paths.json"][1])
         entries = {entry["_path"]: entry for entry in paths["paths"]}
-        if not entries:
+        if not entries and not may_be_empty:
             raise RecipeError("The package would be empty.", fix="let the build script put files into $PREFIX.")
         placeholders = {name: str(e["prefix_placeholder"]) for name, e in entries.items() if "prefix_placeholder" in e}
         refused = [text.encode() for text in {*forbidden, *placeholders.values()}]
