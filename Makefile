@@ -14,6 +14,8 @@ AS_OF    ?=#           YYYY-MM-DD: lock as of that day
 MIRROR   ?=#           URL that stands in for https://conda.anaconda.org
 OFFLINE  ?=#           1: use the package cache alone
 FIX      ?=#           1: make fsck puts damaged files back
+PORTABLE ?=#           1: a bundle for machines that cannot read Zstandard
+FILE     ?=#           a bundle to unpack into the package cache
 A        ?=#           first lock of make diff: a file, REV:file, or a prefix
 B        ?=#           second lock of make diff
 # -----------------------------------------------------------------------------------------------
@@ -33,7 +35,7 @@ ONE    = $(or $(ENV),$(error name the environment: make $@ ENV=cpu))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env-cpu env-gpu run shell rollback verify fsck matrix render lock update check why diff channel \
+.PHONY: help env-cpu env-gpu run shell rollback verify fsck bundle matrix render lock update check why diff channel \
         bench lint test test-unit requirements golden clean
 
 help: ## print this help
@@ -54,6 +56,9 @@ fsck: $(READY) ## compare every file of an environment with its packages  [ENV=c
 	@$(TOOL) fsck $(ONE) $(if $(FIX),--fix)
 rollback: $(READY) ## go back to the previous environment  [ENV=cpu]
 	@$(TOOL) rollback $(ONE)
+
+bundle: $(READY) ## one file that installs without a network, or FILE= into the cache  [ENV=gpu-cu118 PLATFORM= CHANNEL= PORTABLE=1]
+	@$(TOOL) bundle $(if $(FILE),--unpack $(FILE),$(ONE) $(if $(PLATFORM),--platform $(PLATFORM)) $(FETCH) $(if $(PORTABLE),--portable))
 
 #: Locks
 matrix: $(READY) ## list the environments there are

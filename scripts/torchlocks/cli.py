@@ -444,6 +444,53 @@ def fsck(env_name: str, fix: bool, as_json: bool) -> None:
 
 
 @cli.command()
+@click.argument("env_name", required=False)
+@click.option("--platform", default=None, help="Platform of the packages (default: this machine's); any will do.")
+@click.option("--channel", type=click.Choice(["auto", "conda-forge", "local"]), default="auto", show_default=True)
+@click.option("-o", "--output", type=click.Path(path_type=Path), default=None, help="File to write.")
+@click.option("--portable", is_flag=True, help="Repack the packages for machines that cannot read Zstandard.")
+@click.option("--offline", is_flag=True, help="Fetch nothing: only packages of the local channel can be had.")
+@click.option("--mirror", default=None, help="URL that stands in for https://conda.anaconda.org.")
+@click.option("--unpack", type=click.Path(path_type=Path), default=None, help="Put a bundle into the package cache.")
+def bundle(
+    env_name: str | None,
+    platform: str | None,
+    channel: str,
+    output: Path | None,
+    portable: bool,
+    offline: bool,
+    mirror: str | None,
+    unpack: Path | None,
+) -> None:
+    """Write one file with all that an installation without a network needs, or unpack one."""
+    from torchlocks.bundle import bundle_environment, unpack_bundle
+    from torchlocks.console import make_progress
+    from torchlocks.fetch import FetchOptions
+    from torchlocks.host import host_platform
+    from torchlocks.layout import find_layout
+    from torchlocks.repodata import mirrors
+
+    if (env_name is None) == (unpack is None):
+        raise click.UsageError("name an environment to bundle, or a bundle to --unpack")
+    fetch = FetchOptions(offline=offline, mirrors=mirrors(mirror or None))
+    if unpack is not None:
+        found = unpack_bundle(unpack, fetch=fetch, progress=make_progress())
+        click.echo(f"{found.packages} packages of {found.name} for {found.platform} are in the package cache")
+        return
+    made = bundle_environment(
+        find_layout(),
+        env_name or "",
+        platform or host_platform(),
+        local=channel == "local",
+        output=output,
+        fetch=fetch,
+        progress=make_progress(),
+        portable=portable,
+    )
+    click.echo(f"{made.path}: {made.packages} packages, {made.size / 1e6:.0f} MB, sha256 {made.sha256}")
+
+
+@cli.command()
 @click.option("--rounds", default=5, show_default=True, type=click.IntRange(1), help="Runs of each, in turn.")
 @click.option("--snapshot", type=click.Path(path_type=Path), default=None, help="Measure locking too, against it.")
 def bench(rounds: int, snapshot: Path | None) -> None:

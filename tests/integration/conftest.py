@@ -83,25 +83,28 @@ class Checkout:
         return {**os.environ, **proxies, "NO_PROXY": "", "no_proxy": "", "PIP_NO_INDEX": "1", **more}
 
 
+def copy_of_checkout(root: Path) -> Checkout:
+    """A copy of this checkout at `root`, whose suite is cut down to the static checks, which take no time.
+
+    Its build folder must be there already: ask for the fixture `environment`.
+    """
+    root.mkdir()
+    for name in ("matrix.yml", "environment-cpu.yml", "environment-gpu.yml", "requirements.txt"):
+        shutil.copy(LAYOUT.root / name, root)
+    for name in ("locks", "recipes"):
+        shutil.copytree(LAYOUT.root / name, root / name)
+    keep_out = shutil.ignore_patterns("test_cpu_*", "test_import_*", "__pycache__")
+    shutil.copytree(LAYOUT.suite, root / "tests" / "torch", ignore=keep_out)
+    (root / "build").mkdir()
+    for name in ("channel", "wheels"):
+        shutil.copytree(LAYOUT.build / name, root / "build" / name, copy_function=_link)
+    return Checkout(root)
+
+
 @pytest.fixture
 def copy_checkout(environment: Path, tmp_path: Path) -> Callable[[], Checkout]:
-    """Makes copies of this checkout, whose suite is cut down to the checks that take no time."""
-
-    def copy() -> Checkout:
-        root = tmp_path / "a checkout"
-        root.mkdir()
-        for name in ("matrix.yml", "environment-cpu.yml", "environment-gpu.yml", "requirements.txt"):
-            shutil.copy(LAYOUT.root / name, root)
-        for name in ("locks", "recipes"):
-            shutil.copytree(LAYOUT.root / name, root / name)
-        keep_out = shutil.ignore_patterns("test_cpu_*", "__pycache__")
-        shutil.copytree(LAYOUT.suite, root / "tests" / "torch", ignore=keep_out)
-        (root / "build").mkdir()
-        for name in ("channel", "wheels"):
-            shutil.copytree(LAYOUT.build / name, root / "build" / name, copy_function=_link)
-        return Checkout(root)
-
-    return copy
+    """Makes a copy of this checkout, in which nothing is installed yet. The space in its path is on purpose."""
+    return lambda: copy_of_checkout(tmp_path / "a checkout")
 
 
 def _link(source: str, target: str) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import LAYOUT, Checkout
+from conftest import LAYOUT, Checkout, copy_of_checkout
 from torchlocks.provenance import read_provenance
 
 Copy = Callable[[], Checkout]
@@ -24,13 +24,22 @@ def make(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.fixture
-def ready(copy_checkout: Copy) -> Checkout:
-    """A copy in which the environment is made."""
-    checkout = copy_checkout()
+def made(checkout: Checkout) -> Checkout:
     run = checkout.run("env", "cpu", "--channel", "local")
     assert run.returncode == 0, run.stderr
     return checkout
+
+
+@pytest.fixture
+def ready(copy_checkout: Copy) -> Checkout:
+    """A copy in which the environment is made, for one test to break."""
+    return made(copy_checkout())
+
+
+@pytest.fixture(scope="module")
+def settled(environment: Path, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """A copy in which the environment is made, for tests that leave it as it is."""
+    return made(copy_of_checkout(tmp_path_factory.mktemp("settled") / "a checkout"))
 
 
 def identity(checkout: Checkout) -> tuple[str, int]:
@@ -41,7 +50,7 @@ def identity(checkout: Checkout) -> tuple[str, int]:
 
 
 def works(checkout: Checkout) -> bool:
-    return checkout.run("run", "cpu", "python", "-c", "import torch, numpy").returncode == 0
+    return checkout.run("run", "cpu", "python", "-c", "import numpy, sympy").returncode == 0
 
 
 def test_the_environment_is_verified_and_says_where_it_came_from(environment: Path) -> None:
@@ -57,12 +66,12 @@ def test_the_environment_is_verified_and_says_where_it_came_from(environment: Pa
     assert (LAYOUT.reports / "cpu.xml").read_text(encoding="utf-8").startswith("<?xml")
 
 
-def test_again_does_nothing_and_says_so(ready: Checkout) -> None:
-    before = identity(ready)
-    run = ready.run("env", "cpu", "--channel", "local")
+def test_again_does_nothing_and_says_so(settled: Checkout) -> None:
+    before = identity(settled)
+    run = settled.run("env", "cpu", "--channel", "local")
     assert run.returncode == 0
     assert "Nothing to do" in run.stdout
-    assert identity(ready) == before
+    assert identity(settled) == before
 
 
 def test_touching_the_template_locks_and_builds_again(ready: Checkout) -> None:
@@ -91,16 +100,16 @@ def test_auto_says_before_and_after_what_it_did_instead(copy_checkout: Copy) -> 
     assert found.channels_used == ((checkout.root / "build" / "channel").as_uri(),)
 
 
-def test_conda_forge_alone_fails_in_seconds_and_leaves_what_is_there(ready: Checkout) -> None:
-    before = identity(ready)
+def test_conda_forge_alone_fails_in_seconds_and_leaves_what_is_there(settled: Checkout) -> None:
+    before = identity(settled)
     started = time.monotonic()
-    run = ready.run("env", "cpu", "--channel", "conda-forge")
+    run = settled.run("env", "cpu", "--channel", "conda-forge")
     assert run.returncode == 30
     assert "conda-forge" in run.stderr
     assert "CHANNEL=local" in run.stderr
     assert time.monotonic() - started < 60
-    assert identity(ready) == before
-    assert works(ready)
+    assert identity(settled) == before
+    assert works(settled)
 
 
 def test_a_template_with_a_typo_leaves_what_is_there(ready: Checkout) -> None:
@@ -165,7 +174,7 @@ def test_a_corrupted_wheel_is_noticed(copy_checkout: Copy) -> None:
     assert not checkout.prefix.exists()
 
 
-@pytest.mark.parametrize("after", [0.3, 1.0, 2.0, 3.0, 5.0])
+@pytest.mark.parametrize("after", [0.5, 2.0, 4.0])
 def test_ctrl_c_leaves_nothing_half_made(copy_checkout: Copy, after: float) -> None:
     checkout = copy_checkout()
     code, said = checkout.interrupt("env", "cpu", "--channel", "local", after=after)
@@ -246,22 +255,22 @@ def test_rollback_returns_to_the_environment_before(ready: Checkout) -> None:
     assert works(ready)
 
 
-def test_a_gpu_environment_without_its_channel_says_what_the_choices_are(ready: Checkout) -> None:
-    run = ready.run("env", "gpu", "--cuda", "11.8", CONDA_SUBDIR="linux-64")
+def test_a_gpu_environment_without_its_channel_says_what_the_choices_are(settled: Checkout) -> None:
+    run = settled.run("env", "gpu", "--cuda", "11.8", CONDA_SUBDIR="linux-64")
     assert run.returncode == 30
     for words in ("The lock of gpu-cu118 is fine", "conda-forge", "MIRROR=URL", "conda-linux-64.lock", "make env-cpu"):
         assert words in run.stderr
-    assert not (ready.root / "envs" / "gpu-cu118").exists()
+    assert not (settled.root / "envs" / "gpu-cu118").exists()
 
 
-def test_cuda_auto_without_a_driver_names_the_versions(ready: Checkout) -> None:
-    run = ready.run("env", "gpu", "--cuda", "auto", CONDA_OVERRIDE_CUDA="", CONDA_SUBDIR="linux-64")
+def test_cuda_auto_without_a_driver_names_the_versions(settled: Checkout) -> None:
+    run = settled.run("env", "gpu", "--cuda", "auto", CONDA_OVERRIDE_CUDA="", CONDA_SUBDIR="linux-64")
     assert run.returncode == 11
     assert "11.8" in run.stderr
 
 
-def test_an_environment_that_is_not_there_is_named(ready: Checkout) -> None:
-    run = ready.run("run", "gpu-cu118", "true")
+def test_an_environment_that_is_not_there_is_named(settled: Checkout) -> None:
+    run = settled.run("run", "gpu-cu118", "true")
     assert run.returncode == 14
     assert "make env-gpu CUDA=11.8" in run.stderr
 

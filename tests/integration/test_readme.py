@@ -25,6 +25,7 @@ NEEDS = {
     "make env-gpu CUDA=11.8": "The lock of gpu-cu118 is fine, but its packages cannot be had",
     "make env-gpu CUDA=auto": "asks the NVIDIA driver, and this machine has none",
     "make run ENV=gpu-cu118 CMD='python train.py'": "The environment 'gpu-cu118' is not installed",
+    "make bundle ENV=gpu-cu118 PLATFORM=linux-64": "conda.anaconda.org",
     "make lock": "conda-forge cannot be read",
     "make lock ENV=cpu PLATFORM=linux-64 AS_OF=2026-07-01": "conda-forge cannot be read",
     "make update PKG=numpy ENV=cpu": "conda-forge cannot be read",
