@@ -138,10 +138,9 @@ def _bring_up_to_date(
     logs.mkdir(parents=True, exist_ok=True)
     with work_folder(channel) as work, progress.task("Building the local channel", total=len(missing)) as task:
         for generation in plan.generations:
-            jobs: dict[Path, Job] = {}
-            for recipe in sorted(generation, key=lambda recipe: -_wheel_size(recipe, wheels)):
-                if recipe.name not in records:
-                    jobs[logs / f"{recipe.name}.log"] = _job(recipe, wheels, following, work)
+            due = [recipe for recipe in generation if recipe.name not in records]
+            due.sort(key=lambda recipe: -_wheel_size(recipe, wheels))
+            jobs = {logs / f"{recipe.name}.log": _job(recipe, wheels, following, work) for recipe in due}
             if jobs:
                 index_channel(following)
             for built in _run(jobs, work):

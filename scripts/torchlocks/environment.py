@@ -128,7 +128,8 @@ def _verify(layout: Layout, target: Target, lock: Lock, progress: Progress, sele
         accelerator=target.accelerator,
         cuda=target.cuda,
         suite=layout.suite,
-        reports=layout.reports,
+        # A selection does not speak for the environment, so it does not take its report's place.
+        reports=layout.reports if select is None else layout.reports / "selections",
         progress=progress,
         select=select,
     )
