@@ -83,8 +83,8 @@ bench: $(READY) ## measure what installing and locking cost, against floors and 
 	@$(TOOL) bench $(if $(SNAPSHOT),--snapshot $(SNAPSHOT))
 lint: $(DEV) ## ruff and mypy
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
-test: lint ## lint, then the unit and integration tests  [SNAPSHOT=]
-	@TORCHLOCKS_SNAPSHOT=$(abspath $(SNAPSHOT)) $(VENV)/bin/pytest
+test: lint ## lint, then the unit and integration tests  [SNAPSHOT=; TORCHLOCKS_SLOW=1 for the long form]
+	@TORCHLOCKS_SNAPSHOT=$(abspath $(SNAPSHOT)) $(VENV)/bin/pytest -n auto --dist worksteal
 test-unit: $(DEV) ## the unit tests alone: seconds, no network
 	@TORCHLOCKS_SNAPSHOT=$(abspath $(SNAPSHOT)) $(VENV)/bin/pytest tests/unit
 golden: $(READY) ## write the expected renderings and the matrix schema anew; look at the diff

@@ -147,7 +147,14 @@ def test_nothing_in_the_environment_names_the_machine_that_built_it(environment:
             assert not [needle for needle in needles if needle in data], path
 
 
-@pytest.mark.parametrize("name", PACKAGES)
+# Each takes an environment of its own; the rest are run in the long form of the tests.
+ALWAYS = ("numpy", "pip", "pytest", "python")
+not_always = pytest.mark.skipif(not os.environ.get("TORCHLOCKS_SLOW"), reason="only with TORCHLOCKS_SLOW=1")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in ALWAYS else pytest.param(name, marks=not_always) for name in PACKAGES]
+)
 def test_the_recipes_own_tests_pass(
     channel: LocalChannel, package_cache: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
