@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torchlocks import check_files, check_graph, check_packages, check_parity, check_torch
+from torchlocks import check_files, check_graph, check_packages, check_parity, check_recipes, check_torch
 from torchlocks.check_files import Folder, read_folder
 from torchlocks.check_packages import RELOCK
 from torchlocks.check_parity import Pair
@@ -32,7 +32,7 @@ ContentHash = Callable[[Target, str], str]
 def rule_reasons() -> dict[str, str]:
     """The id of every rule, with its one-line reason, in the order in which they are applied."""
     everything: tuple[Any, ...] = (*check_files.RULES, *LOCK_RULES, *check_parity.RULES)
-    return {each.id: each.reason for each in everything}
+    return {each.id: each.reason for each in everything} | {check_recipes.RULE: check_recipes.REASON}
 
 
 def check_lock(lock: Lock, row: Expectation | None = None, *, shown: str | None = None) -> Report:
@@ -144,6 +144,8 @@ def check_repository(
         if environment.accelerator == "cpu" and name not in names:
             _, seen = check_environment(layout.locks / name, _rows(layout, matrix, name, None))
             subjects.update({(name, platform): subject for platform, subject in seen.items()})
+    if not envs:
+        report += check_recipes.check_recipes(layout, matrix)
     return report + _unknown_folders(layout, matrix) + _parity(matrix, subjects)
 
 

@@ -1,4 +1,4 @@
-"""What `recipes/torch-env` is generated from: for every committed lock and platform, what is pinned and how it is called.
+"""What `recipes/torch-env` is generated from: what is pinned for every committed lock and platform.
 
 The recipe pins what decides how torch computes: torch and its companions, CUDA, the math library, NumPy and Python.
 The rest of a lock is free, so that other packages can be added.
@@ -144,9 +144,12 @@ def recipe_text(template: Path, packages: Sequence[Metapackage]) -> str:
 
     # Other marks than Jinja's own: those belong to the recipe that is made.
     environment = jinja2.Environment(
-        **{"variable_start_string": "<<", "variable_end_string": ">>"},
-        **{"block_start_string": "<%", "block_end_string": "%>"},
-        **{"comment_start_string": "<#", "comment_end_string": "#>"},
+        variable_start_string="<<",
+        variable_end_string=">>",
+        block_start_string="<%",
+        block_end_string="%>",
+        comment_start_string="<#",
+        comment_end_string="#>",
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,

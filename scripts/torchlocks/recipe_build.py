@@ -42,7 +42,7 @@ START_OF_TIME = 315532800
 
 @dataclass(frozen=True, kw_only=True)
 class BuiltChannel:
-    """A channel of finished packages. `tested` names packages whose own tests ran, `untested` says why others' did not."""
+    """A finished channel. `tested` names packages whose own tests ran, `untested` says why others' did not."""
 
     path: Path
     engine: Engine
@@ -202,7 +202,7 @@ def conda_build_command(conda: str, recipe: Path, variants: Path, output: Path) 
     """
     return [
         *(conda, "build", os.fspath(recipe)),
-        *("--exclusive-config-file", os.fspath(variants)),
+        *("-e", os.fspath(variants)),  # this file and no other
         *("--output-folder", os.fspath(output)),
         *("--no-test", "--no-include-recipe", "--package-format", "conda"),
         # Nothing is needed to build; no channel has to be reachable.
