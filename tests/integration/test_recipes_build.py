@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import tarfile
 import zipfile
 from io import BytesIO
@@ -64,6 +65,28 @@ def test_building_twice_in_different_folders_gives_the_same_bytes(built: BuiltCh
     again = build(checkout, checkout.root / "some" / "where else")
     assert files(again.path) == files(built.path)
     assert any(name.endswith(".conda") for name in files(built.path))
+
+
+def test_conda_build_gives_the_same_bytes(built: BuiltChannel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    conda, stand_in = tmp_path / "bin" / "conda", Path(__file__).with_name("conda_build_stand_in.py")
+    conda.parent.mkdir()
+    conda.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{stand_in}" "$@"\n')
+    conda.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{conda.parent}:/usr/bin:/bin")
+    again = build_recipes(LAYOUT, channel=tmp_path / "channel", platforms=PLATFORMS, progress=Silent())
+    assert again.engine == "conda-build"
+    assert files(again.path) == files(built.path)
+
+
+def test_a_failure_of_conda_build_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    conda = tmp_path / "conda"
+    conda.write_text('#!/bin/sh\n[ "$2" = --version ] && echo conda-build 26.5.0 && exit\necho no room >&2; exit 3\n')
+    conda.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    with pytest.raises(RecipeError, match=r"conda build failed for torch-env on linux-64, with exit code 3") as caught:
+        build_recipes(LAYOUT, channel=tmp_path / "channel", platforms=PLATFORMS, progress=Silent())
+    assert caught.value.details == "no room"
+    assert not (tmp_path / "channel").exists()
 
 
 def test_no_package_holds_a_path_of_this_machine(built: BuiltChannel) -> None:
