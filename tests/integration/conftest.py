@@ -18,6 +18,10 @@ from torchlocks.layout import Layout
 LAYOUT = Layout(Path(__file__).resolve().parents[2])
 TORCHLOCKS = Path(sys.executable).parent / "torchlocks"
 
+# `make test SNAPSHOT=…` hands its own variables down to every make that a test runs, where they are not meant.
+for _name in ("MAKEFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "MFLAGS", "SNAPSHOT"):
+    os.environ.pop(_name, None)
+
 
 @pytest.fixture(scope="session")
 def environment() -> Path:

@@ -45,7 +45,8 @@ def clone(tmp_path: Path, environment: Path) -> Path:
             shutil.copy2(LAYOUT.root / name, root / name)
     for command in (["init", "-q"], ["add", "-A"], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "a"]):
         subprocess.run(["git", *command], cwd=root, check=True)
-    for name in (".venv", "envs"):
+    (root / "build").mkdir()
+    for name in (".venv", "envs", "build/local"):
         (root / name).symlink_to(LAYOUT.root / name)
     return root
 
