@@ -18,7 +18,7 @@ from torchlocks.matrix import Matrix, Target
 from torchlocks.models import LockedPackage
 from torchlocks.torch_facts import is_cuda_package, torch_package
 
-UPDATE = "torchlocks recipes --update"
+UPDATE = "make recipes UPDATE=1"
 
 INSTALLED = ("python", "pytorch", "pytorch-cuda", "cuda-version", "torchvision", "torchaudio", "numpy")
 """What a metapackage installs by name, where the lock has it; everything else comes along as a dependency."""

@@ -7,6 +7,7 @@ build, so that both give the same bytes, and the same ones every time.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -35,6 +36,9 @@ CONDA_BUILD_FLOOR = "26.5"
 
 VERIFY, ENVIRONMENTS = "torch-verify", "torch-env"
 """The folders of the recipes: the suite, and the metapackages."""
+
+LEAST_ROOM = 1 << 20
+"""Bytes. Where less is free, a build fails for that."""
 
 START_OF_TIME = 315532800
 """1980, where zip archives begin: the time of a package whose sources have none."""
@@ -67,7 +71,8 @@ def build_recipes(
 
     `platforms` are those of the matrix unless named; `engine` is found out unless named. A channel that was there stays
     until the new one is complete. Raises RecipeError where a recipe is not current, cannot be rendered or built, or
-    would hold a path of this machine; LockfileError for a lock that cannot be read; DiskFullError.
+    would hold a path of this machine; NoSuchRowError for a platform that is not in the matrix; LockfileError for a lock
+    that cannot be read; DiskFullError.
     """
     from torchlocks.channel import channel_lock, index_channel, swap_channel, work_folder
 
@@ -75,6 +80,8 @@ def build_recipes(
     require_current(layout, matrix)
     packages = read_metapackages(layout, matrix)
     channel = (channel or layout.build / "recipes").absolute()
+    for platform in platforms or ():
+        matrix.select(None, platform)
     chosen = tuple(platforms or matrix.platforms)
     engine = engine or find_engine()
     try:
@@ -93,12 +100,8 @@ def build_recipes(
             tested, untested = _test(layout, following, built, work, progress)
             swap_channel(following, channel)
     except OSError as error:
-        if "No space left" in str(error):
-            raise DiskFullError(
-                "The disk is full: the recipes could not be built.",
-                where=str(channel.parent),
-                fix="free some space and run the command again.",
-            ) from error
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise _disk_full(channel.parent) from error
         raise
     return BuiltChannel(path=channel, engine=engine, packages=tuple(built), tested=tested, untested=untested)
 
@@ -162,14 +165,28 @@ def _build(engine: Engine, recipe: Path, platform: str, output: Path) -> list[Pa
     """Build one recipe for one platform; the packages as the engine left them."""
     output.mkdir(parents=True)
     variants = recipe.parent / "conda_build_config.yaml"
-    if engine == "conda-build":
-        _conda_build(recipe, variants, platform, output)
-    else:
-        _rattler_build(recipe, variants, platform, output)
+    try:
+        if engine == "conda-build":
+            _conda_build(recipe, variants, platform, output)
+        else:
+            _rattler_build(recipe, variants, platform, output)
+    except RecipeError as error:
+        # The engine does not say that a disk is full, only what it could not do.
+        if shutil.disk_usage(output).free < LEAST_ROOM:
+            raise _disk_full(output) from error
+        raise
     packages = sorted(output.glob("*/*.conda"))
     if not packages:
         raise RecipeError(f"The recipe makes no package for {platform}.", where=str(recipe / "recipe.yaml"))
     return packages
+
+
+def _disk_full(folder: Path) -> DiskFullError:
+    return DiskFullError(
+        "The disk is full: the recipes could not be built.",
+        where=str(folder),
+        fix="free some space and run the command again; the channel that was there is untouched.",
+    )
 
 
 def _rattler_build(recipe: Path, variants: Path, platform: str, output: Path) -> None:

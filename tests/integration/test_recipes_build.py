@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 import tarfile
 import zipfile
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
 import pytest
 import zstandard
 
-from torchlocks.errors import RecipeError
+from torchlocks.errors import DiskFullError, NoSuchRowError, RecipeError
 from torchlocks.layout import Layout
 from torchlocks.progress import Silent
 from torchlocks.recipe_build import BuiltChannel, build_recipes
@@ -129,6 +131,32 @@ def test_a_broken_recipe_leaves_the_channel_that_was_there(checkout: Layout) -> 
     assert caught.value.where == str(recipe)
     assert files(channel) == before
     assert [path.name for path in channel.parent.glob(".channel*") if path.is_dir()] == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system with hardly any room. Skips where one cannot be mounted."""
+    mount = tmp_path / "disk"
+    mount.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=200k", "torchlocks-test", str(mount)]
+    if sys.platform != "linux" or subprocess.run(command, capture_output=True, check=False).returncode != 0:
+        pytest.skip("a small file system cannot be mounted: that needs root")
+    try:
+        yield mount
+    finally:
+        subprocess.run(["umount", "--lazy", str(mount)], check=True)
+
+
+def test_a_full_disk_is_told(small_disk: Path) -> None:
+    with pytest.raises(DiskFullError) as caught:
+        build(LAYOUT, small_disk / "channel")
+    assert str(caught.value.where).startswith(str(small_disk))
+    assert not (small_disk / "channel").exists()
+
+
+def test_a_platform_that_is_not_in_the_matrix_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(NoSuchRowError, match="linux-65"):
+        build_recipes(LAYOUT, channel=tmp_path / "channel", platforms=["linux-65"], progress=Silent())
 
 
 def test_a_suite_whose_command_does_not_run_is_not_published(checkout: Layout) -> None:
