@@ -57,6 +57,17 @@ def tiers(*names: str) -> list[str]:
     return [word for name in names for word in ("--tier", name)]
 
 
+def _copy(prefix: Path, copy: Path) -> Path:
+    """Copy an environment by hard links; the copy's torch-verify."""
+    shutil.copytree(prefix, copy, symlinks=True, copy_function=os.link)
+    program = copy / "bin" / "torch-verify"
+    text = program.read_text().replace(str(prefix), str(copy))
+    program.unlink()
+    program.write_text(text)
+    program.chmod(0o755)
+    return program
+
+
 # From the conda package.
 
 
@@ -110,20 +121,43 @@ def test_the_package_gives_the_verdict_of_the_tool(locked: tuple[Path, Lock], tm
 
 def test_a_damaged_environment_fails(locked: tuple[Path, Lock], tmp_path: Path) -> None:
     prefix, _ = locked
-    copy = tmp_path / "env"
-    shutil.copytree(prefix, copy, symlinks=True, copy_function=os.link)
-    next((copy / "conda-meta").glob("sympy-*.json")).unlink()
-    program = copy / "bin" / "torch-verify"
-    text = program.read_text().replace(str(prefix), str(copy))
-    program.unlink()
-    program.write_text(text)
-    program.chmod(0o755)
+    program = _copy(prefix, tmp_path / "env")
+    next((tmp_path / "env" / "conda-meta").glob("sympy-*.json")).unlink()
     done = torch_verify(program, "--expect", "cpu", "--tier", "static")
     assert done.returncode == 1
     (line,) = (line for line in done.stdout.splitlines() if "test_packages_are_those_of_the_lock" in line)
     assert line.startswith("failed")
     assert re.search("sympy: the lock has .*, the environment has nothing", line)
     assert "is NOT what it is expected to be" in done.stdout
+
+
+def test_a_conda_environment_without_a_lock_is_compared_with_its_own_records(
+    locked: tuple[Path, Lock], tmp_path: Path
+) -> None:
+    program = _copy(locked[0], tmp_path / "env")
+    prefix = tmp_path / "env"
+    (prefix / "conda-meta" / "torchlocks").unlink()
+    verdict = verdict_of(torch_verify(program, "--expect", "cpu", "--json", "--tier", "static"))
+    assert verdict.ok, verdict.failure_line()
+    skipped = {check.id.partition("::")[2] for check in verdict.checks if check.why and "no lock" in check.why}
+    assert skipped == {
+        "test_packages_are_those_of_the_lock",
+        "test_nothing_installed_beside_the_lock",
+        "test_nothing_hooks_into_startup",
+    }
+    next(prefix.glob("lib/python3*/site-packages/sympy/__init__.py")).unlink()
+    verdict = verdict_of(torch_verify(program, "--expect", "cpu", "--json", "--tier", "static"))
+    assert [check.id for check in verdict.failures] == ["test_static_lock.py::test_no_recorded_file_is_missing"]
+
+
+def test_a_damaged_record_is_an_error(locked: tuple[Path, Lock], tmp_path: Path) -> None:
+    program = _copy(locked[0], tmp_path / "env")
+    record = next((tmp_path / "env" / "conda-meta").glob("sympy-*.json"))
+    record.unlink()
+    record.write_text("{")
+    done = torch_verify(program, "--expect", "cpu", "--tier", "static")
+    assert done.returncode == 2
+    assert f"conda-meta/{record.name} is not a package record" in done.stderr
 
 
 def test_a_cpu_environment_is_no_gpu_environment(locked: tuple[Path, Lock]) -> None:
