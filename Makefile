@@ -16,6 +16,7 @@ OFFLINE  ?=#           1: use the package cache alone
 FIX      ?=#           1: make fsck puts damaged files back
 PORTABLE ?=#           1: a bundle for machines that cannot read Zstandard
 FILE     ?=#           a bundle to unpack into the package cache
+UPDATE   ?=#           1: make recipes only writes what is generated from the locks
 A        ?=#           first lock of make diff: a file, REV:file, or a prefix
 B        ?=#           second lock of make diff
 # -----------------------------------------------------------------------------------------------
@@ -36,7 +37,7 @@ ONE    = $(or $(ENV),$(error name the environment: make $@ ENV=cpu))
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help env-cpu env-gpu run shell rollback verify fsck bundle matrix render lock update check why diff channel \
-        bench lint test test-unit requirements golden clean
+        recipes bench lint test test-unit requirements golden clean
 
 help: ## print this help
 	@awk -F ':.*## ' '/^#: /{print "\n" substr($$0, 4)} /^[a-z-]+:.*## /{printf "  %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -79,6 +80,8 @@ diff: $(READY) ## compare two locks  [A=REV:locks/cpu/conda-lock.yml B=locks/cpu
 #: The project
 channel: $(READY) ## build the local channel from recipes/local and PyPI wheels
 	@$(TOOL) channel
+recipes: $(READY) ## build torch-verify and the environments as conda packages into build/recipes  [UPDATE=1 PLATFORM=]
+	@$(TOOL) recipes $(if $(UPDATE),--update) $(if $(PLATFORM),--platform $(PLATFORM))
 bench: $(READY) ## measure what installing and locking cost, against floors and peers  [SNAPSHOT=]
 	@$(TOOL) bench $(if $(SNAPSHOT),--snapshot $(SNAPSHOT))
 lint: $(DEV) ## ruff and mypy

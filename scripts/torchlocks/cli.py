@@ -357,6 +357,7 @@ def check(files: tuple[Path, ...], env_name: str | None, snapshot: Path | None, 
 @click.option("--mirror", default=None, help="URL that stands in for https://conda.anaconda.org.")
 @click.option("--allow-md5", is_flag=True, help="Accept packages for which the lock has no sha256.")
 @click.option("--force", is_flag=True, help="Install again even if it is there.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON, and nothing else.")
 def install(
     lock_name: str,
     prefix: Path | None,
@@ -366,8 +367,11 @@ def install(
     mirror: str | None,
     allow_md5: bool,
     force: bool,
+    as_json: bool,
 ) -> None:
     """Install LOCK (a conda-lock.yml, explicit file or pixi.lock; a path or a URL) into PREFIX."""
+    import json
+
     from torchlocks.console import make_progress
     from torchlocks.errors import InstallError
     from torchlocks.fetch import FetchOptions
@@ -382,10 +386,11 @@ def install(
     platform = platform or here
     lock = open_lock(lock_name)
     fetch = FetchOptions(offline=offline, allow_md5=allow_md5, mirrors=mirrors(mirror))
-    progress = make_progress()
+    progress = make_progress(quiet=as_json)
     if download_only:
         folders = download(lock, platform, fetch, progress=progress)
-        click.echo(f"{len(folders)} packages for {platform} are in the package cache")
+        done = f"{len(folders)} packages for {platform} are in the package cache"
+        click.echo(json.dumps({"platform": platform, "packages": len(folders)}) if as_json else done)
         return
     if prefix is None:
         raise click.UsageError("name the PREFIX to install into, or use --download-only")
@@ -402,6 +407,9 @@ def install(
         options=InstallOptions(fetch=fetch, force=force),
         progress=progress,
     )
+    if as_json:
+        click.echo(json.dumps({"prefix": str(result.prefix), "changed": result.changed, "packages": result.packages}))
+        return
     state = f"installed {result.packages} packages" if result.changed else "up to date, nothing to do"
     click.echo(f"{result.prefix}: {state}")
 
@@ -441,6 +449,35 @@ def fsck(env_name: str, fix: bool, as_json: bool) -> None:
             where=str(findings.prefix),
             fix=f"torchlocks fsck {env_name} --fix puts files back; what shadows torch is for you to remove",
         )
+
+
+@cli.command()
+@click.option("--update", is_flag=True, help="Only write what is generated from the locks: torch-env and the variants.")
+@click.option("--platform", "platforms", multiple=True, help="Only this platform; may be repeated (default: all).")
+def recipes(update: bool, platforms: tuple[str, ...]) -> None:
+    """Build the recipes of torch-verify and torch-env into build/recipes, a channel."""
+    from torchlocks.layout import find_layout
+
+    layout = find_layout()
+    if update:
+        from torchlocks.matrix import load_matrix
+        from torchlocks.metapackages import update_generated
+
+        changed = update_generated(layout, load_matrix(layout.matrix))
+        for path in changed:
+            click.echo(f"wrote {path.relative_to(layout.root)}")
+        if not changed:
+            click.echo("the recipes are current")
+        return
+    from torchlocks.console import make_progress
+    from torchlocks.recipe_build import build_recipes
+
+    built = build_recipes(layout, platforms=platforms or None, progress=make_progress())
+    click.echo(f"{built.url}: {len(built.packages)} packages, built with {built.engine}")
+    click.echo(f"tests passed: {', '.join(built.tested) or 'none'}")
+    for reason in dict.fromkeys(built.untested.values()):
+        names = dict.fromkeys(name for name, why in built.untested.items() if why == reason)
+        click.echo(f"tests not run: {', '.join(names)}: {reason}")
 
 
 @cli.command()

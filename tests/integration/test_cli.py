@@ -42,8 +42,8 @@ def test_any_format_installs_the_same(environment: Path, tmp_path: Path, name: s
     assert run.returncode == 0, run.stderr
     records = {path.name for path in (prefix / "conda-meta").glob("*.json")}
     assert records == {path.name for path in (environment / "conda-meta").glob("*.json")}
-    again = torchlocks(LAYOUT.root, "install", str(LOCAL / name), str(prefix))
-    assert "nothing to do" in again.stdout
+    again = torchlocks(LAYOUT.root, "install", str(LOCAL / name), str(prefix), "--json")
+    assert json.loads(again.stdout) == {"prefix": str(prefix), "changed": False, "packages": len(records)}
     shutil.rmtree(prefix)
 
 
