@@ -163,7 +163,8 @@ def _lock(
     from torchlocks.repodata import RecordSource, require_snapshot
 
     layout = find_layout()
-    targets = load_matrix(layout.matrix).select(env_name, platform)
+    matrix = load_matrix(layout.matrix)
+    targets = matrix.select(env_name, platform)
     if snapshot is not None:
         require_snapshot(snapshot)
     if move is not None:
@@ -178,6 +179,11 @@ def _lock(
     for result in results:
         state = f"wrote {', '.join(result.changed)}" if result.changed else "unchanged"
         click.echo(f"{result.env} ({', '.join(result.platforms)}): {state}")
+    if not failures and any(result.changed for result in results) and (layout.recipes / "torch-env").is_dir():
+        from torchlocks.metapackages import update_generated
+
+        for path in update_generated(layout, matrix):
+            click.echo(f"wrote {path.relative_to(layout.root)}, which says what the locks hold")
     for failure in failures:
         print_error(failure.error)
     if failures:
