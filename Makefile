@@ -105,3 +105,5 @@ $(DEV): $(READY) requirements-dev.txt
 	@$(PYTHON) scripts/bootstrap.py $(VENV) --dev
 .PHONY: FORCE
 FORCE:
+.DEFAULT:
+	@$(error there is no verb '$@' (make alone lists them))
