@@ -183,15 +183,16 @@ def _choose(layout: Layout, target: Target, request: Request, fetch: FetchOption
     channels = " and ".join(target.channels)
     progress.say(f"Looking for the packages of {target.env} on {channels}")
     lock = _committed_lock(layout, target, request, progress)
+    missing: tuple[str, ...] = ()
     if isinstance(lock, str):
         reason = lock
     else:
         available = packages_available(lock, target.platform, fetch)
         if available.ok:
             return _Source(lock=lock)
-        reason = available.reason
+        reason, missing = available.reason, available.missing if request.offline else ()
     if request.channel == "conda-forge" or target.accelerator != "cpu":
-        raise _cannot_be_had(layout, target, channels, reason)
+        raise _cannot_be_had(layout, target, channels, reason, missing)
     note = (
         f"{target.env} is not the committed lock: {channels} could not be used ({reason}), so it is built from the "
         "local channel, out of PyPI wheels and this machine's Python. CHANNEL=conda-forge insists on the lock, "
@@ -201,12 +202,15 @@ def _choose(layout: Layout, target: Target, request: Request, fetch: FetchOption
     return _Source(lock=_local_lock(layout, target, progress), notes=(note,))
 
 
-def _cannot_be_had(layout: Layout, target: Target, channels: str, reason: str) -> ChannelUnreachableError:
+def _cannot_be_had(
+    layout: Layout, target: Target, channels: str, reason: str, missing: tuple[str, ...]
+) -> ChannelUnreachableError:
     lock = layout.locks / target.env
     choices = [
         "reach the channel (network, proxy) and run this again",
         "name a mirror of it: MIRROR=URL",
         f"install {_short(layout, lock)}/conda-{target.platform}.lock on a machine that reaches it",
+        f"bring a bundle from such a machine: make bundle ENV={target.env} there, make bundle FILE=… here",
     ]
     if target.accelerator == "cpu":
         choices.append("build from PyPI wheels instead: CHANNEL=local (or auto)")
@@ -216,6 +220,7 @@ def _cannot_be_had(layout: Layout, target: Target, channels: str, reason: str) -
         f"The lock of {target.env} is fine, but its packages cannot be had from {channels}.",
         where=reason,
         fix="\nor ".join(choices),
+        details="\n".join(f"  missing: {name}" for name in missing) or None,
     )
 
 

@@ -263,6 +263,14 @@ def test_a_gpu_environment_without_its_channel_says_what_the_choices_are(settled
     assert not (settled.root / "envs" / "gpu-cu118").exists()
 
 
+def test_offline_names_every_package_that_is_missing(settled: Checkout, tmp_path: Path) -> None:
+    cache = {"TORCHLOCKS_CACHE": str(tmp_path / "cache"), "CONDA_SUBDIR": "linux-64"}
+    run = settled.run("env", "cpu", "--channel", "conda-forge", "--offline", **cache)
+    assert run.returncode == 30
+    assert run.stderr.count("  missing: ") == 73
+    assert "  missing: pytorch-2.12.0-cpu_mkl_py311_h338015a_100.conda" in run.stderr
+
+
 def test_cuda_auto_without_a_driver_names_the_versions(settled: Checkout) -> None:
     run = settled.run("env", "gpu", "--cuda", "auto", CONDA_OVERRIDE_CUDA="", CONDA_SUBDIR="linux-64")
     assert run.returncode == 11
