@@ -31,7 +31,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, Protocol
 
 from torchlocks import __version__, bundle_installer
-from torchlocks.cache import PackageStore, cache_folder, hash_file, refuse_other, refuse_unsafe
+from torchlocks.cache import PackageStore, cache_folder, refuse_other, refuse_unsafe
 from torchlocks.errors import (
     DiskFullError,
     InstallError,
@@ -41,6 +41,7 @@ from torchlocks.errors import (
     MissingFileError,
 )
 from torchlocks.fetch import FetchOptions, ensure_cached, fetch_archives, packages_for, require_hashes
+from torchlocks.files import hash_file
 from torchlocks.install import interruptible
 from torchlocks.layout import Layout
 from torchlocks.lock_explicit import link_order

@@ -29,6 +29,7 @@ from tempfile import mkdtemp
 from typing import Any
 
 from torchlocks.errors import IntegrityError
+from torchlocks.files import hash_file, write_whole
 from torchlocks.models import LockedPackage
 
 _OWN = ".torchlocks"
@@ -219,9 +220,7 @@ class PackageStore:
         # A cache that cannot be written to (shared, read-only) still serves: it is hashed each time.
         with suppress(OSError):
             target.parent.mkdir(parents=True, exist_ok=True)
-            temporary = target.with_name(f".{target.name}.{os.getpid()}")
-            temporary.write_text(json.dumps(asdict(note)), encoding="utf-8")
-            temporary.replace(target)
+            write_whole(target, json.dumps(asdict(note)))
 
 
 def _is_asked_for(package: LockedPackage, held: str, note: _Note | None) -> bool:
@@ -284,15 +283,6 @@ def _info_digest(folder: Path) -> str:
         if each.is_file(follow_symlinks=False)
     )
     return hashlib.blake2b(repr(lines).encode("utf-8", "surrogateescape"), digest_size=20).hexdigest()
-
-
-def hash_file(path: Path, algorithm: str = "sha256") -> str:
-    """The file's hash, hexadecimal."""
-    digest = hashlib.new(algorithm)
-    with path.open("rb", buffering=0) as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def read_paths(folder: Path) -> list[dict[str, Any]]:

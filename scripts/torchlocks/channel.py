@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torchlocks.errors import DiskFullError, RecipeError
+from torchlocks.files import write_whole
 from torchlocks.layout import Layout
 from torchlocks.progress import Progress
 from torchlocks.recipes import Accelerator, Plan, Recipe, base_interpreter, read_plan
@@ -373,9 +374,7 @@ def index_channel(channel: Path) -> None:
         for records in (repodata["packages"], repodata["packages.conda"]):
             for record in records.values():
                 record.pop("indexed_timestamp", None)  # the time of day
-        temporary = path.with_name(f".{path.name}")
-        temporary.write_text(json.dumps(repodata, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        write_whole(path, json.dumps(repodata, indent=2, sort_keys=True) + "\n")
     shutil.rmtree(channel / ".tmp", ignore_errors=True)
 
 

@@ -45,15 +45,14 @@ class Expectation:
 
 def expectation(target: Target, rendered: str, content_hash: str | None = None) -> Expectation:
     """The expectation of a target of the matrix and its rendered environment file."""
-    import yaml
+    from torchlocks.render import requested
 
-    document = yaml.load(rendered, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     return Expectation(
         env=target.env,
         platform=target.platform,
         accelerator=target.accelerator,
         channels=target.channels,
-        requested=tuple(str(spec) for spec in document["dependencies"]),
+        requested=requested(rendered),
         virtual_packages=target.virtual_packages,
         cuda=target.cuda,
         cuda_pinned=target.cuda_version is not None,

@@ -277,13 +277,13 @@ def why(what: str, env_name: str, platform: str | None, snapshot: Path | None, a
     from rich.console import Console
 
     from torchlocks import why as reasons
-    from torchlocks.check_rules import expectation
     from torchlocks.host import host_platform
     from torchlocks.layout import find_layout
     from torchlocks.lockfile import CONDA_LOCK
     from torchlocks.matrix import load_matrix
     from torchlocks.remote import open_lock
     from torchlocks.render import render as render_target
+    from torchlocks.render import requested
     from torchlocks.repodata import RecordSource, require_snapshot
 
     layout = find_layout()
@@ -291,8 +291,7 @@ def why(what: str, env_name: str, platform: str | None, snapshot: Path | None, a
     rendered = render_target(layout.root / target.template, target)
     path = layout.locks / env_name / CONDA_LOCK
     if what.isascii() and what.replace("-", "").replace("_", "").replace(".", "").isalnum() and path.is_file():
-        requested = expectation(target, rendered).requested
-        answer = reasons.why(open_lock(str(path)), target.platform, what, requested)
+        answer = reasons.why(open_lock(str(path)), target.platform, what, requested(rendered))
         if as_json:
             click.echo(reasons.as_json(answer), nl=False)
         else:

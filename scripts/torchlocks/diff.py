@@ -57,10 +57,6 @@ class PlatformDiff:
     before: Facts
     after: Facts
 
-    @property
-    def facts_changed(self) -> bool:
-        return self.before != self.after
-
 
 @dataclass(frozen=True, kw_only=True)
 class Diff:

@@ -229,18 +229,19 @@ def _committed_lock(layout: Layout, target: Target, request: Request, progress: 
 
     The committed file is left alone: `make lock` is what changes it.
     """
-    from torchlocks.lock import LockOptions, find_solver, is_current, lock_environments
+    from torchlocks.lock import LockOptions, expected_content_hash, find_solver, lock_environments
     from torchlocks.lockfile import CONDA_LOCK
     from torchlocks.render import render
     from torchlocks.repodata import RecordSource
 
     committed = layout.locks / target.env / CONDA_LOCK
     rendered = render(layout.root / target.template, target)
-    if is_current(committed, target, rendered):
-        return _read(committed)
     if not committed.is_file():
         progress.say(f"{_short(layout, committed)} does not exist; locking {target.env} anew")
     else:
+        lock = _read(committed)
+        if lock.content_hash.get(target.platform) == expected_content_hash(target, rendered):
+            return lock
         progress.warn(
             f"{_short(layout, committed)} is older than {target.template} or matrix.yml; locking {target.env} anew. "
             "`make lock` updates the committed lock."

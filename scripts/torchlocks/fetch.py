@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from torchlocks.cache import Entry, PackageStore, cache_folder, hash_file, refuse_other, refuse_unsafe
+from torchlocks.cache import Entry, PackageStore, cache_folder, refuse_other, refuse_unsafe
 from torchlocks.errors import (
     ChannelUnreachableError,
     DiskFullError,
@@ -26,6 +26,7 @@ from torchlocks.errors import (
     LockfileError,
     TorchlocksError,
 )
+from torchlocks.files import hash_file
 from torchlocks.models import Lock, LockedPackage
 from torchlocks.progress import Progress, Task
 from torchlocks.transfer import BrokenError, Download, classify, disk_full_as_error, is_disk_full, not_as_locked

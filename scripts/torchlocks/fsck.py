@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from torchlocks import swap
-from torchlocks.cache import hash_file
 from torchlocks.errors import InstallError, MissingFileError
 from torchlocks.fetch import FetchOptions
+from torchlocks.files import hash_file
 from torchlocks.install import final_path, interruptible, prefix_lock
 from torchlocks.models import LockedPackage
 from torchlocks.progress import Progress, Task

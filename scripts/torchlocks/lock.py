@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchlocks import __version__
 from torchlocks.errors import LockfileError, MissingFileError, SolveError, TorchlocksError
+from torchlocks.files import write_whole
 from torchlocks.layout import Layout
 from torchlocks.lockfile import (
     CONDA_LOCK,
@@ -330,11 +331,8 @@ def _write_environment(folder: Path, cells: Sequence[Cell], options: LockOptions
     changed = []
     for name, text in files.items():
         path = folder / name
-        data = text.encode()
-        if not path.is_file() or path.read_bytes() != data:
-            scratch = path.with_name(f".{name}.{os.getpid()}")
-            scratch.write_bytes(data)
-            scratch.replace(path)
+        if not path.is_file() or path.read_bytes() != text.encode():
+            write_whole(path, text)
             changed.append(name)
     for stale in folder.glob("conda-*.lock"):
         if stale.name not in files:
@@ -394,7 +392,7 @@ def _formats(folder: Path, cells: Sequence[Cell], options: LockOptions) -> dict[
     records = {platform: records[platform] for platform in platforms}
     files = {CONDA_LOCK: text}
     virtual = {platform: metadata[f"virtual-packages {platform}"].split() for platform in platforms}
-    files[PIXI] = write_pixi(records, _channel_urls(first), virtual)
+    files[PIXI] = write_pixi(records, first.channels, virtual)
     for platform in platforms:
         files[explicit_name(platform)] = write_explicit(lock, platform)
     return files
@@ -430,10 +428,6 @@ def _platform_metadata(target: Target, options: LockOptions) -> dict[str, str]:
     }
 
 
-def _channel_urls(target: Target) -> list[str]:
-    return [c if "://" in c else f"https://conda.anaconda.org/{c}" for c in target.channels]
-
-
 def _pixi_records(path: Path, platforms: Sequence[str]) -> dict[str, list[RepoDataRecord]]:
     """The complete records that an older pixi.lock has for `platforms`."""
     from rattler import LockFile
@@ -458,10 +452,3 @@ def _records(
         wanted = {package.url: package.name for package in lock.packages[platform]}
         pool += records_by_url(options.source, cell.target.channels, platform, wanted).values()
     return select_records(lock, pool)
-
-
-def is_current(path: Path, target: Target, rendered: str) -> bool:
-    """Whether the conda-lock.yml at `path` was made from the rendered environment."""
-    if not path.is_file():
-        return False
-    return read_lock(path).content_hash.get(target.platform) == expected_content_hash(target, rendered)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from torchlocks.files import hash_file, write_whole
 from torchlocks.pack import Built
-from torchlocks.wheels import sha256_of
 
 FILE_NAME = "manifest.json"
 
@@ -29,9 +29,7 @@ class Manifest(BaseModel):
 
     def write(self, channel: Path) -> None:
         """Replace the channel's manifest by this one, at once."""
-        temporary = channel / f".{FILE_NAME}"
-        temporary.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        temporary.replace(channel / FILE_NAME)
+        write_whole(channel / FILE_NAME, self.model_dump_json(indent=2) + "\n")
 
 
 def read_manifest(channel: Path) -> Manifest:
@@ -53,14 +51,14 @@ def intact_records(manifest: Manifest, channel: Path, fingerprints: Mapping[str,
 
 def _has_hash(path: Path, record: Record) -> bool:
     try:
-        return path.stat().st_size == record.size and sha256_of(path) == record.sha256
+        return path.stat().st_size == record.size and hash_file(path) == record.sha256
     except OSError:
         return False
 
 
 def repodata_hashes(channel: Path) -> dict[str, str]:
     """The SHA-256 of each `repodata.json` in the channel, by subdir."""
-    return {path.parent.name: sha256_of(path) for path in sorted(channel.glob("*/repodata.json"))}
+    return {path.parent.name: hash_file(path) for path in sorted(channel.glob("*/repodata.json"))}
 
 
 def package_files(channel: Path) -> set[str]:

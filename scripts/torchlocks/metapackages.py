@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from torchlocks.errors import LockfileError, RecipeError
+from torchlocks.files import write_whole
 from torchlocks.layout import Layout
 from torchlocks.lockfile import PIXI, read_lock
 from torchlocks.matrix import Matrix, Target
@@ -131,9 +132,7 @@ def update_generated(layout: Layout, matrix: Matrix) -> tuple[Path, ...]:
     changed = []
     for path, text in generated_files(layout, matrix).items():
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
-            temporary = path.with_name(f".{path.name}")
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(path)
+            write_whole(path, text)
             changed.append(path)
     return tuple(changed)
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict
 
 from torchlocks.errors import DiskFullError, RecipeError, TorchlocksError
-from torchlocks.wheels import sha256_of
+from torchlocks.files import hash_file
 
 if TYPE_CHECKING:
     from rattler_build import RenderedVariant
@@ -216,7 +216,7 @@ def _repack(package: Path, job: Job) -> Built:
         build=index["build"],
         subdir=index["subdir"],
         file=package.name,
-        sha256=sha256_of(file),
+        sha256=hash_file(file),
         size=file.stat().st_size,
     )
     (job.target / built.subdir).mkdir(parents=True, exist_ok=True)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from torchlocks.errors import DiskFullError, InstallError, MissingFileError
+from torchlocks.files import write_whole
 
 RECORD = Path("conda-meta") / "torchlocks"
 SCHEMA = 1
@@ -93,12 +94,7 @@ def write_provenance(prefix: Path, provenance: Provenance) -> None:
 
     Raises OSError when the file cannot be written.
     """
-    target = prefix / RECORD
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    temporary.write_text(
-        json.dumps({"schema": SCHEMA, **asdict(provenance)}, indent=2, sort_keys=True) + "\n", encoding="utf-8"
-    )
-    temporary.replace(target)
+    write_whole(prefix / RECORD, json.dumps({"schema": SCHEMA, **asdict(provenance)}, indent=2, sort_keys=True) + "\n")
 
 
 def mark_verified(prefix: Path, ok: bool, report: str) -> Provenance:

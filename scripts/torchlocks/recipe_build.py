@@ -248,9 +248,9 @@ def _conda_build(recipe: Path, variants: Path, platform: str, output: Path) -> N
 
 def _finish(raw: Path, following: Path, packages: Sequence[Metapackage], layout: Layout, work: Path) -> Built:
     """Write a package into the new channel, with nothing in it of this machine or this moment."""
+    from torchlocks.files import hash_file
     from torchlocks.pack import Built
     from torchlocks.repack import repack
-    from torchlocks.wheels import sha256_of
 
     subdir = raw.parent.name
     target = following / subdir / raw.name
@@ -270,7 +270,7 @@ def _finish(raw: Path, following: Path, packages: Sequence[Metapackage], layout:
         build=index["build"],
         subdir=subdir,
         file=raw.name,
-        sha256=sha256_of(target),
+        sha256=hash_file(target),
         size=target.stat().st_size,
     )
 

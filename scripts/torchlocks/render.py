@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 from torchlocks.errors import TemplateError
 from torchlocks.matrix import Target
@@ -71,6 +72,17 @@ def render(template: Path, target: Target) -> str:
     return text
 
 
+def requested(rendered: str) -> tuple[str, ...]:
+    """The match specs that a rendered environment asks for."""
+    return tuple(str(spec) for spec in _load(rendered)["dependencies"])
+
+
+def _load(text: str) -> Any:
+    import yaml
+
+    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+
 def _line_in_template(error: BaseException) -> int:
     """The line of the template at which rendering stopped (Jinja puts it into the traceback)."""
     line = 1
@@ -88,7 +100,7 @@ def _must_be_an_environment(text: str, template: Path, target: Target) -> None:
 
     where = f"{template}, rendered for {target.env} on {target.platform}"
     try:
-        document = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        document = _load(text)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         culprit = "".join(text.splitlines()[line - 1 : line]).strip()

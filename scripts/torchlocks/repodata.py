@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from torchlocks.errors import ChannelUnreachableError, MissingFileError
+from torchlocks.files import hash_file
 
 if TYPE_CHECKING:
     from rattler import RepoDataRecord, SparseRepoData
@@ -154,7 +155,7 @@ class RecordSource:
 
     def _digest(self, file: Path) -> str:
         if file not in self._digests:
-            self._digests[file] = hashlib.sha256(file.read_bytes()).hexdigest()
+            self._digests[file] = hash_file(file)
         return self._digests[file]
 
 

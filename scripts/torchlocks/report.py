@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 from torchlocks.errors import VerificationError
+from torchlocks.files import write_whole
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -33,8 +32,8 @@ def write_reports(verdict: Verdict, folder: Path) -> tuple[Path, Path]:
     as_json, as_xml = folder / f"{verdict.env}.json", folder / f"{verdict.env}.xml"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write(as_json, verdict_json(verdict) + "\n")
-        _write(as_xml, junit(verdict))
+        write_whole(as_json, verdict_json(verdict) + "\n")
+        write_whole(as_xml, junit(verdict))
     except OSError as error:
         raise VerificationError(
             f"The report cannot be written: {error.strerror}.",
@@ -147,17 +146,3 @@ def _properties(parent: ElementTree.Element, values: dict[str, object]) -> None:
 
 def _clean(text: str) -> str:
     return _NOT_XML.sub("", text)
-
-
-def _write(path: Path, text: str) -> None:
-    """Put a file in place in one step: a reader sees the old one or the new one, whole."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    beside = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        beside.chmod(0o644)
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise

@@ -6,7 +6,6 @@ that has another hash is ever used, wherever it came from: an index, a folder, o
 
 from __future__ import annotations
 
-import hashlib
 import re
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 from packaging.version import InvalidVersion, Version
 
 from torchlocks.errors import DiskFullError, FetchError, WheelError
+from torchlocks.files import hash_file
 from torchlocks.progress import Progress
 
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
@@ -143,16 +143,6 @@ def select_pins(pins: Iterable[Pin]) -> dict[str, Pin]:
     return chosen
 
 
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in lower-case hexadecimal."""
-    digest = hashlib.sha256()
-    buffer = memoryview(bytearray(1 << 20))
-    with path.open("rb", buffering=0) as stream:
-        while count := stream.readinto(buffer):
-            digest.update(buffer[:count])
-    return digest.hexdigest()
-
-
 def fetch_wheels(pins: Iterable[Pin], folder: Path, progress: Progress) -> dict[str, Wheel]:
     """The wheel of every pin, from `folder` where its hash is right, else fetched by pip into `folder`.
 
@@ -187,7 +177,7 @@ def _stored_wheel(pin: Pin, folder: Path, progress: Progress) -> Wheel | None:
             continue
         if name != pin.name or version != pin.version or not _runs_here(tags):
             continue
-        sha256 = sha256_of(path)
+        sha256 = hash_file(path)
         if sha256 in pin.hashes:
             return _open_wheel(pin, path, sha256, tags)
         progress.warn(f"{path} is damaged or not the pinned wheel (its hash is {sha256}): fetching it again.")

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import yaml
-
 from torchlocks.matrix import Target
+from torchlocks.render import requested
 from torchlocks.repodata import RecordSource
 from torchlocks.solver import SolveRequest, solve
 
@@ -23,11 +22,10 @@ def try_with(target: Target, rendered: str, extra: Sequence[str], source: Record
     for name, text in target.virtual_packages.items():
         version, _, build = text.partition(" ")
         virtual.append(GenericVirtualPackage(PackageName(name), Version(version), BuildString(build or "0")))
-    asked = yaml.safe_load(rendered)["dependencies"]
     request = SolveRequest(
         channels=target.channels,
         platform=target.platform,
-        specs=(*asked, *extra),
+        specs=(*requested(rendered), *extra),
         virtual_packages=tuple(virtual),
     )
     records = {record.name.normalized: record for record in solve(request, source)}

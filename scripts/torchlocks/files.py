@@ -1,0 +1,33 @@
+"""Two things that many stages do with files: put one in place whole, and hash one."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from contextlib import suppress
+from pathlib import Path
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Put a text file in place in one step: a reader sees the old one or the new one, never a part.
+
+    Raises OSError when it cannot be written; what was there is then untouched.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.write_text(text, encoding="utf-8", newline="")
+        beside.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise
+
+
+def hash_file(path: Path, algorithm: str = "sha256") -> str:
+    """The hash of a file's bytes, in lower-case hexadecimal."""
+    digest = hashlib.new(algorithm)
+    buffer = memoryview(bytearray(1 << 20))
+    with path.open("rb", buffering=0) as stream:
+        while count := stream.readinto(buffer):
+            digest.update(buffer[:count])
+    return digest.hexdigest()
