@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -21,6 +22,31 @@ INTERNAL_ERROR = 70
 """Exit code of a bug in torchlocks itself (EX_SOFTWARE of sysexits.h)."""
 
 
+_mirror_option = click.option("--mirror", default=None, help="URL that stands in for https://conda.anaconda.org.")
+
+
+def _locking_options(default: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """What is locked and from which records; `default` says which environments are, when none is named."""
+    options = (
+        click.option("--env", "env_name", default=None, help=f"One environment (default: {default})."),
+        click.option("--platform", default=None, help="One platform (default: all of the environment)."),
+        click.option(
+            "--snapshot", type=click.Path(path_type=Path), default=None, help="Folder of repodata to lock against."
+        ),
+        click.option(
+            "--as-of", type=click.DateTime(["%Y-%m-%d"]), default=None, help="Ignore packages newer than this day."
+        ),
+        _mirror_option,
+    )
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="torchlocks")
 def cli() -> None:
@@ -34,7 +60,7 @@ def cli() -> None:
 )
 @click.option("--channel", type=click.Choice(["auto", "conda-forge", "local"]), default="auto", show_default=True)
 @click.option("--offline", is_flag=True, help="Use the package cache alone.")
-@click.option("--mirror", default=None, help="URL that stands in for https://conda.anaconda.org.")
+@_mirror_option
 @click.option("--force", is_flag=True, help="Make it again even if nothing has changed.")
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON, and nothing else.")
 def env(kind: str, cuda: str, channel: str, offline: bool, mirror: str | None, force: bool, as_json: bool) -> None:
@@ -110,11 +136,7 @@ def _gpu_environment(matrix_file: Path, cuda: str, platform: str) -> str:
 
 
 @cli.command()
-@click.option("--env", "env_name", default=None, help="One environment (default: all).")
-@click.option("--platform", default=None, help="One platform (default: all of the environment).")
-@click.option("--snapshot", type=click.Path(path_type=Path), default=None, help="Folder of repodata to lock against.")
-@click.option("--as-of", type=click.DateTime(["%Y-%m-%d"]), default=None, help="Ignore packages newer than this day.")
-@click.option("--mirror", default=None, help="URL that stands in for https://conda.anaconda.org.")
+@_locking_options("all")
 @click.option("--conda", default=None, help="Use this conda or micromamba to solve.")
 def lock(
     env_name: str | None,
@@ -130,11 +152,7 @@ def lock(
 
 @cli.command()
 @click.argument("packages", nargs=-1, required=True)
-@click.option("--env", "env_name", default=None, help="One environment (default: all that have the package).")
-@click.option("--platform", default=None, help="One platform (default: all of the environment).")
-@click.option("--snapshot", type=click.Path(path_type=Path), default=None, help="Folder of repodata to lock against.")
-@click.option("--as-of", type=click.DateTime(["%Y-%m-%d"]), default=None, help="Ignore packages newer than this day.")
-@click.option("--mirror", default=None, help="URL that stands in for https://conda.anaconda.org.")
+@_locking_options("all that have the package")
 def update(
     packages: tuple[str, ...],
     env_name: str | None,
@@ -359,7 +377,7 @@ def check(files: tuple[Path, ...], env_name: str | None, snapshot: Path | None, 
 @click.option("--platform", default=None, help="Platform to install (default: this machine's).")
 @click.option("--download-only", is_flag=True, help="Bring the packages into the cache, and install nothing.")
 @click.option("--offline", is_flag=True, help="Use the package cache alone.")
-@click.option("--mirror", default=None, help="URL that stands in for https://conda.anaconda.org.")
+@_mirror_option
 @click.option("--allow-md5", is_flag=True, help="Accept packages for which the lock has no sha256.")
 @click.option("--force", is_flag=True, help="Install again even if it is there.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON, and nothing else.")
@@ -492,7 +510,7 @@ def recipes(update: bool, platforms: tuple[str, ...]) -> None:
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=None, help="File to write.")
 @click.option("--portable", is_flag=True, help="Repack the packages for machines that cannot read Zstandard.")
 @click.option("--offline", is_flag=True, help="Fetch nothing: only packages of the local channel can be had.")
-@click.option("--mirror", default=None, help="URL that stands in for https://conda.anaconda.org.")
+@_mirror_option
 @click.option("--unpack", type=click.Path(path_type=Path), default=None, help="Put a bundle into the package cache.")
 def bundle(
     env_name: str | None,
