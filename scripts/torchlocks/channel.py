@@ -89,15 +89,6 @@ def build_local_channel(
         raise
 
 
-def local_channel_fingerprint(layout: Layout, *, recipes: Path | None = None, accelerator: Accelerator = "cpu") -> str:
-    """A hash of all that the local channel is made from: recipes, pins, CPython, tools. No wheel is opened.
-
-    Two equal values mean that `build_local_channel` would make the same packages. Raises RecipeError or WheelError
-    where the recipes or pins cannot be read.
-    """
-    return read_plan(recipes or layout.recipes / "local", accelerator).fingerprint
-
-
 @contextlib.contextmanager
 def channel_lock(channel: Path, progress: Progress) -> Iterator[None]:
     """Held by the one process that builds a channel; others wait for it, and say so."""

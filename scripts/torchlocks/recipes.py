@@ -58,11 +58,6 @@ class Plan:
     fingerprints: Mapping[str, str]
 
     @property
-    def fingerprint(self) -> str:
-        """A hash of all packages' fingerprints."""
-        return _digest(sorted(self.fingerprints.items()))
-
-    @property
     def recipes(self) -> Iterator[Recipe]:
         for generation in self.generations:
             yield from generation
