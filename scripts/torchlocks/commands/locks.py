@@ -1,0 +1,235 @@
+"""What there is, locked and proven."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+import click
+
+from torchlocks.commands.shared import locking_options
+
+
+@click.command()
+@click.option("--schema", is_flag=True, help="Print the JSON schema of matrix.yml instead.")
+@click.option("--markdown", is_flag=True, help="Print the table for the README.")
+def matrix(schema: bool, markdown: bool) -> None:
+    """List the environments and platforms there are."""
+    from torchlocks.layout import find_layout
+    from torchlocks.matrix import load_matrix, matrix_schema
+
+    if schema:
+        click.echo(matrix_schema(), nl=False)
+        return
+    from torchlocks.overview import matrix_markdown, matrix_table
+
+    loaded = load_matrix(find_layout().matrix)
+    if markdown:
+        click.echo(matrix_markdown(loaded), nl=False)
+        return
+    from rich.console import Console
+
+    Console(highlight=False).print(matrix_table(loaded))
+
+
+@click.command()
+@click.option("--env", "env_name", default=None, help="One environment (default: all).")
+@click.option("--platform", default=None, help="One platform (default: all of the environment).")
+def render(env_name: str | None, platform: str | None) -> None:
+    """Print the rendered conda environment files."""
+    from torchlocks.layout import find_layout
+    from torchlocks.matrix import load_matrix
+    from torchlocks.render import render as render_target
+
+    layout = find_layout()
+    for target in load_matrix(layout.matrix).select(env_name, platform):
+        click.echo(f"# {target.env} on {target.platform}")
+        click.echo(render_target(layout.root / target.template, target))
+
+
+@click.command()
+@locking_options("all")
+@click.option("--conda", default=None, help="Use this conda or micromamba to solve.")
+def lock(
+    env_name: str | None,
+    platform: str | None,
+    snapshot: Path | None,
+    as_of: datetime | None,
+    mirror: str | None,
+    conda: str | None,
+) -> None:
+    """Solve the matrix and write the lockfiles."""
+    _lock(env_name, platform, snapshot, as_of, mirror, conda, move=None)
+
+
+@click.command()
+@click.argument("packages", nargs=-1, required=True)
+@locking_options("all that have the package")
+def update(
+    packages: tuple[str, ...],
+    env_name: str | None,
+    platform: str | None,
+    snapshot: Path | None,
+    as_of: datetime | None,
+    mirror: str | None,
+) -> None:
+    """Move the named packages to their newest, and nothing else that can stay."""
+    _lock(env_name, platform, snapshot, as_of, mirror, None, move=packages)
+
+
+def _lock(
+    env_name: str | None,
+    platform: str | None,
+    snapshot: Path | None,
+    as_of: datetime | None,
+    mirror: str | None,
+    conda: str | None,
+    move: tuple[str, ...] | None,
+) -> None:
+    from torchlocks.console import make_progress, print_error
+    from torchlocks.layout import find_layout
+    from torchlocks.lock import LockOptions, find_solver, lock_environments, targets_with
+    from torchlocks.matrix import load_matrix
+    from torchlocks.repodata import RecordSource, require_snapshot
+
+    layout = find_layout()
+    matrix = load_matrix(layout.matrix)
+    targets = matrix.select(env_name, platform)
+    if snapshot is not None:
+        require_snapshot(snapshot)
+    if move is not None:
+        targets = tuple(targets_with(targets, layout.locks, move))
+    source = RecordSource(
+        snapshot=snapshot.absolute() if snapshot else None,
+        as_of=as_of.date() if as_of else None,
+        mirror=mirror or None,
+    )
+    options = LockOptions(source=source, solver=find_solver(conda or None), move=move)
+    results, failures = lock_environments(layout, targets, layout.locks, options, make_progress())
+    for result in results:
+        state = f"wrote {', '.join(result.changed)}" if result.changed else "unchanged"
+        click.echo(f"{result.env} ({', '.join(result.platforms)}): {state}")
+    if not failures and any(result.changed for result in results) and (layout.recipes / "torch-env").is_dir():
+        from torchlocks.metapackages import update_generated
+
+        for path in update_generated(layout, matrix):
+            click.echo(f"wrote {path.relative_to(layout.root)}, which says what the locks hold")
+    for failure in failures:
+        print_error(failure.error)
+    if failures:
+        count = len({failure.target.env for failure in failures})
+        click.echo(
+            f"{count} of {count + len(results)} environments could not be locked; their locks are untouched.", err=True
+        )
+        leave_with = failures[0].error.exit_code
+        raise SystemExit(leave_with)
+
+
+@click.command()
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--env", "env_name", default=None, help="One environment of the matrix (default: all).")
+@click.option("--snapshot", type=click.Path(path_type=Path), default=None, help="Lock again from it, and compare.")
+@click.option("--format", "form", type=click.Choice(["text", "json", "github"]), default="text", show_default=True)
+@click.option("--rules", is_flag=True, help="List the rules and exit.")
+def check(files: tuple[Path, ...], env_name: str | None, snapshot: Path | None, form: str, rules: bool) -> None:
+    """Prove the committed locks, or any lockfiles that are named."""
+    from torchlocks import check as checks
+    from torchlocks import check_report
+    from torchlocks.console import make_progress
+    from torchlocks.errors import CheckError
+    from torchlocks.layout import find_layout
+    from torchlocks.matrix import load_matrix
+
+    if rules:
+        from torchlocks.check_relock import REASON, RULE
+
+        for rule, reason in {**checks.rule_reasons(), RULE: f"{REASON} (with --snapshot)"}.items():
+            click.echo(f"{rule:24} {reason}")
+        return
+    if files:
+        report = checks.check_files_of(files)
+    else:
+        layout = find_layout()
+        loaded = load_matrix(layout.matrix)
+        report = checks.check_repository(layout, loaded, [env_name] if env_name else None)
+        if snapshot is not None:
+            from torchlocks.check_relock import check_relocked
+
+            targets = loaded.select(env_name, None)
+            report += check_relocked(layout, targets, snapshot.absolute(), make_progress(quiet=form != "text"))
+    if form == "json":
+        click.echo(check_report.as_json(report), nl=False)
+    elif form == "github":
+        click.echo(check_report.as_annotations(report), nl=False)
+    else:
+        from rich.console import Console
+
+        Console(highlight=False).print(check_report.as_text(report))
+    if report.failed:
+        raise CheckError(
+            f"The locks are not right: {check_report.summary(report)}.",
+            fix="the findings say what to do; `torchlocks check --rules` says why each rule exists",
+        )
+
+
+@click.command()
+@click.argument("what", metavar="PACKAGE_OR_SPEC")
+@click.option("--env", "env_name", default="cpu", show_default=True, help="Environment of the matrix.")
+@click.option("--platform", default=None, help="Platform (default: this machine's).")
+@click.option("--snapshot", type=click.Path(path_type=Path), default=None, help="Folder of repodata for the solver.")
+@click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON, and nothing else.")
+def why(what: str, env_name: str, platform: str | None, snapshot: Path | None, as_json: bool) -> None:
+    """Say why a package is in a lock, or why a match spec cannot be had.
+
+    A name ('cudnn') is looked up in the committed lock. A match spec ('numpy <2', 'pytorch * cpu*') is put to the
+    solver together with all that the environment asks for; so is any question about a row without a lock.
+    """
+    from rich.console import Console
+
+    from torchlocks import why as reasons
+    from torchlocks.host import host_platform
+    from torchlocks.layout import find_layout
+    from torchlocks.lockfile import CONDA_LOCK
+    from torchlocks.matrix import load_matrix
+    from torchlocks.remote import open_lock
+    from torchlocks.render import render as render_target
+    from torchlocks.render import requested
+    from torchlocks.repodata import RecordSource, require_snapshot
+
+    layout = find_layout()
+    target = load_matrix(layout.matrix).target(env_name, platform or host_platform())
+    rendered = render_target(layout.root / target.template, target)
+    path = layout.locks / env_name / CONDA_LOCK
+    if what.isascii() and what.replace("-", "").replace("_", "").replace(".", "").isalnum() and path.is_file():
+        answer = reasons.why(open_lock(str(path)), target.platform, what, requested(rendered))
+        if as_json:
+            click.echo(reasons.as_json(answer), nl=False)
+        else:
+            Console(highlight=False).print(reasons.as_text(answer))
+        return
+    from torchlocks.why_not import try_with
+
+    if snapshot is not None:
+        require_snapshot(snapshot)
+    source = RecordSource(snapshot=snapshot.absolute() if snapshot else None)
+    for line in try_with(target, rendered, [what], source):
+        click.echo(f"Nothing is in the way: {env_name} on {target.platform} would have {line}.")
+
+
+@click.command()
+@click.argument("before", metavar="A")
+@click.argument("after", metavar="B")
+@click.option("--format", "form", type=click.Choice(["text", "markdown", "json"]), default="text", show_default=True)
+def diff(before: str, after: str, form: str) -> None:
+    """Compare two locks: files, folders, REV:PATH in git, or the prefixes of environments."""
+    from torchlocks.diff import diff as compare
+    from torchlocks.diff_read import read_side
+    from torchlocks.diff_report import as_json, as_markdown, as_text
+
+    found = compare(read_side(before), read_side(after))
+    if form == "text":
+        from rich.console import Console
+
+        Console(highlight=False).print(as_text(found))
+    else:
+        click.echo(as_markdown(found) if form == "markdown" else as_json(found), nl=False)

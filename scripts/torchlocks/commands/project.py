@@ -1,0 +1,68 @@
+"""What the project itself is built and measured with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+def channel() -> None:
+    """Build the local channel from recipes/local, PyPI wheels and this machine's Python."""
+    from torchlocks.channel import build_local_channel
+    from torchlocks.console import make_progress
+    from torchlocks.layout import find_layout
+
+    built = build_local_channel(find_layout(), progress=make_progress())
+    click.echo(f"{built.url}: {len(built.versions)} packages, {len(built.rebuilt)} built now")
+
+
+@click.command()
+@click.option("--update", is_flag=True, help="Only write what is generated from the locks: torch-env and the variants.")
+@click.option("--platform", "platforms", multiple=True, help="Only this platform; may be repeated (default: all).")
+def recipes(update: bool, platforms: tuple[str, ...]) -> None:
+    """Build the recipes of torch-verify and torch-env into build/recipes, a channel."""
+    from torchlocks.layout import find_layout
+
+    layout = find_layout()
+    if update:
+        from torchlocks.matrix import load_matrix
+        from torchlocks.metapackages import update_generated
+
+        changed = update_generated(layout, load_matrix(layout.matrix))
+        for path in changed:
+            click.echo(f"wrote {path.relative_to(layout.root)}")
+        if not changed:
+            click.echo("the recipes are current")
+        return
+    from torchlocks.console import make_progress
+    from torchlocks.recipe_build import build_recipes
+
+    built = build_recipes(layout, platforms=platforms or None, progress=make_progress())
+    click.echo(f"{built.url}: {len(built.packages)} packages, built with {built.engine}")
+    click.echo(f"tests passed: {', '.join(built.tested) or 'none'}")
+    for reason in dict.fromkeys(built.untested.values()):
+        names = dict.fromkeys(name for name, why in built.untested.items() if why == reason)
+        click.echo(f"tests not run: {', '.join(names)}: {reason}")
+
+
+@click.command()
+@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1), help="Runs of each, in turn.")
+@click.option("--snapshot", type=click.Path(path_type=Path), default=None, help="Measure locking too, against it.")
+def bench(rounds: int, snapshot: Path | None) -> None:
+    """Measure what installing and locking cost, against floors and peers."""
+    from torchlocks.bench import as_json, as_markdown
+    from torchlocks.bench import bench as measure
+    from torchlocks.console import make_progress
+    from torchlocks.layout import find_layout
+    from torchlocks.repodata import require_snapshot
+
+    if snapshot is not None:
+        require_snapshot(snapshot)
+    layout = find_layout()
+    found = measure(layout, rounds, snapshot, make_progress())
+    layout.reports.mkdir(exist_ok=True)
+    (layout.reports / "bench.json").write_text(as_json(found), encoding="utf-8")
+    (layout.reports / "bench.md").write_text(as_markdown(found), encoding="utf-8")
+    click.echo(as_markdown(found), nl=False)

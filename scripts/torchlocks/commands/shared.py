@@ -1,0 +1,76 @@
+"""What several verbs have in common: options, verdicts on the terminal, and installed environments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from torchlocks.verify import Verdict
+
+mirror_option = click.option("--mirror", default=None, help="URL that stands in for https://conda.anaconda.org.")
+
+
+def locking_options(default: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """What is locked and from which records; `default` says which environments are, when none is named."""
+    options = (
+        click.option("--env", "env_name", default=None, help=f"One environment (default: {default})."),
+        click.option("--platform", default=None, help="One platform (default: all of the environment)."),
+        click.option(
+            "--snapshot", type=click.Path(path_type=Path), default=None, help="Folder of repodata to lock against."
+        ),
+        click.option(
+            "--as-of", type=click.DateTime(["%Y-%m-%d"]), default=None, help="Ignore packages newer than this day."
+        ),
+        mirror_option,
+    )
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def show_verdict(verdict: Verdict, env_name: str, as_json: bool) -> None:
+    """Print a verdict; raise VerificationError when it is not good."""
+    from torchlocks.errors import VerificationError
+    from torchlocks.verify import summary_table, verdict_json
+
+    if as_json:
+        click.echo(verdict_json(verdict))
+    else:
+        from rich.console import Console
+
+        Console(highlight=False).print(summary_table(verdict))
+    if not verdict.ok:
+        raise VerificationError(
+            f"{env_name} is installed, but it failed its verification: {verdict.failure_line()}.",
+            where=f"reports/{env_name}.json",
+            fix=f"the environment stays in envs/{env_name}, marked unverified, for you to look at",
+        )
+
+
+def installed_prefix(env_name: str) -> Path:
+    from torchlocks.errors import MissingFileError
+    from torchlocks.layout import find_layout
+    from torchlocks.provenance import read_provenance
+
+    layout = find_layout()
+    prefix = layout.prefix(env_name)
+    found = read_provenance(prefix)
+    if found is None:
+        there = sorted(p.name for p in layout.envs.glob("[!.]*") if read_provenance(p)) if layout.envs.is_dir() else []
+        make = f"make env-gpu CUDA={env_name[6:-1]}.{env_name[-1]}" if env_name.startswith("gpu-cu") else "make env-cpu"
+        raise MissingFileError(
+            f"The environment {env_name!r} is not installed.",
+            where=str(prefix),
+            fix=f"{make}" + (f", or name one that is: {', '.join(there)}" if there else ""),
+        )
+    if found.verified is False:
+        click.echo(f"note: {env_name} failed its verification; see {found.report}", err=True)
+    return prefix
