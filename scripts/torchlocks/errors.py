@@ -69,6 +69,12 @@ class MissingFileError(TorchlocksError):
     exit_code = 14
 
 
+class NotACheckoutError(TorchlocksError):
+    """A command that writes committed files was called where there is no checkout."""
+
+    exit_code = 15
+
+
 class SolveError(TorchlocksError):
     """The solver found no solution, or could not run."""
 
@@ -97,6 +103,12 @@ class DiskFullError(TorchlocksError):
     """The disk has no room left."""
 
     exit_code = 33
+
+
+class SignatureError(TorchlocksError):
+    """A lock's signature is missing, not valid, or not by somebody who may sign."""
+
+    exit_code = 34
 
 
 class RecipeError(TorchlocksError):

@@ -1,4 +1,8 @@
-"""Where things are: the repository's own files and the folders that are made beside them."""
+"""Where things are: the repository's own files, and the folders that are made beside them.
+
+In a checkout both are in one folder. An installed torchlocks (a wheel) brings the repository's files in its
+package, where nothing is written; what is made goes into the current folder.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +10,32 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from torchlocks.errors import MissingFileError
+from torchlocks.errors import MissingFileError, NotACheckoutError
+
+PACKAGED = Path(__file__).parent / "_data"
+"""The repository's files in an installed wheel, laid out as in a checkout (setup.py puts them there)."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The paths of one torchlocks checkout; `root` is the folder that holds `matrix.yml`."""
+    """The paths of one torchlocks.
+
+    `root` is the folder that holds `matrix.yml` and all else that is committed. `made_in` is the folder for what
+    is made: environments, builds, reports; None for `root` itself.
+    """
 
     root: Path
+    made_in: Path | None = None
+
+    @property
+    def packaged(self) -> bool:
+        """Whether the committed files are those of an installed wheel, which nothing may change."""
+        return self.root == PACKAGED
+
+    @property
+    def made(self) -> Path:
+        """The folder that holds what is made."""
+        return self.made_in or self.root
 
     @property
     def matrix(self) -> Path:
@@ -36,12 +58,12 @@ class Layout:
     @property
     def envs(self) -> Path:
         """Installed environments, one prefix each (made, not committed)."""
-        return self.root / "envs"
+        return self.made / "envs"
 
     @property
     def build(self) -> Path:
         """Everything that can be made again: the local channel, its wheels, local locks."""
-        return self.root / "build"
+        return self.made / "build"
 
     @property
     def channel(self) -> Path:
@@ -55,24 +77,43 @@ class Layout:
 
     @property
     def reports(self) -> Path:
-        return self.root / "reports"
+        return self.made / "reports"
 
     def prefix(self, env: str) -> Path:
         """The prefix in which the environment `env` is installed."""
         return self.envs / env
 
+    def require_checkout(self, verb: str) -> None:
+        """Refuse a `verb` that writes committed files where there is no checkout to commit them in.
+
+        Raises NotACheckoutError.
+        """
+        if self.packaged:
+            raise NotACheckoutError(
+                f"`{verb}` writes files that are committed, and this is not a checkout of torchlocks.",
+                where=f"{Path.cwd()}: no matrix.yml here or in any folder above; "
+                "the locks in use are those of the installed package",
+                fix="run it in a clone of torchlocks, or set TORCHLOCKS_ROOT to one.",
+            )
+
 
 def find_layout(start: Path | None = None) -> Layout:
-    """The checkout that holds `start` (default: the current folder), or `$TORCHLOCKS_ROOT`.
+    """The checkout that holds `start` (default: the current folder), or `$TORCHLOCKS_ROOT`; else the wheel's files.
 
-    Raises MissingFileError when no folder from `start` upwards has a `matrix.yml`.
+    What is made goes into `$TORCHLOCKS_HOME` where that is set, else into the checkout, and with a wheel's files
+    into `start`. Raises MissingFileError when no folder from `start` upwards has a `matrix.yml` and this torchlocks
+    was not installed from a wheel.
     """
     named = os.environ.get("TORCHLOCKS_ROOT")
+    home = os.environ.get("TORCHLOCKS_HOME")
+    made_in = Path(home).resolve() if home else None
     begin = Path(named) if named else (start or Path.cwd())
     begin = begin.resolve()
     for folder in (begin,) if named else (begin, *begin.parents):
         if (folder / "matrix.yml").is_file():
-            return Layout(folder)
+            return Layout(folder, made_in)
+    if not named and (PACKAGED / "matrix.yml").is_file():
+        return Layout(PACKAGED, made_in or begin)
     raise MissingFileError(
         "This is not a torchlocks checkout: no matrix.yml here or in any folder above.",
         where=str(begin),

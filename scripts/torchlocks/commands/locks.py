@@ -93,6 +93,7 @@ def _lock(
     from torchlocks.repodata import RecordSource, require_snapshot
 
     layout = find_layout()
+    layout.require_checkout("lock" if move is None else "update")
     matrix = load_matrix(layout.matrix)
     targets = matrix.select(env_name, platform)
     if snapshot is not None:

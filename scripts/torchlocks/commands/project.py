@@ -27,6 +27,7 @@ def recipes(update: bool, platforms: tuple[str, ...]) -> None:
 
     layout = find_layout()
     if update:
+        layout.require_checkout("recipes --update")
         from torchlocks.matrix import load_matrix
         from torchlocks.metapackages import update_generated
 
