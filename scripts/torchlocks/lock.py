@@ -15,6 +15,7 @@ import json
 import os
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -120,12 +121,15 @@ def find_solver(named: str | None = None) -> Solver:
             )
         return Solver(executable=Path(found).absolute(), own=Path(found).stem == "torchlocks-conda")
     name = "torchlocks-conda.exe" if os.name == "nt" else "torchlocks-conda"
-    own = Path(sys.executable).parent / name
-    if not own.is_file():
+    # Beside the interpreter in a virtual environment; `pip install --user` and Windows have other folders.
+    schemes = (sysconfig.get_default_scheme(), sysconfig.get_preferred_scheme("user"))
+    folders = [Path(sys.executable).parent, *(Path(sysconfig.get_path("scripts", scheme)) for scheme in schemes)]
+    own = next((folder / name for folder in folders if (folder / name).is_file()), None)
+    if own is None:
         raise MissingFileError(
             "torchlocks is not completely installed: its solver is missing.",
-            where=str(own),
-            fix="remove .venv and run make again",
+            where=f"no {name} in {' or '.join(map(str, dict.fromkeys(folders)))}",
+            fix="in a checkout, remove .venv and run make again; elsewhere, install torchlocks again with pip",
         )
     return Solver(executable=own, own=True)
 
