@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from torchlocks.errors import FetchError
+from torchlocks.errors import FetchError, LockfileError, MissingFileError
 from torchlocks.fetch import make_client, mask
-from torchlocks.lockfile import PIXI, merge, read_lock
+from torchlocks.lockfile import PIXI, merge, parse_lock, read_lock
 from torchlocks.models import Lock
 
 
@@ -19,26 +18,42 @@ def open_lock(name: str) -> Lock:
     A conda-lock.yml with a pixi.lock beside it is completed from that one, which knows sizes and licences.
     Raises FetchError when the URL cannot be read, and what `read_lock` raises.
     """
+    if "://" in name:
+        return parse_lock(read_bytes(name), path_of(name))
+    path = Path(name)
+    lock = read_lock(path)
+    beside = path.with_name(PIXI)
+    if lock.kind == "conda-lock" and beside.is_file():
+        lock = merge(lock, read_lock(beside))
+    return lock
+
+
+def read_bytes(name: str) -> bytes:
+    """The bytes of the file `name`, a path or URL.
+
+    Raises FetchError when the URL cannot be read, MissingFileError when there is no such file, LockfileError when it
+    cannot be read.
+    """
     if "://" not in name:
-        path = Path(name)
-        lock = read_lock(path)
-        beside = path.with_name(PIXI)
-        if lock.kind == "conda-lock" and beside.is_file():
-            lock = merge(lock, read_lock(beside))
-        return lock
+        try:
+            return Path(name).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            raise MissingFileError("There is no such file.", where=name, fix="check the path.") from None
+        except OSError as error:
+            raise LockfileError(f"The file cannot be read: {error.strerror or error}.", where=name) from None
     from rattler.package_streaming import download_bytes
 
     try:
-        data = asyncio.run(download_bytes(make_client(), name))
+        return asyncio.run(download_bytes(make_client(), name))
     except (RuntimeError, OSError) as error:
         raise FetchError(
-            "The lock cannot be fetched.",
+            "The file cannot be fetched.",
             where=mask(name),
             fix="check the address and the network, or fetch it yourself and name the file",
             details=mask(str(error)),
         ) from error
-    with tempfile.TemporaryDirectory(prefix="torchlocks-") as scratch:
-        # The reader tells formats apart by what is in the file; the name is for its messages.
-        path = Path(scratch) / (Path(urlsplit(name).path).name or "lock")
-        path.write_bytes(data)
-        return read_lock(path)
+
+
+def path_of(name: str) -> Path:
+    """What messages call the file `name`: its path, or the last part of its URL."""
+    return Path(name) if "://" not in name else Path(Path(urlsplit(name).path).name or "lock")

@@ -18,6 +18,15 @@ from torchlocks.commands.shared import mirror_option
 @mirror_option
 @click.option("--allow-md5", is_flag=True, help="Accept packages for which the lock has no sha256.")
 @click.option("--force", is_flag=True, help="Install again even if it is there.")
+@click.option(
+    "--verify-signature",
+    "allowed",
+    type=click.Path(path_type=Path),
+    default=None,
+    metavar="ALLOWED_SIGNERS",
+    help="Install only if LOCK.sig is the signature of somebody in this file.",
+)
+@click.option("--signer", default=None, help="The one identity that may have signed (with --verify-signature).")
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON, and nothing else.")
 def install(
     lock_name: str,
@@ -28,6 +37,8 @@ def install(
     mirror: str | None,
     allow_md5: bool,
     force: bool,
+    allowed: Path | None,
+    signer: str | None,
     as_json: bool,
 ) -> None:
     """Install LOCK (a conda-lock.yml, explicit file or pixi.lock; a path or a URL) into PREFIX."""
@@ -45,9 +56,17 @@ def install(
 
     here = host_platform()
     platform = platform or here
-    lock = open_lock(lock_name)
-    fetch = FetchOptions(offline=offline, allow_md5=allow_md5, mirrors=mirrors(mirror))
     progress = make_progress(quiet=as_json)
+    if allowed is not None:
+        from torchlocks.signatures import open_signed_lock
+
+        lock, who = open_signed_lock(lock_name, allowed, signer=signer)
+        progress.say(f"{lock_name} is signed by {who.identity} ({who.key})")
+    elif signer is not None:
+        raise click.UsageError("--signer goes with --verify-signature ALLOWED_SIGNERS")
+    else:
+        lock = open_lock(lock_name)
+    fetch = FetchOptions(offline=offline, allow_md5=allow_md5, mirrors=mirrors(mirror))
     if download_only:
         folders = download(lock, platform, fetch, progress=progress)
         done = f"{len(folders)} packages for {platform} are in the package cache"
