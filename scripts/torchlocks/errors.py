@@ -75,10 +75,40 @@ class NotACheckoutError(TorchlocksError):
     exit_code = 15
 
 
+class HostRecordError(TorchlocksError):
+    """What is said of a machine, in a host record or a CONDA_OVERRIDE_… variable, is not valid."""
+
+    exit_code = 16
+
+
+class UnfitHostError(TorchlocksError):
+    """The environment cannot run on this machine: its driver, its GPUs or its C library."""
+
+    exit_code = 17
+
+
+class EnvironmentFileError(TorchlocksError):
+    """An `environment.yml` that should be locked on a base cannot be used."""
+
+    exit_code = 19
+
+
+class BaseLockError(TorchlocksError):
+    """A base cannot be found, or is no lock that another can be built on."""
+
+    exit_code = 17
+
+
 class SolveError(TorchlocksError):
     """The solver found no solution, or could not run."""
 
     exit_code = 20
+
+
+class ContradictionError(SolveError):
+    """What is asked for cannot go with the packages of its base."""
+
+    exit_code = 21
 
 
 class ChannelUnreachableError(TorchlocksError):
