@@ -90,13 +90,13 @@ class UnfitHostError(TorchlocksError):
 class EnvironmentFileError(TorchlocksError):
     """An `environment.yml` that should be locked on a base cannot be used."""
 
-    exit_code = 19
+    exit_code = 18
 
 
 class BaseLockError(TorchlocksError):
     """A base cannot be found, or is no lock that another can be built on."""
 
-    exit_code = 17
+    exit_code = 19
 
 
 class SolveError(TorchlocksError):
