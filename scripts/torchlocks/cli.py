@@ -1,17 +1,13 @@
-"""The command line: which verbs there are, and how it ends. The verbs themselves are in `commands`."""
+"""The command line: which verbs there are, and how it ends. The verbs themselves are in `commands`.
+
+Nothing heavy is imported here: what can be answered at once is answered before even click is.
+"""
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
-import traceback
 from typing import NoReturn
-
-import click
-
-from torchlocks import __version__
-from torchlocks.errors import InterruptedByUserError, TorchlocksError
 
 INTERNAL_ERROR = 70
 """Exit code of a bug in torchlocks itself (EX_SOFTWARE of sysexits.h)."""
@@ -33,45 +29,40 @@ VERBS = {
     "diff": "locks",
     "install": "installing",
     "bundle": "installing",
+    "sign": "supply",
+    "verify-signature": "supply",
+    "attestations": "supply",
+    "sbom": "supply",
+    "licences": "supply",
+    "export": "exports",
+    "update-all": "updating",
     "channel": "project",
     "recipes": "project",
     "bench": "project",
 }
 
 
-class _Verbs(click.Group):
-    """A group whose verbs are imported when they are asked for."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(VERBS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in VERBS:
-            return None
-        module = importlib.import_module(f"torchlocks.commands.{VERBS[cmd_name]}")
-        command = getattr(module, cmd_name.replace("-", "_"))
-        assert isinstance(command, click.Command)
-        return command
-
-
-@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="torchlocks")
-def cli() -> None:
-    """Reproducible PyTorch environments: rendered, locked, installed and verified."""
-
-
 def main() -> NoReturn:
     """The `torchlocks` command: run a verb, print errors as errors, leave with their exit code."""
+    from torchlocks.current import quick_answer
     from torchlocks.leave import leave
 
+    answer = quick_answer(sys.argv[1:])
+    if answer is not None:
+        print(answer)
+        leave(0)
     leave(_run())
 
 
 def _run() -> int:
+    import click
+
+    from torchlocks.commands.root import root
     from torchlocks.console import print_error
+    from torchlocks.errors import InterruptedByUserError, TorchlocksError
 
     try:
-        cli.main(standalone_mode=False)
+        root(VERBS).main(standalone_mode=False)
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except click.ClickException as error:
@@ -89,6 +80,8 @@ def _run() -> int:
         return stop.code if isinstance(stop.code, int) else 1
     except Exception as error:
         if os.environ.get("TORCHLOCKS_DEBUG"):
+            import traceback
+
             traceback.print_exc()
         print(
             f"error: torchlocks itself failed: {type(error).__name__}: {error}\n"

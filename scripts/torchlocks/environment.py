@@ -6,18 +6,15 @@ anything heavy is imported.
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from torchlocks import __version__
+from torchlocks.current import inputs_fingerprint, nothing_to_do
 from torchlocks.errors import ChannelUnreachableError, NoSuchRowError
 from torchlocks.layout import Layout
 from torchlocks.progress import Progress
-from torchlocks.provenance import Origin, is_current, read_provenance
+from torchlocks.provenance import Origin, read_provenance
 
 if TYPE_CHECKING:
     from torchlocks.fetch import FetchOptions
@@ -65,8 +62,8 @@ def make_environment(layout: Layout, request: Request, progress: Progress) -> Ou
     that was there before stays as it was until the new one is complete.
     """
     prefix = layout.prefix(request.env)
-    fingerprint = inputs_fingerprint(layout, request)
-    if not request.force and (note := _nothing_to_do(prefix, request, fingerprint)):
+    fingerprint = inputs_fingerprint(layout, request.env, request.platform, request.channel)
+    if not request.force and (note := nothing_to_do(layout, request.env, request.platform, fingerprint)):
         return Outcome(prefix=prefix, verdict=None, notes=(note,))
 
     from torchlocks.fetch import FetchOptions
@@ -136,42 +133,6 @@ def _verify(layout: Layout, target: Target, lock: Lock, progress: Progress, sele
     if verdict.complete:
         mark_verified(prefix, verdict.ok, _short(layout, layout.reports / f"{target.env}.json"))
     return verdict
-
-
-def inputs_fingerprint(layout: Layout, request: Request) -> str:
-    """A hash of all that an environment is made from, by the names, sizes and times of the files.
-
-    Times count, as they do for make: touching a template makes its environment again.
-    """
-    sha = hashlib.sha256(f"{__version__} {request.env} {request.platform} {request.channel}\n".encode())
-    for path in _inputs(layout, request.env):
-        try:
-            status = path.stat()
-        except OSError:
-            continue
-        sha.update(f"{path.relative_to(layout.root)} {status.st_size} {status.st_mtime_ns}\n".encode())
-    return sha.hexdigest()
-
-
-def _inputs(layout: Layout, env: str) -> Iterator[Path]:
-    yield layout.matrix
-    yield layout.root / f"environment-{env.split('-')[0]}.yml"
-    yield layout.root / "requirements.txt"
-    for folder in (layout.locks / env, layout.recipes / "local", layout.suite):
-        for parent, folders, files in os.walk(folder):
-            folders[:] = sorted(name for name in folders if not name.startswith((".", "__")))
-            yield from (Path(parent) / name for name in sorted(files))
-
-
-def _nothing_to_do(prefix: Path, request: Request, fingerprint: str) -> str | None:
-    """A sentence when the environment is installed from these very inputs and was verified, else None."""
-    found = read_provenance(prefix)
-    if found is None or not found.verified:
-        return None
-    if not is_current(prefix, found.lock_sha256, request.platform, fingerprint):
-        return None
-    where = "the local channel" if found.channels_used and found.channels_used[0].startswith("file:") else "its lock"
-    return f"{request.env} is up to date: made from {where}, verified {found.verified_at}. Nothing to do."
 
 
 def _choose(layout: Layout, target: Target, request: Request, fetch: FetchOptions, progress: Progress) -> _Source:
