@@ -9,10 +9,11 @@ from pathlib import Path
 
 from torchlocks.check_packages import RELOCK
 from torchlocks.check_rules import Expectation, Problem
-from torchlocks.errors import LockfileError, MissingFileError
+from torchlocks.errors import LockfileError, MissingFileError, SignatureError
 from torchlocks.lock_fields import channel_urls
 from torchlocks.lockfile import CONDA_LOCK, PIXI, explicit_name, read_lock
 from torchlocks.models import Lock, LockedPackage
+from torchlocks.signatures import SUFFIX, matches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +84,22 @@ def file_missing(folder: Folder) -> Iterator[Problem]:
 def file_unknown(folder: Folder) -> Iterator[Problem]:
     known = {CONDA_LOCK, PIXI, *(explicit_name(platform) for platform in folder.rows)}
     for name in folder.names:
-        if name not in known:
+        if name.removesuffix(SUFFIX) not in known:
             yield Problem(message=f"{name} belongs to no platform of {folder.env}", file=name, fix="remove it.")
+
+
+@folder_rule("signature-stale", "A signature of other bytes makes every verified installation fail.")
+def signature_stale(folder: Folder) -> Iterator[Problem]:
+    for name in folder.names:
+        signed = name.removesuffix(SUFFIX)
+        if signed == name or signed not in folder.names:
+            continue
+        try:
+            if not matches((folder.path / signed).read_bytes(), (folder.path / name).read_bytes()):
+                message = f"{name} is the signature of another {signed}"
+                yield Problem(message=message, file=name, fix=f"sign it again: torchlocks sign {folder.path / signed}")
+        except SignatureError as error:
+            yield Problem(message=f"{name} cannot be verified: {error.what}", file=name, fix=error.fix)
 
 
 @folder_rule("platform-missing", "An environment is locked for all of its platforms, or it does not exist there.")
@@ -254,6 +269,7 @@ RULES = (
     unreadable,
     file_missing,
     file_unknown,
+    signature_stale,
     platform_missing,
     platform_unknown,
     stale,

@@ -34,9 +34,9 @@ def read_bytes(name: str) -> bytes:
     Raises FetchError when the URL cannot be read, MissingFileError when there is no such file, LockfileError when it
     cannot be read.
     """
-    if "://" not in name:
+    if "://" not in name or name.startswith("file://"):
         try:
-            return Path(name).read_bytes()
+            return path_of(name).read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             raise MissingFileError("There is no such file.", where=name, fix="check the path.") from None
         except OSError as error:
@@ -55,5 +55,12 @@ def read_bytes(name: str) -> bytes:
 
 
 def path_of(name: str) -> Path:
-    """What messages call the file `name`: its path, or the last part of its URL."""
-    return Path(name) if "://" not in name else Path(Path(urlsplit(name).path).name or "lock")
+    """The path of the file `name`; of one on the network the last part of its URL, for messages."""
+    if "://" not in name:
+        return Path(name)
+    path = urlsplit(name).path
+    if name.startswith("file://"):
+        from urllib.request import url2pathname
+
+        return Path(url2pathname(path))
+    return Path(Path(path).name or "lock")

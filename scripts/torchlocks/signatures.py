@@ -95,11 +95,13 @@ def verify(data: bytes, signature: bytes, allowed: Path, *, signer: str | None =
             found = _ssh_keygen(["find-principals", "-f", str(signers), "-s", str(sig)])
             names = found.stdout.decode(errors="replace").split()
             if found.returncode != 0 or not names:
-                raise _not_allowed(f"The {key} signed this lock, and is not that of an allowed signer", found, allowed)
+                what = f"The lock was signed with the {key}, which no allowed signer has"
+                raise _not_allowed(what, found, signers, allowed)
             signer = names[0]
         done = _ssh_keygen(["verify", "-f", str(signers), "-I", signer, "-n", NAMESPACE, "-s", str(sig)], data)
-    if done.returncode != 0:
-        raise _not_allowed(f"The {key} signed this lock, and may not do so as {signer}", done, allowed)
+        if done.returncode != 0:
+            what = f"The lock was signed with the {key}, which may not sign locks as {signer}"
+            raise _not_allowed(what, done, signers, allowed)
     return Signer(identity=signer, key=key)
 
 
@@ -187,8 +189,8 @@ def _signing_key(data: bytes, signature: bytes, lock: str, name: str) -> str:
     raise SignatureError("The signature is damaged.", where=name, fix="get it again, or sign anew", details=said)
 
 
-def _not_allowed(what: str, done: subprocess.CompletedProcess[bytes], allowed: Path) -> SignatureError:
-    said = _said(done)
+def _not_allowed(what: str, done: subprocess.CompletedProcess[bytes], signers: Path, allowed: Path) -> SignatureError:
+    said = _said(done).replace(str(signers), str(allowed))
     reasons = {
         "has expired": "the key's time is over (valid-before)",
         "not yet valid": "the key's time has not begun (valid-after)",

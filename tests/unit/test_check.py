@@ -305,6 +305,8 @@ FOLDER_BREAKAGES: list[tuple[str, Callable[[Path], Any], set[str]]] = [
     ("no conda-lock.yml", lambda f: (f / "conda-lock.yml").unlink(), {"file-missing"}),
     ("lock of a dropped platform",
      lambda f: shutil.copy(f / "conda-linux-64.lock", f / "conda-win-64.lock"), {"file-unknown"}),
+    ("what is no signature", lambda f: (f / "pixi.lock.sig").write_text("signed, me"), {"signature-stale"}),
+    ("signature of a lock that is gone", lambda f: (f / "old.lock.sig").write_text("signed, me"), {"file-unknown"}),
     ("explicit file of another platform",
      lambda f: edit_text(f / "conda-linux-64.lock", "# platform: linux-64", "# platform: win-64"),
      {"platform-unknown", "formats-differ"}),
