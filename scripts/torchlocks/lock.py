@@ -136,12 +136,17 @@ def find_solver(named: str | None = None) -> Solver:
 
 def expected_content_hash(target: Target, rendered: str) -> str:
     """The content hash that conda-lock gives the rendered environment: what a current lock must carry."""
+    return content_hash(rendered, target.platform, target.virtual_packages)
+
+
+def content_hash(rendered: str, platform: str, virtual_packages: Mapping[str, str]) -> str:
+    """conda-lock's content hash of an environment file on a platform, with its virtual packages (name → version)."""
     from conda_lock.content_hash import compute_content_hashes
 
     with tempfile.TemporaryDirectory(prefix="torchlocks-") as scratch:
-        spec, repo = _specification(target, rendered, Path(scratch))
+        spec, repo = _specification(rendered, platform, virtual_packages, Path(scratch))
         with repo:
-            return str(compute_content_hashes(spec, repo)[target.platform])
+            return str(compute_content_hashes(spec, repo)[platform])
 
 
 def lock_environments(
@@ -235,11 +240,13 @@ def _attempt(target: Target, rendered: str, keep: Path | None, options: LockOpti
         return error
 
 
-def _specification(target: Target, rendered: str, scratch: Path) -> tuple[LockSpecification, FakeRepoData]:
+def _specification(
+    rendered: str, platform: str, virtual_packages: Mapping[str, str], scratch: Path
+) -> tuple[LockSpecification, FakeRepoData]:
     """conda-lock's reading of a rendered environment, with its virtual packages spelled out.
 
     conda-lock's own default says `__cuda 11.4` for every platform, which is how CUDA gets into CPU locks;
-    so every target says what it has, and a CPU target has no `__cuda` at all.
+    so every platform says what it has, and a CPU environment has no `__cuda` at all.
     """
     import yaml
     from conda_lock.lookup import DEFAULT_MAPPING_URL
@@ -249,10 +256,8 @@ def _specification(target: Target, rendered: str, scratch: Path) -> tuple[LockSp
     environment = scratch / "environment.yml"
     environment.write_text(rendered, encoding="utf-8")
     virtual = scratch / "virtual-packages.yml"
-    virtual.write_text(yaml.safe_dump({"subdirs": {target.platform: {"packages": dict(target.virtual_packages)}}}))
-    spec = make_lock_spec(
-        src_files=[environment], platform_overrides=[target.platform], mapping_url=DEFAULT_MAPPING_URL
-    )
+    virtual.write_text(yaml.safe_dump({"subdirs": {platform: {"packages": dict(virtual_packages)}}}))
+    spec = make_lock_spec(src_files=[environment], platform_overrides=[platform], mapping_url=DEFAULT_MAPPING_URL)
     return spec, virtual_package_repo_from_specification(virtual)
 
 
@@ -270,7 +275,7 @@ def _solve_cell(target: Target, rendered: str, keep: Path | None, options: LockO
         "CONDA_FLAGS": "",
     }
     with tempfile.TemporaryDirectory(prefix="torchlocks-") as scratch, _environment_variables(handed_down):
-        spec, repo = _specification(target, rendered, Path(scratch))
+        spec, repo = _specification(rendered, target.platform, target.virtual_packages, Path(scratch))
         chatter = io.StringIO()
         with repo, contextlib.redirect_stderr(chatter), contextlib.redirect_stdout(chatter):
             try:

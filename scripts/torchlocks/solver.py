@@ -20,7 +20,7 @@ import argparse
 import asyncio
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -40,13 +40,14 @@ KEEP, MOVE = "TORCHLOCKS_KEEP", "TORCHLOCKS_MOVE"
 
 @dataclass(frozen=True, kw_only=True)
 class SolveRequest:
-    """What to solve. `keep` are records that stay unless something makes them move."""
+    """What to solve. `keep` are records that stay unless something makes them move; `pin` are records that must stay."""
 
     channels: tuple[str, ...]
     platform: str
     specs: tuple[str, ...]
     virtual_packages: tuple[GenericVirtualPackage, ...]
     keep: tuple[RepoDataRecord, ...] = ()
+    pin: tuple[RepoDataRecord, ...] = ()
 
 
 def solve(request: SolveRequest, source: RecordSource) -> list[RepoDataRecord]:
@@ -68,6 +69,7 @@ def solve(request: SolveRequest, source: RecordSource) -> list[RepoDataRecord]:
                 opened,
                 virtual_packages=list(request.virtual_packages),
                 locked_packages=list(request.keep),
+                pinned_packages=list(request.pin),
                 exclude_newer=source.cutoff,
             )
         )
@@ -82,6 +84,17 @@ def solve(request: SolveRequest, source: RecordSource) -> list[RepoDataRecord]:
     except Exception as error:
         raise SolveError(f"The solver failed: {error}", where=" ".join(request.channels)) from error
     return sorted(records, key=lambda record: record.name.normalized)
+
+
+def generic_virtual_packages(named: Mapping[str, str]) -> tuple[GenericVirtualPackage, ...]:
+    """Virtual packages by name, each "version" or "version build", as the solver takes them."""
+    from rattler import BuildString, GenericVirtualPackage, PackageName, Version
+
+    found = []
+    for name, text in named.items():
+        version, _, build = text.partition(" ")
+        found.append(GenericVirtualPackage(PackageName(name), Version(version), BuildString(build or "0")))
+    return tuple(found)
 
 
 def _match_specs(specs: Sequence[str]) -> list[MatchSpec]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torchlocks.matrix import Target
 from torchlocks.render import requested
 from torchlocks.repodata import RecordSource
-from torchlocks.solver import SolveRequest, solve
+from torchlocks.solver import SolveRequest, generic_virtual_packages, solve
 
 
 def try_with(target: Target, rendered: str, extra: Sequence[str], source: RecordSource) -> list[str]:
@@ -16,17 +16,13 @@ def try_with(target: Target, rendered: str, extra: Sequence[str], source: Record
     Returns what would be installed for `extra`, as "name version build". Raises SolveError with the
     conflict when there is no solution, and ChannelUnreachableError when a live channel cannot be read.
     """
-    from rattler import BuildString, GenericVirtualPackage, MatchSpec, PackageName, Version
+    from rattler import MatchSpec
 
-    virtual = []
-    for name, text in target.virtual_packages.items():
-        version, _, build = text.partition(" ")
-        virtual.append(GenericVirtualPackage(PackageName(name), Version(version), BuildString(build or "0")))
     request = SolveRequest(
         channels=target.channels,
         platform=target.platform,
         specs=(*requested(rendered), *extra),
-        virtual_packages=tuple(virtual),
+        virtual_packages=generic_virtual_packages(target.virtual_packages),
     )
     records = {record.name.normalized: record for record in solve(request, source)}
     names = [spec.name.normalized for spec in (MatchSpec(text, strict=False) for text in extra) if spec.name]
