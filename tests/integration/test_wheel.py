@@ -1,0 +1,194 @@
+"""The wheel: what is in it, and that an installed torchlocks works where there is no checkout."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from conftest import LAYOUT
+from tiny_channel import PLATFORM, make_channel
+from torchlocks.host import host_platform
+from torchlocks.lockfile import write_explicit
+
+ROOT = LAYOUT.root
+SLOW = bool(os.environ.get("TORCHLOCKS_SLOW"))
+COMMITTED = ("LICENSE", "matrix.yml", "environment-cpu.yml", "environment-gpu.yml", "locks", "recipes", "tests/torch")
+MADE = shutil.ignore_patterns("__pycache__", "*.egg-info", ".pytest_cache", ".mypy_cache", ".ruff_cache")
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the wheel is built from, in a folder of its own, for no test to build in: building leaves files there."""
+    folder = tmp_path_factory.mktemp("source")
+    for name in ("pyproject.toml", "setup.py", "README.md", "scripts", *COMMITTED):
+        source, target = ROOT / name, folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(source, target, ignore=MADE) if source.is_dir() else shutil.copy(source, target)
+    return folder
+
+
+def build(source: Path, target: Path) -> Path:
+    """Build the wheel, as pip and build do it, with the setuptools that is here."""
+    command = "import sys; from setuptools.build_meta import build_wheel; build_wheel(sys.argv[1])"
+    target.mkdir()
+    run = subprocess.run(
+        [sys.executable, "-c", command, str(target)],
+        cwd=source,
+        env={**os.environ, "SOURCE_DATE_EPOCH": "1700000000"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    (wheel,) = target.glob("*.whl")
+    return wheel
+
+
+@pytest.fixture(scope="module")
+def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    return build(shutil.copytree(source, folder / "source"), folder / "dist")
+
+
+@dataclass(frozen=True)
+class Installed:
+    """An environment in which the wheel is installed, and an empty folder to work in."""
+
+    torchlocks: Path
+    folder: Path
+
+    def run(self, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+        # An empty variable stands for none, and keeps out what the tests' own process was started with.
+        names = {**os.environ, "TORCHLOCKS_ROOT": "", "TORCHLOCKS_HOME": "", **environment}
+        command = [str(self.torchlocks), *map(str, arguments)]
+        run = subprocess.run(command, cwd=self.folder, env=names, capture_output=True, text=True, check=False)
+        assert "Traceback" not in run.stderr, run.stderr
+        return run
+
+    def files(self) -> list[str]:
+        return sorted(path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*"))
+
+
+@pytest.fixture(scope="module")
+def tools(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A virtual environment with the wheel, which borrows all that torchlocks depends on; returns its torchlocks."""
+    home = tmp_path_factory.mktemp("tools") / "venv"
+    venv.create(home, symlinks=True, with_pip=False)
+    python = home / "bin" / "python"
+    command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-deps", "--no-index", "-q"]
+    run = subprocess.run([*command, str(wheel)], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    (site,) = home.glob("lib/python*/site-packages")
+    # A folder that a .pth file names comes last, and its own .pth files (our editable install) do not count.
+    (site / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return home / "bin" / "torchlocks"
+
+
+@pytest.fixture
+def installed(tools: Path, tmp_path: Path) -> Installed:
+    (tmp_path / "empty").mkdir()
+    return Installed(tools, tmp_path / "empty")
+
+
+def test_the_wheel_holds_all_that_is_committed_and_no_more(wheel: Path, source: Path) -> None:
+    listed = subprocess.run(["git", "ls-files", *COMMITTED], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode != 0:
+        pytest.skip("what is committed cannot be told: this is no git checkout")
+    wanted = {name for name in listed.stdout.splitlines() if not Path(name).name.startswith(".")}
+    with zipfile.ZipFile(wheel) as archive:
+        data = {name.partition("/_data/")[2]: name for name in archive.namelist() if "/_data/" in name}
+        assert wanted <= data.keys()
+        # Files that somebody is about to commit may be there as well, those that tools leave may not.
+        assert not [name for name in data if "__pycache__" in name or name.endswith((".pyc", ".egg-info"))]
+        differing = [name for name in sorted(wanted) if archive.read(data[name]) != (source / name).read_bytes()]
+        assert differing == []
+        assert {"torchlocks/matrix.schema.json", "torchlocks/py.typed"} <= set(archive.namelist())
+
+
+def test_building_twice_gives_the_same_bytes(wheel: Path, source: Path, tmp_path: Path) -> None:
+    assert build(shutil.copytree(source, tmp_path / "source"), tmp_path / "dist").read_bytes() == wheel.read_bytes()
+
+
+def test_an_editable_install_holds_no_copies(source: Path, tmp_path: Path) -> None:
+    """There is one matrix in a checkout, and it is the one that is edited."""
+    here = shutil.copytree(source, tmp_path / "source")
+    command = "from setuptools.build_meta import build_editable; build_editable('.')"
+    subprocess.run([sys.executable, "-c", command], cwd=here, check=True, capture_output=True)
+    assert list(here.rglob("matrix.yml")) == [here / "matrix.yml"]
+
+
+def test_the_source_distribution_builds_the_same_wheel(wheel: Path, source: Path, tmp_path: Path) -> None:
+    here = shutil.copytree(source, tmp_path / "source")
+    command = "from setuptools.build_meta import build_sdist; build_sdist('.')"
+    subprocess.run([sys.executable, "-c", command], cwd=here, check=True, capture_output=True)
+    (archive,) = here.glob("*.tar.gz")
+    shutil.unpack_archive(archive, tmp_path, filter="data")
+    unpacked = tmp_path / archive.name.removesuffix(".tar.gz")
+    again = build(unpacked, tmp_path / "dist")
+    with zipfile.ZipFile(wheel) as one, zipfile.ZipFile(again) as other:
+        assert {item.filename: item.CRC for item in one.infolist()} == {
+            item.filename: item.CRC for item in other.infolist()
+        }
+
+
+def test_in_an_empty_folder_it_knows_its_environments(installed: Installed) -> None:
+    matrix = installed.run("matrix", "--markdown")
+    assert (matrix.returncode, "| gpu-cu129 | linux-aarch64 |" in matrix.stdout) == (0, True), matrix.stderr
+    why = installed.run("why", "cudnn", "--env", "gpu-cu118", "--platform", "linux-64")
+    assert (why.returncode, "→ cudnn" in why.stdout) == (0, True), why.stderr
+    check = installed.run("check", "--env", "cpu", "--format", "json")
+    assert check.returncode == 0, check.stdout
+    assert installed.files() == []
+
+
+@pytest.mark.parametrize("verb", [("lock",), ("update", "numpy"), ("recipes", "--update"), ("update-all",)])
+def test_what_would_be_committed_is_not_written(installed: Installed, verb: tuple[str, ...]) -> None:
+    run = installed.run(*verb)
+    assert (run.returncode, "not a checkout of torchlocks" in run.stderr) == (15, True), run.stderr
+    assert installed.files() == []
+
+
+def test_in_a_checkout_that_one_counts(installed: Installed) -> None:
+    """The wheel's own matrix stands back behind that of the folder one is in."""
+    for name in ("matrix.yml", "environment-cpu.yml"):
+        shutil.copy(ROOT / name, installed.folder)
+    matrix = installed.folder / "matrix.yml"
+    matrix.write_text(matrix.read_text().replace("  cpu:\n", "  cpu-here:\n", 1))
+    assert "| cpu-here |" in installed.run("matrix", "--markdown").stdout
+    elsewhere = installed.run("matrix", TORCHLOCKS_ROOT=str(installed.folder.parent))
+    assert (elsewhere.returncode, "not a torchlocks checkout" in elsewhere.stderr) == (14, True)
+
+
+@pytest.mark.skipif(host_platform() != PLATFORM, reason=f"the tiny channel is for {PLATFORM}")
+def test_a_lock_is_installed_from_an_empty_folder(installed: Installed, tmp_path: Path) -> None:
+    channel = make_channel(tmp_path / "channel")
+    (tmp_path / "tiny.lock").write_text(write_explicit(channel.lock(), PLATFORM))
+    run = installed.run("install", tmp_path / "tiny.lock", "here", RATTLER_CACHE_DIR=str(tmp_path / "cache"))
+    assert run.returncode == 0, run.stderr
+    assert (installed.folder / "here" / "share" / "alpha.txt").is_file()
+
+
+@pytest.mark.skipif(not SLOW, reason="a whole environment takes a minute; TORCHLOCKS_SLOW=1 runs this")
+@pytest.mark.parametrize("home", ["", "elsewhere"])
+def test_an_environment_is_made_and_verified_from_the_wheel(
+    installed: Installed, environment: Path, home: str, tmp_path: Path
+) -> None:
+    made = tmp_path / home if home else installed.folder
+    (made / "build").mkdir(parents=True)
+    for name in ("channel", "wheels"):
+        shutil.copytree(LAYOUT.build / name, made / "build" / name)
+    run = installed.run("env", "cpu", "--channel", "local", TORCHLOCKS_HOME=str(made) if home else "")
+    assert run.returncode == 0, run.stderr
+    assert (made / "envs" / "cpu" / "bin" / "python").is_file()
+    assert (made / "reports" / "cpu.json").is_file()
+    assert installed.files() == [] if home else True
+    assert installed.run("run", "cpu", "python", "-c", "import torch", TORCHLOCKS_HOME=str(made)).returncode == 0
