@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import NoReturn
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 INTERNAL_ERROR = 70
 """Exit code of a bug in torchlocks itself (EX_SOFTWARE of sysexits.h)."""

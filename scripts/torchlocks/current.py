@@ -1,62 +1,108 @@
 """Whether an environment is up to date, from file times and what it says of itself alone.
 
-`make env-cpu` on an environment that is up to date should cost no more than make and a start of Python. So
-this imports the standard library's lightest modules only, and the command line asks here before it imports click.
+`make env-cpu` on an environment that is up to date should cost little more than make and a start of Python. So the
+command line asks here before it imports anything else, and what this module imports is counted in milliseconds:
+no pathlib, no typing, no dataclasses. Paths are strings.
 """
 
+# Importing pathlib takes longer than all that is done here.
+# ruff: noqa: PTH109, PTH113, PTH116, PTH118, PTH123, PTH208
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-from collections.abc import Iterator, Sequence
+import sys
 
 from torchlocks import __version__
-from torchlocks.layout import Layout
-from torchlocks.provenance import is_current, read_provenance
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import Any
+
+RECORD = os.path.join("conda-meta", "torchlocks")
+"""The file in which an environment says where it came from; `provenance` says what is in it."""
+
+SCHEMA = 1
 
 
-def inputs_fingerprint(layout: Layout, env: str, platform: str, channel: str) -> str:
-    """A hash of all that an environment is made from, by the names, sizes and times of the files.
+def read_record(prefix: str) -> dict[str, Any] | None:
+    """The keys of the record of the environment in `prefix`; None when there is none that can be read."""
+    try:
+        with open(os.path.join(prefix, RECORD), "rb") as stream:
+            raw = json.load(stream)
+    except (OSError, ValueError):
+        return None
+    return raw if isinstance(raw, dict) and raw.pop("schema", None) == SCHEMA else None
 
-    Times count, as they do for make: touching a template makes its environment again.
+
+def is_as_recorded(record: dict[str, Any], prefix: str) -> bool:
+    """True when the environment in `prefix` was made for this place, and no package was added or removed since.
+
+    The names of package records are compared, not every file: that is what `fsck` is for.
     """
-    sha = hashlib.sha256(f"{__version__} {env} {platform} {channel}\n".encode())
-    root = f"{layout.root}{os.sep}"
-    for path in _inputs(layout, env):
+    return record.get("prefix") == prefix and record.get("records") == record_names(prefix)
+
+
+def record_names(prefix: str) -> list[str]:
+    """The names of the package records in `conda-meta`, sorted, without `.json`."""
+    try:
+        names = os.listdir(os.path.join(prefix, "conda-meta"))
+    except OSError:
+        return []
+    return sorted(name[:-5] for name in names if name.endswith(".json") and not name.startswith("."))
+
+
+def inputs_fingerprint(root: str, env: str, platform: str, channel: str) -> str:
+    """A hash of all that an environment is made from: this machine's kind, and the files' names, sizes and times.
+
+    `root` is the checkout. Times count, as they do for make: touching a template makes its environment again.
+    """
+    machine = os.uname().machine if hasattr(os, "uname") else ""
+    asked = (__version__, env, platform, channel, sys.platform, machine, os.environ.get("CONDA_SUBDIR", ""))
+    sha = hashlib.sha256(f"{' '.join(asked)}\n".encode())
+    for path in _inputs(root, env):
         try:
-            status = os.stat(path)  # noqa: PTH116 - a Path a file costs more than all else here
+            status = os.stat(path)
         except OSError:
             continue
-        sha.update(f"{path.removeprefix(root)} {status.st_size} {status.st_mtime_ns}\n".encode())
+        sha.update(f"{path[len(root) :]} {status.st_size} {status.st_mtime_ns}\n".encode())
     return sha.hexdigest()
 
 
-def _inputs(layout: Layout, env: str) -> Iterator[str]:
-    yield str(layout.matrix)
-    yield str(layout.root / f"environment-{env.split('-')[0]}.yml")
-    yield str(layout.root / "requirements.txt")
-    for folder in (layout.locks / env, layout.recipes / "local", layout.suite):
-        for parent, folders, files in os.walk(folder):
+def _inputs(root: str, env: str) -> Iterator[str]:
+    for name in ("matrix.yml", f"environment-{env.split('-')[0]}.yml", "requirements.txt"):
+        yield os.path.join(root, name)
+    for folder in (("locks", env), ("recipes", "local"), ("tests", "torch")):
+        for parent, folders, files in os.walk(os.path.join(root, *folder)):
             folders[:] = sorted(name for name in folders if not name.startswith((".", "__")))
-            yield from (f"{parent}{os.sep}{name}" for name in sorted(files))
+            yield from (os.path.join(parent, name) for name in sorted(files))
 
 
-def nothing_to_do(layout: Layout, env: str, platform: str, fingerprint: str) -> str | None:
-    """A sentence when `env` is installed from the inputs of `fingerprint` and was verified, else None."""
-    prefix = layout.prefix(env)
-    found = read_provenance(prefix)
-    if found is None or not found.verified or not is_current(prefix, found.lock_sha256, platform, fingerprint):
+def nothing_to_do(root: str, prefix: str, env: str, channel: str, platform: str | None = None) -> str | None:
+    """A sentence when `env` is installed in `prefix` from the inputs that are there now, and was verified; else None.
+
+    `platform` must be the environment's, where it is given; without it the fingerprint speaks for the machine.
+    """
+    record = read_record(prefix)
+    if record is None or record.get("verified") is not True or platform not in (None, record.get("platform")):
         return None
-    where = "the local channel" if found.channels_used and found.channels_used[0].startswith("file:") else "its lock"
-    return f"{env} is up to date: made from {where}, verified {found.verified_at}. Nothing to do."
+    fingerprint = inputs_fingerprint(root, env, str(record.get("platform")), channel)
+    if record.get("inputs_fingerprint") != fingerprint or not is_as_recorded(record, prefix):
+        return None
+    used = record.get("channels_used")
+    local = isinstance(used, list) and bool(used) and str(used[0]).startswith("file:")
+    where = "the local channel" if local else "its lock"
+    return f"{env} is up to date: made from {where}, verified {record.get('verified_at')}. Nothing to do."
 
 
 def quick_answer(arguments: Sequence[str]) -> str | None:
-    """What `torchlocks env cpu …`, as make calls it, answers where there is nothing to do.
+    """What `torchlocks env cpu …`, as make calls it in a checkout, answers where there is nothing to do.
 
-    None for anything else: other verbs, other options, mistakes, and work to do are the command line's.
+    None for all else: other verbs and options, other places, mistakes, and work to do are the command line's.
     """
-    if tuple(arguments[:2]) != ("env", "cpu"):
+    if tuple(arguments[:2]) != ("env", "cpu") or os.environ.get("TORCHLOCKS_ROOT") or os.environ.get("TORCHLOCKS_HOME"):
         return None
     channel = "auto"
     rest = iter(arguments[2:])
@@ -67,14 +113,7 @@ def quick_answer(arguments: Sequence[str]) -> str | None:
             next(rest, "")
         elif option != "--offline":
             return None
-    if channel not in ("auto", "conda-forge", "local"):
+    root = os.getcwd()
+    if channel not in ("auto", "conda-forge", "local") or not os.path.isfile(os.path.join(root, "matrix.yml")):
         return None
-    from torchlocks.errors import TorchlocksError
-    from torchlocks.host import host_platform
-    from torchlocks.layout import find_layout
-
-    try:
-        layout, platform = find_layout(), host_platform()
-    except TorchlocksError:
-        return None
-    return nothing_to_do(layout, "cpu", platform, inputs_fingerprint(layout, "cpu", platform, channel))
+    return nothing_to_do(root, os.path.join(root, "envs", "cpu"), "cpu", channel)

@@ -62,9 +62,10 @@ def make_environment(layout: Layout, request: Request, progress: Progress) -> Ou
     that was there before stays as it was until the new one is complete.
     """
     prefix = layout.prefix(request.env)
-    fingerprint = inputs_fingerprint(layout, request.env, request.platform, request.channel)
-    if not request.force and (note := nothing_to_do(layout, request.env, request.platform, fingerprint)):
+    root = str(layout.root)
+    if not request.force and (note := nothing_to_do(root, str(prefix), request.env, request.channel, request.platform)):
         return Outcome(prefix=prefix, verdict=None, notes=(note,))
+    fingerprint = inputs_fingerprint(root, request.env, request.platform, request.channel)
 
     from torchlocks.fetch import FetchOptions
     from torchlocks.install import InstallOptions, install_environment
