@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,9 @@ Accelerator = Literal["cpu", "cuda"]
 MinorVersion = Annotated[str, StringConstraints(pattern=r"^\d+\.\d+$")]
 DottedVersion = Annotated[str, StringConstraints(pattern=r"^\d+(\.\d+)*$")]
 PlatformName = Literal["linux-64", "linux-aarch64", "osx-64", "osx-arm64", "win-64"]
+
+
+GPU_TEMPLATE = "environment-gpu.yml"
 
 
 class _Model(BaseModel):
@@ -110,6 +114,17 @@ class Environment(_Model):
         return self
 
 
+class LocalCell(_Model):
+    """One CUDA version of the local channel on one platform: what PyPI's wheel of torch is."""
+
+    pytorch: MinorVersion
+    """PyTorch to the minor version; recipes/local pins the wheel."""
+    architectures: tuple[MinorVersion, ...]
+    """Compute capabilities that the wheel has machine code for."""
+    ptx: MinorVersion | None = None
+    """Compute capability of the PTX that newer GPUs compile from; none where the wheel has none."""
+
+
 class Parity(_Model):
     """How CPU and GPU environments of one platform may differ, as shell patterns on package names."""
 
@@ -125,6 +140,8 @@ class Matrix(_Model):
     platforms: dict[PlatformName, Platform]
     drivers: dict[MinorVersion, Drivers]
     environments: dict[Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$")], Environment]
+    local: dict[MinorVersion, dict[PlatformName, LocalCell]] = {}
+    """CUDA version to what the local channel has of it. Nothing of this is locked in advance."""
     left_out: dict[MinorVersion, str] = {}
     parity: Parity = Parity()
 
@@ -138,6 +155,12 @@ class Matrix(_Model):
                 raise ValueError(f"environments.{name}.cuda: no `drivers` entry for CUDA {row.cuda}")
             if row.cuda and row.cuda in self.left_out:
                 raise ValueError(f"environments.{name}.cuda: CUDA {row.cuda} is also under `left_out`")
+        for cuda, cells in self.local.items():
+            if cuda not in self.drivers:
+                raise ValueError(f"local.{cuda}: no `drivers` entry for CUDA {cuda}")
+            for platform in cells:
+                if platform not in self.platforms:
+                    raise ValueError(f"local.{cuda}.{platform}: not listed under `platforms`")
         return self
 
     def targets(self) -> tuple[Target, ...]:
@@ -180,7 +203,6 @@ class Matrix(_Model):
             virtual["__glibc"] = cell.glibc
         if row.virtual_cuda:
             virtual["__cuda"] = row.virtual_cuda
-        drivers = self.drivers[row.cuda] if row.cuda else None
         cuda_version = f"cuda-version {row.cuda}.*" if cell.cuda_version == "default" else cell.cuda_version
         return Target(
             env=name,
@@ -197,16 +219,72 @@ class Matrix(_Model):
             torchaudio=cell.torchaudio,
             cuda_version=cuda_version if row.cuda else None,
             virtual_packages=virtual,
-            driver=(drivers.windows if platform.startswith("win") else drivers.linux) if drivers else None,
+            driver=self._driver(row.cuda, platform) if row.cuda else None,
             architectures=cell.architectures or row.architectures,
             ptx=cell.ptx or row.ptx,
         )
 
-    def gpu_environment(self, cuda: str, platform: str) -> str:
-        """The name of the environment for CUDA `cuda` on `platform`.
+    def local_target(self, name: str, platform: str) -> Target:
+        """The environment `name` on `platform` as the local channel has it, with the Python that runs this code.
+
+        The CPU environment is the matrix' own; a CUDA environment (`gpu-cu130`) is one of `local`, which need not be
+        a row. `Target.on_channel` says where the channel is. Raises NoSuchRowError.
+        """
+        cuda = next((version for version in self.local if environment_name(version) == name), None)
+        if cuda is None:
+            row = self.environments.get(name)
+            if row is None or row.cuda is None:
+                return self.target(name, platform)
+            raise self._not_local(row.cuda, platform)
+        cell = self.local[cuda].get(platform)  # type: ignore[call-overload]
+        if cell is None:
+            raise self._not_local(cuda, platform)
+        return Target(
+            env=name,
+            platform=platform,
+            row_platforms=(platform,),
+            accelerator="cuda",
+            template=GPU_TEMPLATE,
+            channels=("local",),
+            cuda=cuda,
+            python=f"{sys.version_info.major}.{sys.version_info.minor}",
+            pytorch=cell.pytorch,
+            build=f"cuda{cuda.replace('.', '')}*",
+            torchvision=None,
+            torchaudio=None,
+            cuda_version=f"cuda-version {cuda}.*",
+            # The first minor of the major, so that the environment runs on every driver of that major.
+            virtual_packages=self.platforms[platform].virtual_packages  # type: ignore[index]
+            | {"__cuda": f"{cuda.split('.')[0]}.0"},
+            driver=self._driver(cuda, platform),
+            architectures=cell.architectures,
+            ptx=cell.ptx,
+        )
+
+    def _driver(self, cuda: str, platform: str) -> DriverVersions:
+        drivers = self.drivers[cuda]
+        return drivers.windows if platform.startswith("win") else drivers.linux
+
+    def _not_local(self, cuda: str, platform: str) -> NoSuchRowError:
+        here = [version for version in sorted(self.local, key=Version) if platform in self.local[version]]
+        choices = [f"use one that it has: CUDA={version} CHANNEL=local" for version in here[-1:]]
+        if any(row.cuda == cuda and platform in row.platforms for row in self.environments.values()):
+            choices.append(f"use the committed lock: CUDA={cuda} CHANNEL=conda-forge")
+        return NoSuchRowError(
+            f"The local channel has no CUDA {cuda}: PyPI has no torch for it on {platform}, or none that is pinned.",
+            where=f"matrix.yml has, under `local` for {platform}, CUDA {', '.join(here) or '(none)'}",
+            fix="\nor ".join(choices or ["use the CPU environment: make env-cpu"]),
+        )
+
+    def gpu_environment(self, cuda: str, platform: str, *, local: bool = False) -> str:
+        """The name of the environment for CUDA `cuda` on `platform`, from conda channels or from the `local` one.
 
         Raises NoSuchRowError, with the reason and the nearest rows, when there is none.
         """
+        if local and re.fullmatch(r"\d+\.\d+", cuda):
+            if platform not in self.local.get(cuda, {}):
+                raise self._not_local(cuda, platform)
+            return environment_name(cuda)
         rows = {row.cuda: name for name, row in self.environments.items() if row.cuda}
         if cuda in rows:
             name = rows[cuda]
@@ -222,7 +300,12 @@ class Matrix(_Model):
         raise NoSuchRowError(
             f"There is no environment for CUDA {cuda}: {why}.",
             where=f"matrix.yml has, for {platform}, CUDA {', '.join(here) or '(none)'}",
-            fix=self._nearest(cuda, here, platform),
+            fix=self._nearest(cuda, here, platform)
+            + (
+                f"\nor build it from PyPI wheels: CUDA={cuda} CHANNEL=local"
+                if platform in self.local.get(cuda, {})
+                else ""
+            ),
         )
 
     def _nearest(self, cuda: str, available: list[str], platform: str) -> str:
@@ -235,7 +318,7 @@ class Matrix(_Model):
             return "there is no CUDA environment for this platform; `make env-cpu` works everywhere."
         advice = []
         for version in neighbours:
-            drivers = self.drivers[version].windows if platform.startswith("win") else self.drivers[version].linux
+            drivers = self._driver(version, platform)
             same = f", as for {cuda}" if Version(version).major == wanted.major else ""
             advice.append(f"CUDA={version}, which needs driver {drivers.floor} or newer{same}")
         return "use " + "\nor ".join(advice)
@@ -293,6 +376,11 @@ class Target:
             torchvision=None,
             torchaudio=None,
         )
+
+
+def environment_name(cuda: str) -> str:
+    """The name of the environment for a CUDA version: `gpu-cu130` for 13.0."""
+    return f"gpu-cu{cuda.replace('.', '')}"
 
 
 def load_matrix(path: Path) -> Matrix:
