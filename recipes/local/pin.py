@@ -14,7 +14,6 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-import tomllib
 import urllib.request
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+import tomllib
 from packaging.utils import parse_wheel_filename
 
 HERE = Path(__file__).resolve().parent

@@ -261,6 +261,14 @@ class Matrix(_Model):
             ptx=cell.ptx,
         )
 
+    def local_targets(self, platform: str) -> tuple[Target, ...]:
+        """The CUDA environments that the local channel has on `platform`, oldest CUDA first."""
+        return tuple(
+            self.local_target(environment_name(cuda), platform)
+            for cuda in sorted(self.local, key=Version)
+            if platform in self.local[cuda]
+        )
+
     def _driver(self, cuda: str, platform: str) -> DriverVersions:
         drivers = self.drivers[cuda]
         return drivers.windows if platform.startswith("win") else drivers.linux

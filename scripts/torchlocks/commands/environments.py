@@ -28,7 +28,7 @@ def env(kind: str, cuda: str, channel: str, offline: bool, mirror: str | None, f
 
     layout = find_layout()
     platform = host_platform()
-    name = "cpu" if kind == "cpu" else _gpu_environment(layout.matrix, cuda, platform)
+    name = "cpu" if kind == "cpu" else _gpu_environment(layout.matrix, cuda, platform, local=channel == "local")
     choice: ChannelChoice = "auto" if channel == "auto" else "local" if channel == "local" else "conda-forge"
     progress = make_progress(quiet=as_json)
     request = Request(env=name, platform=platform, channel=choice, offline=offline, force=force, mirror=mirror or None)
@@ -44,7 +44,7 @@ def env(kind: str, cuda: str, channel: str, offline: bool, mirror: str | None, f
         click.echo(f"Ready: make shell ENV={name}, or make run ENV={name} CMD='python …'")
 
 
-def _gpu_environment(matrix_file: Path, cuda: str, platform: str) -> str:
+def _gpu_environment(matrix_file: Path, cuda: str, platform: str, *, local: bool) -> str:
     from packaging.version import Version
 
     from torchlocks.errors import NoSuchRowError
@@ -52,18 +52,19 @@ def _gpu_environment(matrix_file: Path, cuda: str, platform: str) -> str:
 
     matrix = load_matrix(matrix_file)
     if cuda != "auto":
-        return matrix.gpu_environment(cuda, platform)
+        return matrix.gpu_environment(cuda, platform, local=local)
     from torchlocks.host import driver_cuda
 
     driver = driver_cuda()
-    here = [t for t in matrix.targets() if t.platform == platform and t.cuda]
+    rows = matrix.local_targets(platform) if local else matrix.targets()
+    here = [t for t in rows if t.platform == platform and t.cuda]
     if driver is None:
         raise NoSuchRowError(
             "CUDA=auto asks the NVIDIA driver, and this machine has none.",
             fix=f"name a version, one of {', '.join(sorted({t.cuda or '' for t in here}, key=Version))} "
             "(make env-gpu CUDA=…), or use the CPU environment: make env-cpu",
         )
-    fitting = [t for t in here if Version(matrix.environments[t.env].virtual_cuda or "0") <= Version(driver)]
+    fitting = [t for t in here if Version(t.virtual_packages["__cuda"]) <= Version(driver)]
     if not fitting:
         raise NoSuchRowError(
             f"The driver of this machine runs CUDA {driver} at most, and no row is that old.",
