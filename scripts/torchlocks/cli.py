@@ -30,6 +30,7 @@ VERBS = {
     "check": "locks",
     "why": "locks",
     "diff": "locks",
+    "extend": "extend",
     "install": "installing",
     "bundle": "installing",
     "sign": "supply",

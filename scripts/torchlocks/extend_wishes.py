@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,9 +38,11 @@ class Wishes:
 
     def on(self, platform: str) -> tuple[Wish, ...]:
         """The wishes that count on a platform, in the order of the file."""
-        from conda_lock.src_parser.selectors import filter_platform_selectors
+        from conda_lock.src_parser import selectors
 
-        return tuple(wish for wish, line in self.by_line if list(filter_platform_selectors(line, platform)))
+        # It warns of every line that is for another platform, which is what selectors are for.
+        selectors.logger.setLevel(logging.ERROR)
+        return tuple(wish for wish, line in self.by_line if list(selectors.filter_platform_selectors(line, platform)))
 
     def rendered(self, platform: str, channels: tuple[str, ...]) -> str:
         """The wishes for one platform as a conda environment file, for conda-lock's content hash."""

@@ -40,7 +40,7 @@ KEEP, MOVE = "TORCHLOCKS_KEEP", "TORCHLOCKS_MOVE"
 
 @dataclass(frozen=True, kw_only=True)
 class SolveRequest:
-    """What to solve. `keep` are records that stay unless something makes them move; `pin` are records that must stay."""
+    """What to solve. `keep` are records that stay unless something makes them move; `pin` are those that must stay."""
 
     channels: tuple[str, ...]
     platform: str

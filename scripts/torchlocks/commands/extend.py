@@ -1,0 +1,89 @@
+"""Locks of other repositories, built on these."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from torchlocks.commands.shared import mirror_option
+
+if TYPE_CHECKING:
+    pass
+
+
+@click.command()
+@click.argument("environment", type=click.Path(path_type=Path), default="environment.yml")
+@click.option("--base", "base_name", default=None, help="ENV, ENV@REVISION, a path or a URL (default: as before).")
+@click.option("--repository", default=None, help="Repository that has the base's REVISION: a URL or a path.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), default=None, help="Folder of the lock.")
+@click.option("--platform", "platforms", multiple=True, help="One platform; may be repeated (default: all).")
+@click.option("--allow-move", "moves", multiple=True, metavar="PKG", help="Base package that may move; repeatable.")
+@click.option("--channel", "channels", multiple=True, help="Channel of the additions, not the file's; repeatable.")
+@click.option("--snapshot", type=click.Path(path_type=Path), default=None, help="Folder of repodata to lock against.")
+@click.option("--as-of", type=click.DateTime(["%Y-%m-%d"]), default=None, help="Ignore packages newer than this day.")
+@mirror_option
+@click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON, and nothing else.")
+def extend(
+    environment: Path,
+    base_name: str | None,
+    repository: str | None,
+    output: Path | None,
+    platforms: tuple[str, ...],
+    moves: tuple[str, ...],
+    channels: tuple[str, ...],
+    snapshot: Path | None,
+    as_of: datetime | None,
+    mirror: str | None,
+    as_json: bool,
+) -> None:
+    """Lock ENVIRONMENT (an environment.yml) on top of a base.
+
+    Every package of the base stays exactly as it is; only what comes on top is solved. The lock, a conda-lock.yml, goes
+    into the folder of ENVIRONMENT, or of --output, and what other clients read beside it. A lock that is there already
+    knows its base, so that it need not be named again.
+    """
+    from torchlocks.base import name_base, open_base, read_built
+    from torchlocks.console import make_progress
+    from torchlocks.errors import BaseLockError
+    from torchlocks.extend import ExtendOptions, lock_file
+    from torchlocks.extend import extend as lock_on_base
+    from torchlocks.extend_report import as_json as report_json
+    from torchlocks.extend_report import as_text
+    from torchlocks.extend_wishes import read_wishes
+    from torchlocks.lockfile import read_lock
+    from torchlocks.repodata import RecordSource, require_snapshot
+
+    if snapshot is not None:
+        require_snapshot(snapshot)
+    wishes = read_wishes(environment)
+    path = lock_file(environment.parent if output is None else output)
+    if base_name is not None:
+        name = name_base(base_name, repository, path.parent)
+    else:
+        built = read_built(read_lock(path).metadata) if path.is_file() else None
+        if built is None:
+            raise BaseLockError(
+                "No base is named, and there is no lock that was built on one.",
+                where=str(path),
+                fix="name it: --base cpu, --base gpu-cu118@TAG, or the path or URL of a conda-lock.yml",
+            )
+        name = built.base
+        moves, channels = moves or built.moves, channels or built.channels or ()
+    options = ExtendOptions(
+        source=RecordSource(
+            snapshot=snapshot.absolute() if snapshot else None,
+            as_of=as_of.date() if as_of else None,
+            mirror=mirror or None,
+        ),
+        platforms=platforms,
+        moves=tuple(dict.fromkeys(moves)),
+        channels=channels or None,
+    )
+    done = lock_on_base(wishes, open_base(name, path.parent), path, options, make_progress(quiet=as_json))
+    if as_json:
+        click.echo(report_json(done), nl=False)
+    else:
+        click.echo(as_text(done), nl=False)

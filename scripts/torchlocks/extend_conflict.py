@@ -1,0 +1,271 @@
+"""Why a wish and a base cannot go together, and the smallest change with which they could.
+
+The solver is asked again and again, each time a little more freely: which wishes fail alone, what they would take if
+all of the base could move, and how little of it has to. Its own words come last, as details.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torchlocks.check_graph import parse_spec, spec_name
+from torchlocks.errors import BaseLockError, ContradictionError, SolveError, TorchlocksError
+from torchlocks.extend_solve import Question, answer, without_base
+from torchlocks.extend_wishes import Wish
+from torchlocks.progress import Progress
+
+if TYPE_CHECKING:
+    from rattler import PackageRecord, RepoDataRecord
+
+CORE = frozenset({"python", "pytorch", "libtorch", "pytorch-cuda", "cuda-version", "cudatoolkit"})
+"""Packages that make a base what it is: with another of these it is another base."""
+
+_SINGLES, _SHRUNK, _NAMED = 12, 10, 6
+"""How many base packages are tried alone, how large a set is made smaller, and how many a message names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Way:
+    """A solution in which some of the base moves. `moves` is a set of names of which none can be left out."""
+
+    moves: frozenset[str]
+    records: tuple[RepoDataRecord, ...]
+
+    @property
+    def by_name(self) -> dict[str, RepoDataRecord]:
+        return {record.name.normalized: record for record in self.records}
+
+
+def explain(question: Question, error: TorchlocksError, also: Sequence[str], progress: Progress) -> TorchlocksError:
+    """The reason for which a question has no answer, naming both sides and the smallest change that gives it one.
+
+    `error` is the solver's own; `also` are other platforms without an answer. Returns a ContradictionError, a
+    SolveError for a wish that cannot be had on any base, or a BaseLockError for a base that does not fit together.
+    """
+    progress.say("These do not go together; looking for the smallest change with which they would")
+    if _try(question, ()) is None:
+        return BaseLockError(
+            f"The base {question.base.name.text} does not solve by itself on {question.platform}.",
+            fix="check it with `torchlocks check`, and use another",
+            details=error.details,
+        )
+    alone = [wish for wish in question.wishes if _try(question, [wish.spec]) is None]
+    culprits = alone[:1] or _shrink(question)
+    specs = [wish.spec for wish in culprits]
+    named = " and ".join(f"`{wish.spec}` ({wish.place})" for wish in culprits)
+    against = f"the base {question.base.name.text} on {question.platform}"
+    notes = []
+    if alone[1:]:
+        notes.append("Neither can " + ", nor ".join(f"`{wish.spec}` ({wish.place})" for wish in alone[1:]) + ".")
+    if also:
+        notes.append(f"There is no solution for {', '.join(also)} either.")
+    details = "\n".join([*notes, "The solver says:", error.details or error.what])
+
+    free = _try(question, specs, moves=question.by_name)
+    if free is None:
+        return _impossible(question, specs, named, against, notes)
+    way = _smallest(question, specs, free)
+    reasons = _reasons(question, culprits, way)
+    return ContradictionError(
+        f"{named} cannot go with {against}: {'; '.join(reasons)}.",
+        fix="\nor ".join([_let_move(question, way), *_looser(question, culprits)]),
+        details=details,
+    )
+
+
+# --- what the solver is asked -----------------------------------------------------------------------
+
+
+def _try(question: Question, specs: Sequence[str], moves: Collection[str] | None = None) -> list[RepoDataRecord] | None:
+    """A solution, or None where there is none; whatever else goes wrong is raised."""
+    try:
+        return answer(question, specs=specs, moves=moves)
+    except SolveError as error:
+        if not error.details:
+            raise
+        return None
+
+
+def _shrink(question: Question) -> list[Wish]:
+    """Wishes that fail together, of which none can be left out; each of them alone does not fail."""
+    kept = list(question.wishes)
+    for wish in question.wishes:
+        fewer = [other for other in kept if other is not wish]
+        if _try(question, [other.spec for other in fewer]) is None:
+            kept = fewer
+    return kept
+
+
+def _smallest(question: Question, specs: Sequence[str], free: Sequence[RepoDataRecord]) -> _Way:
+    """A small set of base packages that must move, of which none can be left out, and the solution with it.
+
+    `free` is a solution in which all of the base may move. Starts from those that a wish or an addition cannot live
+    with there, and adds the base packages that hold them, until there is a solution.
+    """
+    base = question.by_name
+    new = {record.name.normalized: record for record in free}
+    moved = {name for name, record in base.items() if new[name].url != record.url} - question.moves
+    wanted = {
+        name
+        for name in moved
+        if any(spec_name(spec) == name and not _fits(base[name], spec) for spec in specs)
+        or any(other not in base and _unmet(record, base[name]) for other, record in new.items())
+    }
+    moves = frozenset(wanted or moved)
+    found = _try(question, specs, moves | question.moves)
+    while found is None:
+        holders = {name for name in moved - moves if any(_unmet(base[name], new[each]) for each in moves)}
+        moves = frozenset(moves | holders) if holders else frozenset(moved)
+        found = list(free) if moves == moved else _try(question, specs, moves | question.moves)
+    if len(moves) > 1 and len(moved) <= _SINGLES:
+        for name in sorted(moved):
+            single = _try(question, specs, {name} | question.moves)
+            if single is not None:
+                return _Way(moves=frozenset({name}), records=tuple(single))
+    if len(moves) <= _SHRUNK:
+        for name in sorted(moves, key=lambda name: (name not in CORE, name)):
+            fewer = moves - {name}
+            if fewer and (less := _try(question, specs, fewer | question.moves)) is not None:
+                moves, found = fewer, less
+    return _Way(moves=moves, records=tuple(found))
+
+
+# --- what is said -----------------------------------------------------------------------------------
+
+
+def _impossible(
+    question: Question, specs: Sequence[str], named: str, against: str, notes: Sequence[str]
+) -> TorchlocksError:
+    """Nothing of the base could move to make room: either the wish cannot be had at all, or not with these packages."""
+    try:
+        without_base(question, specs)
+    except SolveError as error:
+        return SolveError(
+            f"{named} cannot be had on {question.platform}, on whatever base: "
+            f"{' and '.join(question.channels)} have nothing that fits.",
+            fix="correct its name and version, or add the channel that has it to the environment file",
+            details="\n".join([*notes, "The solver says:", error.details or error.what]),
+        )
+    try:
+        answer(question, specs=specs, moves=question.by_name)
+        said = ""
+    except SolveError as error:
+        said = error.details or error.what
+    return ContradictionError(
+        f"{named} cannot go with {against}, whichever of its packages may move: "
+        "the channels have no versions of them all that would go together.",
+        fix="ask for another version, or build on another base",
+        details="\n".join([*notes, "The solver says, with all of the base free to move:", said]),
+    )
+
+
+def _reasons(question: Question, culprits: Sequence[Wish], way: _Way) -> list[str]:
+    """Clauses that name both sides: who wants another version of a base package, and who in the base holds it."""
+    base, new = question.by_name, way.by_name
+    clauses = []
+    for name in sorted(way.moves, key=lambda name: (name not in {wish.name for wish in culprits}, name)):
+        demand = _demand(question, culprits, way, name)
+        if demand is None:
+            continue
+        clause = f"{demand}the base has {_label(base[name])}"
+        holders = [
+            f"{_label(base[other])} needs `{spec}`"
+            for other in sorted(way.moves - {name})
+            if (spec := _unmet(base[other], new[name]))
+        ]
+        if holders:
+            clause += f", and {_some(holders)} there"
+        clauses.append(clause)
+    return clauses[:3] or [f"the base has {_some([_label(base[name]) for name in sorted(way.moves)])}"]
+
+
+def _demand(question: Question, culprits: Sequence[Wish], way: _Way, name: str) -> str | None:
+    """Who cannot live with the base's package `name`: empty for a wish for it itself, None for nobody but the base."""
+    base, new = question.by_name, way.by_name
+    if any(wish.name == name and not _fits(base[name], wish.spec) for wish in culprits):
+        return ""
+    for chain in _chains([wish.name for wish in culprits], new):
+        last = new[chain[-1]]
+        if chain[-1] not in base and (spec := _unmet(last, base[name])):
+            *through, _ = chain
+            via = "".join(f"{_label(new[each])} needs " for each in through)
+            return f"{via}{_label(last)}{', which' if through else ''} needs `{spec}`, and "
+    return None
+
+
+def _chains(roots: Iterable[str], records: dict[str, RepoDataRecord]) -> Iterable[tuple[str, ...]]:
+    """From each root, the shortest way to every package that it needs, the nearest first."""
+    waiting: deque[tuple[str, ...]] = deque((root,) for root in roots if root in records)
+    seen = {chain[0] for chain in waiting}
+    while waiting:
+        chain = waiting.popleft()
+        yield chain
+        for spec in records[chain[-1]].depends:
+            needed = spec_name(spec)
+            if needed in records and needed not in seen:
+                seen.add(needed)
+                waiting.append((*chain, needed))
+
+
+def _let_move(question: Question, way: _Way) -> str:
+    base, new = question.by_name, way.by_name
+    changes = [f"{_label(base[name])} → {_version(new[name], base[name])}" for name in sorted(way.moves)]
+    core = sorted(way.moves & CORE)
+    if core or len(way.moves) > _NAMED:
+        main = f", {' and '.join(core)} among them" if core else ""
+        return (
+            f"build on another base: on this one {_count(len(way.moves))} would have to move{main} ({_some(changes)})"
+        )
+    options = " ".join(f"--allow-move {name}" for name in sorted(way.moves))
+    return f"let {' and '.join(sorted(way.moves))} move, and nothing else of the base: {options} ({_some(changes)})"
+
+
+def _looser(question: Question, culprits: Sequence[Wish]) -> list[str]:
+    """Wishes that could stay if they asked for less: no version instead of this one."""
+    found = []
+    for wish in culprits:
+        if wish.spec.strip() == wish.name:
+            continue
+        others = [other.spec for other in culprits if other is not wish]
+        records = _try(question, [*others, wish.name])
+        if records is not None:
+            record = next(record for record in records if record.name.normalized == wish.name)
+            whose = "the base's own" if wish.name in question.by_name else "which goes with the base"
+            found.append(f"ask for `{wish.name}` without more: that gives {_label(record)}, {whose}")
+    return found
+
+
+def _fits(record: PackageRecord, spec: str) -> bool:
+    parsed = parse_spec(spec)
+    return parsed is not None and record.matches(parsed)
+
+
+def _unmet(record: PackageRecord, other: PackageRecord) -> str | None:
+    """The spec by which `record` does not go with `other`: a dependency or a constraint on its name."""
+    name = other.name.normalized
+    for spec in (*record.depends, *record.constrains):
+        if spec_name(spec) == name and not _fits(other, spec):
+            return spec
+    return None
+
+
+def _label(record: PackageRecord) -> str:
+    return f"{record.name.normalized} {record.version}"
+
+
+def _version(record: PackageRecord, before: PackageRecord) -> str:
+    """The version, with the build where that alone is another."""
+    same = str(record.version) == str(before.version)
+    return f"{record.version} {record.build}" if same else str(record.version)
+
+
+def _some(items: Sequence[str]) -> str:
+    shown = ", ".join(items[:_NAMED])
+    return shown if len(items) <= _NAMED else f"{shown} and {len(items) - _NAMED} more"
+
+
+def _count(number: int) -> str:
+    return "one package" if number == 1 else f"{number} packages"
