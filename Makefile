@@ -12,6 +12,7 @@ CMD      ?=#           command for make run
 SNAPSHOT ?=#           folder of repodata to lock and check against
 AS_OF    ?=#           YYYY-MM-DD: lock as of that day
 MIRROR   ?=#           URL that stands in for https://conda.anaconda.org
+REQUIRE_GPU ?=#        1: make env-gpu fails where no GPU can be used
 OFFLINE  ?=#           1: use the package cache alone
 FIX      ?=#           1: make fsck puts damaged files back
 PORTABLE ?=#           1: a bundle for machines that cannot read Zstandard
@@ -36,7 +37,7 @@ ONE    = $(or $(ENV),$(error name the environment: make $@ ENV=cpu))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env-cpu env-gpu run shell rollback verify fsck bundle matrix render lock update check why diff channel \
+.PHONY: help env-cpu env-gpu doctor run shell rollback verify fsck bundle matrix render lock update check why diff channel \
         recipes bench lint test test-unit requirements golden clean
 
 help: ## print this help
@@ -45,11 +46,13 @@ help: ## print this help
 #: Environments
 env-cpu: $(READY) ## build the CPU environment and run the torch suite in it  [CHANNEL= MIRROR= OFFLINE=1]
 	@$(TOOL) env cpu $(FETCH)
-env-gpu: $(READY) ## the same for one CUDA version  [CUDA=11.8 CHANNEL= MIRROR= OFFLINE=1]
-	@$(TOOL) env gpu --cuda $(CUDA) $(FETCH)
-run: $(READY) ## run a command in an environment  [ENV=cpu CMD='python train.py']
+env-gpu: $(READY) ## the same for one CUDA version  [CUDA=11.8 CHANNEL= MIRROR= OFFLINE=1 REQUIRE_GPU=1]
+	@$(TOOL) env gpu --cuda $(CUDA) $(FETCH) $(if $(REQUIRE_GPU),--require-gpu)
+doctor: $(READY) ## say which environments run on this machine, and why the others do not
+	@$(TOOL) doctor
+run: $(READY) ## run a command in an environment  [ENV=cpu or auto; CMD='python train.py']
 	@$(TOOL) run $(ONE) $(if $(CMD),'$(subst ','\'',$(CMD))',$(error name the command: make run ENV=$(ENV) CMD='python train.py'))
-shell: $(READY) ## start a shell in an environment  [ENV=cpu]
+shell: $(READY) ## start a shell in an environment  [ENV=cpu or auto]
 	@$(TOOL) shell $(ONE)
 verify: $(READY) ## run the torch suite again in an installed environment  [ENV=cpu]
 	@$(TOOL) verify $(ONE)

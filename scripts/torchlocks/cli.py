@@ -17,6 +17,7 @@ INTERNAL_ERROR = 70
 
 #: The module of `torchlocks.commands` that holds each verb: only the one that is used is imported.
 VERBS = {
+    "doctor": "doctor",
     "env": "environments",
     "verify": "environments",
     "run": "environments",

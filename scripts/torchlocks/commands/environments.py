@@ -3,34 +3,52 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from torchlocks.commands.shared import installed_prefix, mirror_option, show_verdict
 
+if TYPE_CHECKING:
+    from torchlocks.environment import ChannelChoice
+    from torchlocks.layout import Layout
+    from torchlocks.progress import Progress
+
 
 @click.command()
 @click.argument("kind", type=click.Choice(["cpu", "gpu"]))
 @click.option(
-    "--cuda", default="auto", show_default=True, help="CUDA version of the row, or auto: what the driver runs."
+    "--cuda", default="auto", show_default=True, help="CUDA version of the row, or auto: the best for this machine."
 )
+@click.option("--require-gpu", is_flag=True, help="Fail, before anything is done, where no GPU can be used.")
 @click.option("--channel", type=click.Choice(["auto", "conda-forge", "local"]), default="auto", show_default=True)
 @click.option("--offline", is_flag=True, help="Use the package cache alone.")
 @mirror_option
 @click.option("--force", is_flag=True, help="Make it again even if nothing has changed.")
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON, and nothing else.")
-def env(kind: str, cuda: str, channel: str, offline: bool, mirror: str | None, force: bool, as_json: bool) -> None:
+def env(
+    kind: str,
+    cuda: str,
+    require_gpu: bool,
+    channel: str,
+    offline: bool,
+    mirror: str | None,
+    force: bool,
+    as_json: bool,
+) -> None:
     """Build the CPU or a CUDA environment and verify it."""
     from torchlocks.console import make_progress
-    from torchlocks.environment import ChannelChoice, Request, make_environment
+    from torchlocks.environment import Request, make_environment
     from torchlocks.host import host_platform
     from torchlocks.layout import find_layout
 
+    if require_gpu and kind == "cpu":
+        raise click.UsageError("--require-gpu goes with a GPU environment: torchlocks env gpu --require-gpu")
     layout = find_layout()
     platform = host_platform()
-    name = "cpu" if kind == "cpu" else _gpu_environment(layout.matrix, cuda, platform, local=channel == "local")
     choice: ChannelChoice = "auto" if channel == "auto" else "local" if channel == "local" else "conda-forge"
     progress = make_progress(quiet=as_json)
+    name = "cpu" if kind == "cpu" else _gpu_environment(layout, cuda, choice, require_gpu, progress)
     request = Request(env=name, platform=platform, channel=choice, offline=offline, force=force, mirror=mirror or None)
     outcome = make_environment(layout, request, progress)
     if outcome.verdict is None:
@@ -44,33 +62,18 @@ def env(kind: str, cuda: str, channel: str, offline: bool, mirror: str | None, f
         click.echo(f"Ready: make shell ENV={name}, or make run ENV={name} CMD='python …'")
 
 
-def _gpu_environment(matrix_file: Path, cuda: str, platform: str, *, local: bool) -> str:
-    from packaging.version import Version
-
-    from torchlocks.errors import NoSuchRowError
+def _gpu_environment(layout: Layout, cuda: str, channel: ChannelChoice, require_gpu: bool, progress: Progress) -> str:
+    """The CUDA environment to build here, once this machine was found fit for it."""
+    from torchlocks.choose import choose_gpu_environment
+    from torchlocks.host import detect_host
     from torchlocks.matrix import load_matrix
 
-    matrix = load_matrix(matrix_file)
-    if cuda != "auto":
-        return matrix.gpu_environment(cuda, platform, local=local)
-    from torchlocks.host import driver_cuda
-
-    driver = driver_cuda()
-    rows = matrix.local_targets(platform) if local else matrix.targets()
-    here = [t for t in rows if t.platform == platform and t.cuda]
-    if driver is None:
-        raise NoSuchRowError(
-            "CUDA=auto asks the NVIDIA driver, and this machine has none.",
-            fix=f"name a version, one of {', '.join(sorted({t.cuda or '' for t in here}, key=Version))} "
-            "(make env-gpu CUDA=…), or use the CPU environment: make env-cpu",
-        )
-    fitting = [t for t in here if Version(t.virtual_packages["__cuda"]) <= Version(driver)]
-    if not fitting:
-        raise NoSuchRowError(
-            f"The driver of this machine runs CUDA {driver} at most, and no row is that old.",
-            fix="install a newer driver (450.80.02 or later), or use the CPU environment: make env-cpu",
-        )
-    return max(fitting, key=lambda t: Version(t.cuda or "0")).env
+    choice = choose_gpu_environment(
+        load_matrix(layout.matrix), detect_host(), cuda, local=channel == "local", require_gpu=require_gpu
+    )
+    for note in choice.notes:
+        progress.say(f"note: {note}")
+    return choice.env
 
 
 @click.command()
@@ -92,7 +95,7 @@ def verify(env_name: str, select: str | None, as_json: bool) -> None:
 @click.argument("env_name")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def run(env_name: str, command: tuple[str, ...]) -> None:
-    """Run COMMAND in an installed environment, activated.
+    """Run COMMAND in an installed environment, activated; `auto` is the best that works on this machine.
 
     One argument is a shell command ('python -c "…" | head'); several are a program and its arguments.
     """
@@ -100,16 +103,32 @@ def run(env_name: str, command: tuple[str, ...]) -> None:
 
     from torchlocks.activate import run_in
 
-    raise SystemExit(run_in(installed_prefix(env_name), command[0] if len(command) == 1 else shlex.join(command)))
+    raise SystemExit(run_in(_prefix(env_name), command[0] if len(command) == 1 else shlex.join(command)))
 
 
 @click.command()
 @click.argument("env_name")
 def shell(env_name: str) -> None:
-    """Start a shell in an installed environment, activated."""
+    """Start a shell in an installed environment, activated; `auto` is the best that works on this machine."""
     from torchlocks.activate import shell_in
 
-    raise SystemExit(shell_in(installed_prefix(env_name)))
+    raise SystemExit(shell_in(_prefix(env_name)))
+
+
+def _prefix(env_name: str) -> Path:
+    """The prefix of an installed environment; for `auto` that of the best one, which standard error then names."""
+    if env_name != "auto":
+        return installed_prefix(env_name)
+    from torchlocks.choose import choose_installed
+    from torchlocks.host import detect_host
+    from torchlocks.layout import find_layout
+    from torchlocks.matrix import load_matrix
+
+    layout = find_layout()
+    choice = choose_installed(layout, load_matrix(layout.matrix), detect_host())
+    for note in choice.notes:
+        click.echo(f"note: {note}", err=True)
+    return layout.prefix(choice.env)
 
 
 @click.command()
