@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from torchlocks.check_graph import parse_spec, spec_name
@@ -23,8 +24,11 @@ if TYPE_CHECKING:
 CORE = frozenset({"python", "pytorch", "libtorch", "pytorch-cuda", "cuda-version", "cudatoolkit"})
 """Packages that make a base what it is: with another of these it is another base."""
 
-_SINGLES, _SHRUNK, _NAMED = 12, 10, 6
-"""How many base packages are tried alone, how large a set is made smaller, and how many a message names."""
+_SINGLES, _SHRUNK = 12, 10
+"""How many base packages are tried alone, and how large a set is tried to be made smaller."""
+
+_NAMED, _LINES = 6, 30
+"""How many packages a sentence names, and how many lines of the solver's are shown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,17 +66,15 @@ def explain(question: Question, error: TorchlocksError, also: Sequence[str], pro
         notes.append("Neither can " + ", nor ".join(f"`{wish.spec}` ({wish.place})" for wish in alone[1:]) + ".")
     if also:
         notes.append(f"There is no solution for {', '.join(also)} either.")
-    details = "\n".join([*notes, "The solver says:", error.details or error.what])
-
     free = _try(question, specs, moves=question.by_name)
     if free is None:
-        return _impossible(question, specs, named, against, notes)
+        return _impossible(question, culprits, named, against, notes)
     way = _smallest(question, specs, free)
     reasons = _reasons(question, culprits, way)
     return ContradictionError(
         f"{named} cannot go with {against}: {'; '.join(reasons)}.",
         fix="\nor ".join([_let_move(question, way), *_looser(question, culprits)]),
-        details=details,
+        details=_details(notes, error),
     )
 
 
@@ -102,29 +104,30 @@ def _shrink(question: Question) -> list[Wish]:
 def _smallest(question: Question, specs: Sequence[str], free: Sequence[RepoDataRecord]) -> _Way:
     """A small set of base packages that must move, of which none can be left out, and the solution with it.
 
-    `free` is a solution in which all of the base may move. Starts from those that a wish or an addition cannot live
-    with there, and adds the base packages that hold them, until there is a solution.
+    `free` is a solution in which all of the base may move. One package is tried first; then those that a wish or an
+    addition cannot live with there, with ever more of the base packages that hold them, until there is a solution.
     """
     base = question.by_name
     new = {record.name.normalized: record for record in free}
     moved = {name for name, record in base.items() if new[name].url != record.url} - question.moves
+    added = [record for name, record in new.items() if name not in base]
     wanted = {
         name
         for name in moved
         if any(spec_name(spec) == name and not _fits(base[name], spec) for spec in specs)
-        or any(other not in base and _unmet(record, base[name]) for other, record in new.items())
+        or any(_unmet(record, base[name]) or _unmet(base[name], record) for record in added)
     }
+    needed = {spec_name(spec) for record in added for spec in record.depends} & base.keys()
+    for name in [*sorted(wanted), *sorted(needed - wanted - CORE - question.moves)][:_SINGLES]:
+        single = _try(question, specs, {name} | question.moves)
+        if single is not None:
+            return _Way(moves=frozenset({name}), records=tuple(single))
     moves = frozenset(wanted or moved)
     found = _try(question, specs, moves | question.moves)
     while found is None:
         holders = {name for name in moved - moves if any(_unmet(base[name], new[each]) for each in moves)}
         moves = frozenset(moves | holders) if holders else frozenset(moved)
         found = list(free) if moves == moved else _try(question, specs, moves | question.moves)
-    if len(moves) > 1 and len(moved) <= _SINGLES:
-        for name in sorted(moved):
-            single = _try(question, specs, {name} | question.moves)
-            if single is not None:
-                return _Way(moves=frozenset({name}), records=tuple(single))
     if len(moves) <= _SHRUNK:
         for name in sorted(moves, key=lambda name: (name not in CORE, name)):
             fewer = moves - {name}
@@ -137,29 +140,62 @@ def _smallest(question: Question, specs: Sequence[str], free: Sequence[RepoDataR
 
 
 def _impossible(
-    question: Question, specs: Sequence[str], named: str, against: str, notes: Sequence[str]
+    question: Question, culprits: Sequence[Wish], named: str, against: str, notes: Sequence[str]
 ) -> TorchlocksError:
     """Nothing of the base could move to make room: either the wish cannot be had at all, or not with these packages."""
+    specs = [wish.spec for wish in culprits]
     try:
-        without_base(question, specs)
+        alone = without_base(question, specs)
     except SolveError as error:
         return SolveError(
             f"{named} cannot be had on {question.platform}, on whatever base: "
-            f"{' and '.join(question.channels)} have nothing that fits.",
-            fix="correct its name and version, or add the channel that has it to the environment file",
-            details="\n".join([*notes, "The solver says:", error.details or error.what]),
+            f"nothing in {' or '.join(question.channels)} fits.",
+            fix=_spelling(question, culprits) or "ask for another version, or add the channel that has it",
+            details=_details(notes, error),
         )
+    base = question.by_name
+    asked = {wish.name for wish in culprits}
+    reasons = []
+    for record in sorted(alone, key=lambda record: record.name.normalized not in asked):
+        name = record.name.normalized
+        if name in base and name in asked | CORE and base[name].url != record.url:
+            held = _holders(base, sorted(base), record)
+            if held:
+                reasons.append(f"it would take {_label(record)}, and the base has {_label(base[name])}, {held}")
     try:
         answer(question, specs=specs, moves=question.by_name)
-        said = ""
+        details = "\n".join(notes)
     except SolveError as error:
-        said = error.details or error.what
+        details = _details(notes, error)
+    why = "; ".join(reasons[:2]) or "the channels have no versions of them all that go together"
     return ContradictionError(
-        f"{named} cannot go with {against}, whichever of its packages may move: "
-        "the channels have no versions of them all that would go together.",
-        fix="ask for another version, or build on another base",
-        details="\n".join([*notes, "The solver says, with all of the base free to move:", said]),
+        f"{named} cannot go with {against}, whatever of it may move: {why}.",
+        fix="\nor ".join([*_looser(question, culprits), "build on another base"]),
+        details=details,
     )
+
+
+def _spelling(question: Question, culprits: Sequence[Wish]) -> str | None:
+    """Names like those asked for, where a channel has no package of that name at all."""
+    subdirs = (question.platform, "noarch")
+    known = {
+        name
+        for channel in question.channels
+        for repodata in question.source.sparse(channel, subdirs)
+        for name in repodata.package_names()
+    }
+    for wish in culprits:
+        if wish.name not in known:
+            near = get_close_matches(wish.name, known, n=3)
+            return f"there is no package {wish.name!r}" + (f": did you mean {' or '.join(near)}?" if near else "")
+    return None
+
+
+def _details(notes: Sequence[str], error: TorchlocksError) -> str:
+    """What else is to be said, and the solver's own reasons, which can be endless."""
+    lines = (error.details or error.what).splitlines()
+    rest = [f"… and {len(lines) - _LINES} more lines"] if len(lines) > _LINES else []
+    return "\n".join([*notes, "The solver says:", *lines[:_LINES], *rest])
 
 
 def _reasons(question: Question, culprits: Sequence[Wish], way: _Way) -> list[str]:
@@ -168,18 +204,24 @@ def _reasons(question: Question, culprits: Sequence[Wish], way: _Way) -> list[st
     clauses = []
     for name in sorted(way.moves, key=lambda name: (name not in {wish.name for wish in culprits}, name)):
         demand = _demand(question, culprits, way, name)
-        if demand is None:
-            continue
-        clause = f"{demand}the base has {_label(base[name])}"
-        holders = [
-            f"{_label(base[other])} needs `{spec}`"
-            for other in sorted(way.moves - {name})
-            if (spec := _unmet(base[other], new[name]))
-        ]
-        if holders:
-            clause += f", and {_some(holders)} there"
-        clauses.append(clause)
+        if demand is not None:
+            held = _holders(base, sorted(way.moves - {name}), new[name])
+            clauses.append(f"{demand}the base has {_label(base[name])}" + (f", {held}" if held else ""))
+        elif excluded := next((r for n, r in new.items() if n not in base and _unmet(base[name], r)), None):
+            spec = _unmet(base[name], excluded)
+            clauses.append(f"{_label(base[name])} of the base goes with `{spec}` only, not with {_label(excluded)}")
     return clauses[:3] or [f"the base has {_some([_label(base[name]) for name in sorted(way.moves)])}"]
+
+
+def _holders(base: dict[str, RepoDataRecord], names: Sequence[str], new: PackageRecord) -> str | None:
+    """Which of the base's packages do not go with `new`, those first that make the base what it is."""
+    found = [
+        f"{_label(base[name])} (needs `{spec}`)"
+        for name in sorted(names, key=lambda name: (name not in CORE, name))
+        if (spec := _unmet(base[name], new))
+    ]
+    more = f" and {len(found) - 2} more" if len(found) > 2 else ""
+    return f"held there by {' and '.join(found[:2])}{more}" if found else None
 
 
 def _demand(question: Question, culprits: Sequence[Wish], way: _Way, name: str) -> str | None:
@@ -187,9 +229,10 @@ def _demand(question: Question, culprits: Sequence[Wish], way: _Way, name: str) 
     base, new = question.by_name, way.by_name
     if any(wish.name == name and not _fits(base[name], wish.spec) for wish in culprits):
         return ""
-    for chain in _chains([wish.name for wish in culprits], new):
+    additions = {other: record for other, record in new.items() if other not in base}
+    for chain in _chains([wish.name for wish in culprits], additions):
         last = new[chain[-1]]
-        if chain[-1] not in base and (spec := _unmet(last, base[name])):
+        if spec := _unmet(last, base[name]):
             *through, _ = chain
             via = "".join(f"{_label(new[each])} needs " for each in through)
             return f"{via}{_label(last)}{', which' if through else ''} needs `{spec}`, and "
@@ -234,7 +277,7 @@ def _looser(question: Question, culprits: Sequence[Wish]) -> list[str]:
         if records is not None:
             record = next(record for record in records if record.name.normalized == wish.name)
             whose = "the base's own" if wish.name in question.by_name else "which goes with the base"
-            found.append(f"ask for `{wish.name}` without more: that gives {_label(record)}, {whose}")
+            found.append(f"ask for plain `{wish.name}`: that gives {_label(record)}, {whose}")
     return found
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,7 +82,8 @@ def base_records(base: Base, platform: str, source: RecordSource) -> tuple[RepoD
     if missing:
         known = {**records_by_url(source, base.lock.channels, platform, missing), **known}
     unknown = [to_record(package) for url, package in packages.items() if url not in known]
-    return tuple(select_records(base.lock, [*known.values(), *unknown])[platform]) if packages else ()
+    here = replace(base.lock, packages={platform: base.lock.packages[platform]})
+    return tuple(select_records(here, [*known.values(), *unknown])[platform])
 
 
 def _pixi_records(base: Base, platform: str) -> list[RepoDataRecord]:
