@@ -177,6 +177,18 @@ class CheckError(TorchlocksError):
     exit_code = 61
 
 
+class LicenceError(TorchlocksError):
+    """A lock holds packages under a kind of licence that `licences --fail-on` names."""
+
+    exit_code = 62
+
+
+class AttestationError(TorchlocksError):
+    """A package's Sigstore attestation is missing where one is required, or does not verify."""
+
+    exit_code = 63
+
+
 class InterruptedByUserError(TorchlocksError):
     """Ctrl-C, or a termination signal."""
 

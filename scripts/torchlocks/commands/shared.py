@@ -36,6 +36,32 @@ def locking_options(default: str) -> Callable[[Callable[..., None]], Callable[..
     return decorate
 
 
+def locked_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Which lock, and which platform of it: an environment of the matrix, or anybody's lockfile."""
+    command = click.option("--platform", default=None, help="Platform (default: this machine's, or the only one).")(
+        command
+    )
+    return click.argument("name", metavar="ENV_OR_LOCK")(command)
+
+
+def write_or_print(text: str, output: Path | None) -> None:
+    """Put `text` into a file, whole or not at all, or print it. Raises MissingFileError."""
+    from torchlocks.files import write_whole
+
+    if output is None:
+        click.echo(text, nl=False)
+        return
+    try:
+        write_whole(output, text)
+    except OSError as error:
+        from torchlocks.errors import MissingFileError
+
+        raise MissingFileError(
+            f"The file cannot be written: {error.strerror or error}.", where=str(output), fix="name another with -o"
+        ) from None
+    click.echo(f"wrote {output}", err=True)
+
+
 def show_verdict(verdict: Verdict, env_name: str, as_json: bool) -> None:
     """Print a verdict; raise VerificationError when it is not good."""
     from torchlocks.errors import VerificationError

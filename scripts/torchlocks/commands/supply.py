@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+from torchlocks.commands.shared import locked_options, write_or_print
+
+if TYPE_CHECKING:
+    from torchlocks.licences import PackageLicence
+    from torchlocks.locked import LockedTarget
 
 
 @click.command()
@@ -39,3 +46,91 @@ def verify_signature(locks: tuple[str, ...], allowed: Path, signer: str | None) 
     for name in names:
         _, who = open_signed_lock(name, allowed, signer=signer)
         click.echo(f"{name}: signed by {who.identity} ({who.key})")
+
+
+@click.command()
+@locked_options
+@click.option("--format", "form", type=click.Choice(["cyclonedx", "spdx"]), default="cyclonedx", show_default=True)
+@click.option("-o", "--output", type=click.Path(path_type=Path), default=None, help="File to write (default: print).")
+def sbom(name: str, platform: str | None, form: str, output: Path | None) -> None:
+    """Write the bill of materials of a lock: CycloneDX 1.6 or SPDX 2.3, as JSON."""
+    from torchlocks.locked import find_locked
+    from torchlocks.sbom import cyclonedx, spdx
+
+    locked = find_locked(name, platform)
+    write_or_print(cyclonedx(locked) if form == "cyclonedx" else spdx(locked), output)
+
+
+@click.command()
+@locked_options
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON, and nothing else.")
+@click.option(
+    "--fail-on",
+    multiple=True,
+    type=click.Choice(["proprietary", "copyleft", "weak-copyleft", "unknown"]),
+    help="End with exit code 62 when there are packages of this kind; may be repeated.",
+)
+def licences(name: str, platform: str | None, as_json: bool, fail_on: tuple[str, ...]) -> None:
+    """Report the licences of a lock's packages, the ones to look at first."""
+    import json
+
+    from torchlocks.errors import LicenceError
+    from torchlocks.licences import licences_of
+    from torchlocks.locked import find_locked
+
+    locked = find_locked(name, platform)
+    found = licences_of(locked.packages)
+    if as_json:
+        document = {
+            "environment": locked.name,
+            "platform": locked.platform,
+            "lock_sha256": locked.lock.sha256,
+            "packages": [
+                {
+                    "name": each.package.name,
+                    "version": each.package.version,
+                    "channel": each.package.channel,
+                    "licence": each.licence.text,
+                    "spdx": each.licence.expression,
+                    "kind": each.licence.kind,
+                }
+                for each in found
+            ],
+        }
+        click.echo(json.dumps(document, indent=2))
+    else:
+        _print_licences(locked, found)
+    failing = [each for each in found if each.licence.kind in fail_on]
+    if failing:
+        raise LicenceError(
+            f"{len(failing)} of {len(found)} packages have a licence that is {' or '.join(fail_on)}: "
+            + ", ".join(each.package.name for each in failing[:8])
+            + (" …" if len(failing) > 8 else "."),
+            where=f"{locked.name} on {locked.platform}",
+            fix="see `torchlocks why PACKAGE` for what needs them",
+        )
+
+
+def _print_licences(locked: LockedTarget, found: tuple[PackageLicence, ...]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from torchlocks.licences import KINDS, MEANING
+
+    console = Console(highlight=False)
+    console.print(f"{locked.name} on {locked.platform}: {len(found)} packages", markup=False)
+    for kind in reversed(KINDS):
+        mine = [each for each in found if each.licence.kind == kind]
+        if not mine:
+            continue
+        console.print(f"\n{kind}: {len(mine)} packages; {MEANING[kind]}", style="bold", markup=False)
+        by_text: dict[str, list[str]] = {}
+        for each in mine:
+            text = each.licence.expression or each.licence.text or "(the record names none)"
+            by_text.setdefault(text, []).append(f"{each.package.name} {each.package.version}")
+        table = Table(box=None, show_header=False, pad_edge=False)
+        table.add_column(overflow="fold", ratio=1)
+        table.add_column(overflow="fold", ratio=2)
+        for text, names in sorted(by_text.items()):
+            table.add_row(text, ", ".join(names))
+        console.print(table)

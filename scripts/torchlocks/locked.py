@@ -1,0 +1,120 @@
+"""One environment on one platform, as its lock has it: what exports and bills of materials start from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torchlocks.errors import LockfileError, MissingFileError
+from torchlocks.models import Lock, LockedPackage
+
+if TYPE_CHECKING:
+    from torchlocks.matrix import Target
+
+
+@dataclass(frozen=True, kw_only=True)
+class LockedTarget:
+    """The packages of one platform of a lock. `target` is its row in the matrix; None for a lock from elsewhere.
+
+    `name` is the environment's; `packages` are sorted by name.
+    """
+
+    name: str
+    platform: str
+    lock: Lock
+    packages: tuple[LockedPackage, ...]
+    target: Target | None
+
+    @property
+    def virtual_packages(self) -> dict[str, str]:
+        """What the lock was solved for: `__glibc` to `2.28`, `__archspec` to `1=x86_64`."""
+        pairs = (line.split("=", 1) for line in self.lock.virtual_packages.get(self.platform, ()))
+        return {pair[0]: pair[1] if len(pair) > 1 else "0" for pair in pairs}
+
+    @property
+    def cuda(self) -> str | None:
+        """The lowest CUDA version that the driver must offer: the `__cuda` solved with, or the packages' own floor."""
+        from torchlocks.torch_facts import floor_of
+
+        return self.virtual_packages.get("__cuda") or floor_of(self.packages, "__cuda")
+
+    @property
+    def glibc(self) -> str | None:
+        """The oldest glibc that the packages run on; None off Linux."""
+        from torchlocks.torch_facts import floor_of
+
+        return self.virtual_packages.get("__glibc") or floor_of(self.packages, "__glibc")
+
+    def version_of(self, name: str) -> str | None:
+        """The version of a package, None when the lock does not hold it."""
+        return next((package.version for package in self.packages if package.name == name), None)
+
+
+def find_locked(name: str, platform: str | None) -> LockedTarget:
+    """The environment `name` of the matrix, or the lockfile of that path or URL, on `platform`.
+
+    Without a platform: this machine's, or the only one there is. Raises NoSuchRowError for what is not in the matrix,
+    MissingFileError when there is no lock, LockfileError when it has no such platform.
+    """
+    from torchlocks.layout import find_layout
+    from torchlocks.lockfile import CONDA_LOCK
+    from torchlocks.matrix import load_matrix
+    from torchlocks.remote import open_lock
+
+    if is_lockfile(name):
+        lock = open_lock(name)
+        return _of(lock, _name_of(lock), platform or _default(lock.platforms, name), None)
+    layout = find_layout()
+    matrix = load_matrix(layout.matrix)
+    row = matrix.environment(name)
+    target = matrix.target(name, platform or _default(tuple(row.platforms), name))
+    path = layout.locks / name / CONDA_LOCK
+    if not path.is_file():
+        raise MissingFileError(f"{name} is not locked.", where=str(path), fix=f"lock it: make lock ENV={name}")
+    return _of(open_lock(str(path)), name, target.platform, target)
+
+
+def is_lockfile(name: str) -> bool:
+    """Whether `name` is that of a file rather than of an environment."""
+    return "://" in name or "/" in name or "\\" in name or name.endswith((".yml", ".yaml", ".lock", ".txt"))
+
+
+def _of(lock: Lock, name: str, platform: str, target: Target | None) -> LockedTarget:
+    packages = lock.packages.get(platform)
+    if not packages:
+        raise LockfileError(
+            f"The lock holds nothing for {platform}.",
+            where=str(lock.path),
+            fix=f"it has: {', '.join(lock.platforms) or 'none'}",
+        )
+    return LockedTarget(
+        name=name,
+        platform=platform,
+        lock=lock,
+        packages=tuple(sorted(packages, key=lambda package: (package.name, package.url))),
+        target=target,
+    )
+
+
+def _default(platforms: Sequence[str], where: str) -> str:
+    from torchlocks.host import host_platform
+
+    here = host_platform()
+    if here in platforms:
+        return here
+    if len(platforms) == 1:
+        return platforms[0]
+    raise LockfileError(
+        f"This machine's platform, {here}, is none of the lock's.",
+        where=where,
+        fix=f"name one with --platform: {', '.join(platforms) or 'none'}",
+    )
+
+
+def _name_of(lock: Lock) -> str:
+    """What to call a lock that is no row of the matrix: the folder of a conda-lock.yml, else the file."""
+    path = Path(lock.path)
+    folder = path.absolute().parent.name
+    return folder if path.name in ("conda-lock.yml", "pixi.lock") and folder else path.name.removesuffix(".lock")
