@@ -13,14 +13,17 @@ COLUMNS = ("environment", "platform", "torch", "Python", "CUDA", "NVIDIA driver"
 
 
 def matrix_table(matrix: Matrix) -> Table:
-    """A row an environment and platform, for a terminal."""
-    from rich.table import Table
+    """A row an environment and platform, for a terminal of 80 columns; in a narrower one cells are folded, never cut."""
+    from rich.table import Column, Table
 
-    table = Table(*COLUMNS, box=None, pad_edge=False)
+    # The whole list of architectures is in the README; a terminal is narrow.
+    headers = (*COLUMNS[:5], "driver", "glibc", "architectures")
+    table = Table(
+        *(Column(header, overflow="fold") for header in headers), box=None, pad_edge=False, padding=(0, 1, 0, 0)
+    )
     for target in matrix.targets():
         *cells, _ = _cells(target)
-        # The whole list of architectures is in the README; a terminal is narrow.
-        ends = " to ".join(dict.fromkeys((target.architectures[0], target.architectures[-1]))) if target.cuda else ""
+        ends = "-".join(dict.fromkeys((target.architectures[0], target.architectures[-1]))) if target.cuda else ""
         table.add_row(*cells, ends + (" +PTX" if target.ptx else ""))
     return table
 
