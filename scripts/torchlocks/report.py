@@ -44,7 +44,7 @@ def write_reports(verdict: Verdict, folder: Path) -> tuple[Path, Path]:
 
 
 def verdict_json(verdict: Verdict) -> str:
-    """The verdict as JSON: the fields of the models in `verdict.py`, `ok` and `complete` included."""
+    """The verdict as JSON: the fields of the models in `verdict.py`, and what follows from them, such as `headline`."""
     return verdict.model_dump_json(indent=2)
 
 
@@ -67,7 +67,8 @@ def junit(verdict: Verdict) -> str:
         "lock": verdict.lock_path,
         "lock_sha256": verdict.lock_sha256,
         "channels": " ".join(verdict.channels),
-        **{f"host.{name}": value for name, value in verdict.host.model_dump().items() if value is not None},
+        **{f"host.{name}": value for name, value in verdict.host.model_dump().items() if value not in (None, ())},
+        "headline": verdict.headline,
         **verdict.facts,
     }
     _properties(suite, about)
@@ -91,7 +92,7 @@ def junit(verdict: Verdict) -> str:
 
 
 def summary_table(verdict: Verdict) -> RenderableType:
-    """A short account for the terminal: counts by tier, then every failure, then what was skipped and why."""
+    """A short account for the terminal: counts by tier, every failure, what was skipped and why, and the headline."""
     from rich.console import Group
     from rich.padding import Padding
     from rich.table import Table
@@ -119,8 +120,7 @@ def summary_table(verdict: Verdict) -> RenderableType:
             continue  # The table says so already, beside the tier.
         shown = ", ".join(names) if len(names) <= _NAMED else f"{len(names)} checks"
         parts.append(Text.assemble(("skipped ", "yellow"), f"{shown}: {why}", overflow="fold"))
-    if not verdict.ok and not verdict.failures:
-        parts.append(Text("nothing ran, so nothing is proven", style="bold red"))
+    parts.append(Text(verdict.headline, style="bold" if verdict.ok else "bold red", overflow="fold"))
     return Group(*parts)
 
 

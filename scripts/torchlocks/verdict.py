@@ -13,7 +13,11 @@ Accelerator = Literal["cpu", "cuda"]
 Outcome = Literal["passed", "failed", "skipped"]
 
 #: The suite's tiers, in the order they run.
-TIERS = ("static", "import", "cpu", "cuda-build", "gpu", "multi-gpu")
+TIERS = ("static", "import", "cpu", "cuda-build", "gpu", "multi-gpu", "multi-node")
+
+#: What a verdict comes to. `partial`: only a part of the suite was asked for, or ran. `cuda-build`: a CUDA environment is what
+#: its lock says, and no GPU was there to compute on.
+State = Literal["failed", "nothing", "partial", "cpu", "cuda-build", "gpu"]
 
 
 class Frozen(BaseModel):
@@ -47,7 +51,11 @@ class TierState(Frozen):
 
 
 class Host(Frozen):
-    """The machine that the suite ran on; `memory_bytes` is what is built in, not what is free."""
+    """The machine that the suite ran on; `memory_bytes` is what is built in, not what is free.
+
+    `driver` is the version of its NVIDIA driver, `driver_cuda` the newest CUDA that it runs, `gpus` their names: looked
+    for where the environment is one for CUDA, and None or empty elsewhere.
+    """
 
     system: str
     release: str
@@ -56,6 +64,9 @@ class Host(Frozen):
     cpu: str | None
     cores: int
     memory_bytes: int | None
+    driver: str | None = None
+    driver_cuda: str | None = None
+    gpus: tuple[str, ...] = ()
 
 
 class Verdict(Frozen):
@@ -65,7 +76,7 @@ class Verdict(Frozen):
     for. `facts` are what the environment says of itself.
     """
 
-    # A report holds `ok` and `complete` beside the fields; reading one back works them out again.
+    # A report holds `ok`, `complete`, `state` and `headline` beside the fields; reading one back works them out again.
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     schema_version: Literal[1] = 1
@@ -99,6 +110,34 @@ class Verdict(Frozen):
         """The whole suite was asked for, so that `ok` speaks for the environment."""
         return self.select is None and self.tiers_selected == TIERS
 
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def state(self) -> State:
+        """What the checks come to, in one word."""
+        if not self.ok:
+            return "failed" if self.failures else "nothing"
+        passed = {check.tier for check in self.checks if check.outcome == "passed"}
+        reached: tuple[State, ...] = ("cpu",) if self.accelerator == "cpu" else ("gpu", "cuda-build")
+        return next((tier for tier in reached if self.complete and tier in passed), "partial")
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def headline(self) -> str:
+        """What the checks come to, in one line."""
+        passed = sum(check.outcome == "passed" for check in self.checks)
+        if self.state == "failed":
+            return f"FAILED: {self.failure_line()}"
+        if self.state == "nothing":
+            return "nothing ran, so nothing is proven"
+        if self.state == "partial":
+            return f"{passed} checks passed, of a part of the suite"
+        if self.state == "cpu":
+            return "CPU environment verified"
+        if self.state == "gpu":
+            return f"CUDA environment verified on {_gpus(self.host.gpus)}"
+        obstacle = next((tier.obstacle for tier in self.tiers if tier.tier == "gpu"), None) or "no check ran on it"
+        return f"CUDA build verified, GPU not verified ({obstacle.removeprefix('not run: ')})"
+
     def failure_line(self) -> str:
         """What is wrong, in one line: the failures by name, or that nothing ran."""
         if not self.failures:
@@ -110,3 +149,8 @@ class Verdict(Frozen):
     @property
     def failures(self) -> tuple[Check, ...]:
         return tuple(check for check in self.checks if check.outcome == "failed")
+
+
+def _gpus(names: tuple[str, ...]) -> str:
+    """`2 x NVIDIA H100`; drivers that name no GPU leave the number of kinds unknown."""
+    return ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names)) or "a GPU"

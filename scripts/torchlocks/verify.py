@@ -43,10 +43,17 @@ PROCESSES = 4
 #: PYTEST_*, OMP_NUM_THREADS, another environment's variables) would change what is tested.
 _KEPT = frozenset(
     {
-        "COMSPEC", "CUDA_VISIBLE_DEVICES", "LANG", "NUMBER_OF_PROCESSORS", "NVIDIA_VISIBLE_DEVICES", "PATHEXT",
+        "COMSPEC", "CUDA_DEVICE_ORDER", "CUDA_VISIBLE_DEVICES", "LANG", "NUMBER_OF_PROCESSORS",
+        "NVIDIA_VISIBLE_DEVICES", "PATHEXT",
         "PROCESSOR_ARCHITECTURE", "SYSTEMDRIVE", "SYSTEMROOT", "TEMP", "TERM", "TMP", "TMPDIR", "TZ", "WINDIR",
     }
 )  # fmt: skip
+
+#: And what begins so: the locale, where other nodes are, and which network interfaces lead to them.
+_KEPT_PREFIXES = ("LC_", "TORCH_VERIFY_", "NCCL_", "GLOO_")
+
+#: The files of an NVIDIA driver on Linux and on WSL, as shell patterns.
+_DRIVER_FILES = ("libcuda.so*", "libcudadebugger.so*", "libnvidia-*.so*", "libdxcore.so*", "libd3d12*.so*")
 
 
 # What the suite says, one event a line; its `stream.py` is the writing end.
@@ -166,11 +173,17 @@ def verify_environment(
     progress: Progress,
     select: str | None = None,
     tiers: Sequence[str] | None = None,
+    architectures: Sequence[str] = (),
+    ptx: str | None = None,
+    driver_floor: str | None = None,
 ) -> Verdict:
     """Run the suite inside the environment at `prefix`, and write `reports/<env>.json` and `.xml`.
 
     `lock` and `platform` are what the environment was made from; `select` is a pytest -k expression; `tiers` names
-    the tiers to run (default: all). The verdict is returned whatever it says: its `ok` decides.
+    the tiers to run (default: all). `architectures` are the compute capabilities ("9.0") that the environment's row of
+    the matrix promises machine code for, `ptx` the one that newer GPUs compile from, `driver_floor` the oldest driver
+    it runs on: left out for environments that no row speaks of. The verdict is returned whatever it says: its `ok`
+    decides.
     Raises MissingFileError when there is no environment or no suite, LockfileError when the lock is not of a torch
     environment of that platform, VerificationError when `tiers` or `select` is not one.
     """
@@ -181,7 +194,10 @@ def verify_environment(
     began, clock = datetime.now(timezone.utc), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="torchlocks-verify-", ignore_cleanup_errors=True) as folder:
         work = Path(folder).resolve()
-        expectation = _expectation(prefix, lock, platform, env, accelerator, cuda, selected, work / "events.jsonl")
+        expectation = {
+            **_expectation(prefix, lock, platform, env, accelerator, cuda, selected, work / "events.jsonl"),
+            **{"architectures": tuple(architectures), "ptx": ptx, "driver_floor": driver_floor},
+        }
         command = [
             *(os.fspath(python), "-I", "-m", "pytest", os.fspath(suite.resolve()), "-q"),
             *("-c", os.fspath(suite.resolve() / "pytest.ini"), "--rootdir", os.fspath(suite.resolve())),
@@ -203,7 +219,7 @@ def verify_environment(
         tiers_selected=selected,
         started_at=began,
         duration_s=round(time.monotonic() - clock, 3),
-        host=_host(),
+        host=_host(transcript.facts),
         facts=transcript.facts,
         tiers=transcript.tiers,
         checks=tuple(transcript.finished.values()),
@@ -216,8 +232,14 @@ def sealed_environment(prefix: Path, outside: Mapping[str, str], work: Path) -> 
     """The variables that the suite runs with: the activated environment's and the system's, nobody else's.
 
     The home folder is an empty one below `work`, so that no user's site-packages, caches or configuration count.
+    A driver that is found through LD_LIBRARY_PATH alone (clusters, NixOS, some containers) is handed on without the
+    rest of its folder, which may hold a CUDA toolkit, too.
     """
-    kept = {name: value for name, value in outside.items() if name.upper() in _KEPT or name.upper().startswith("LC_")}
+    kept = {
+        name: value
+        for name, value in outside.items()
+        if name.upper() in _KEPT or name.upper().startswith(_KEPT_PREFIXES)
+    }
     home = work / "home"
     home.mkdir(exist_ok=True)
     if sys.platform == "win32":
@@ -225,6 +247,8 @@ def sealed_environment(prefix: Path, outside: Mapping[str, str], work: Path) -> 
         kept |= {"PATH": rf"{root}\System32;{root}", "USERPROFILE": os.fspath(home), "APPDATA": os.fspath(home)}
     else:
         kept |= {"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "HOME": os.fspath(home)}
+    if driver := _driver_folder(outside.get("LD_LIBRARY_PATH", ""), work):
+        kept["LD_LIBRARY_PATH"] = os.fspath(driver)
     # -I does this for the suite's own process and for those it starts; these are for whoever starts Python without.
     kept |= {"PYTHONNOUSERSITE": "1", "PYTHONSAFEPATH": "1"}
     return {
@@ -233,6 +257,20 @@ def sealed_environment(prefix: Path, outside: Mapping[str, str], work: Path) -> 
         "TORCH_VERIFY_EXPECT": os.fspath(work / "expect.json"),
         "TORCHINDUCTOR_CACHE_DIR": os.fspath(work / "inductor"),
     }
+
+
+def _driver_folder(search_path: str, work: Path) -> Path | None:
+    """A folder below `work` with links to the NVIDIA driver's files, if `search_path` leads to one; Linux."""
+    folders = (Path(folder) for folder in search_path.split(os.pathsep) if folder)
+    found = next((folder for folder in folders if (folder / "libcuda.so.1").exists()), None)
+    if found is None or not sys.platform.startswith("linux"):
+        return None
+    links = work / "driver"
+    links.mkdir(exist_ok=True)
+    for file in (file for pattern in _DRIVER_FILES for file in found.glob(pattern)):
+        with contextlib.suppress(FileExistsError):
+            (links / file.name).symlink_to(file.absolute())
+    return links
 
 
 def _selected(tiers: Sequence[str] | None) -> tuple[str, ...]:
@@ -392,7 +430,8 @@ def _tier_of(check: str) -> str:
     return next((tier for start, tier in names.items() if check.startswith(start)), TIERS[0])
 
 
-def _host() -> Host:
+def _host(facts: Mapping[str, JsonValue]) -> Host:
+    """This machine; what it has of NVIDIA's, the suite has found out."""
     libc, version = host_platform.libc_ver()
     return Host(
         system=host_platform.system(),
@@ -402,7 +441,14 @@ def _host() -> Host:
         cpu=_cpu_model(),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         memory_bytes=_memory_bytes(),
+        driver=_text(facts.get("driver_version")),
+        driver_cuda=_text(facts.get("driver_cuda")),
+        gpus=tuple(map(str, gpus)) if isinstance(gpus := facts.get("gpus"), list) else (),
     )
+
+
+def _text(value: JsonValue) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def _system_release() -> str:

@@ -304,8 +304,8 @@ def test_tiers_that_cannot_run_say_why(run: Run) -> None:
     checks = by_name(verdict)
     assert checks["test_good"].outcome == "passed"
     assert checks["test_import"].why == "tier not selected"
-    assert checks["test_gpu_one.py"].why == "a CPU environment"
-    assert checks["test_gpu_one.py"].tier == "gpu"
+    assert checks["test_gpu"].why == "a CPU environment"
+    assert (checks["test_gpu"].tier, checks["test_gpu"].reason) == ("gpu", "needs a GPU")
     assert verdict.ok
     assert not verdict.complete
 
@@ -315,14 +315,19 @@ def test_a_gpu_tier_without_a_driver_is_not_run(run: Run) -> None:
         "test_static_one.py": '@check("works")\ndef test_good() -> None: ...\n',
         "test_static_cpu.py": '@check("CPU only", accelerator="cpu")\ndef test_cpu_only() -> None: ...\n',
         "test_gpu_one.py": '@check("needs a GPU")\ndef test_gpu() -> None: ...\n',
+        "test_cuda_build_one.py": '@check("needs none")\ndef test_build() -> None: ...\n',
     }
     verdict = run(files, accelerator="cuda", cuda="12.9")
     obstacle = next(state.obstacle for state in verdict.tiers if state.tier == "gpu")
     if obstacle != "not run: no NVIDIA driver":
         pytest.skip("this machine has an NVIDIA driver")
-    assert by_name(verdict)["test_gpu_one.py"].why == obstacle
+    assert by_name(verdict)["test_gpu"].why == obstacle
     assert by_name(verdict)["test_cpu_only"].why == "for cpu environments"
+    assert by_name(verdict)["test_build"].outcome == "passed"
     assert obstacle in shown(verdict)
+    assert verdict.state == "cuda-build"
+    assert verdict.headline == "CUDA build verified, GPU not verified (no NVIDIA driver)"
+    assert shown(verdict).rstrip().endswith(verdict.headline)
 
 
 def test_the_outside_is_sealed_off(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -144,11 +144,10 @@ def verify(
         work = Path(folder).resolve()
         told = expect.document(environment, accelerator, cuda, tiers, work / "events.jsonl")
         transcript = _run(_command(work, select), told, work, quiet)
-    if accelerator == "cuda" and select is None:
-        _demand_gpu(transcript, environment, cuda, tiers)
     checks = list(transcript.finished.values())
     outcomes = Counter(check["outcome"] for check in checks)
-    return {
+    host = _host(transcript.facts)
+    verdict: dict[str, Any] = {
         "schema_version": 1,
         "torchlocks": f"torch-verify {__version__}",
         "env": environment.prefix.name,
@@ -163,28 +162,58 @@ def verify(
         "tiers_selected": list(tiers),
         "started_at": began.isoformat(),
         "duration_s": round(time.monotonic() - clock, 3),
-        "host": _host(),
+        "host": host,
         "facts": transcript.facts,
         "tiers": transcript.tiers,
         "checks": checks,
         "ok": not outcomes["failed"] and outcomes["passed"] > 0,
         "complete": select is None and tiers == TIERS,
     }
+    return {**verdict, **conclusion(verdict)}
+
+
+def conclusion(verdict: dict[str, Any]) -> dict[str, str]:
+    """`state` and `headline`: what the checks come to, in one word and in one line."""
+    checks = verdict["checks"]
+    failures = [check for check in checks if check["outcome"] == "failed"]
+    passed = [check for check in checks if check["outcome"] == "passed"]
+    if failures:
+        others = f", and {len(failures) - 1} more" if len(failures) > 1 else ""
+        return {
+            "state": "failed",
+            "headline": f"FAILED: {failures[0]['id']}: {failures[0]['why'] or 'failed'}{others}",
+        }
+    if not passed:
+        return {"state": "nothing", "headline": "nothing ran, so nothing is proven"}
+    reached = {check["tier"] for check in passed}
+    wanted = {"cpu"} if verdict["accelerator"] == "cpu" else {"gpu", "cuda-build"}
+    if not verdict["complete"] or not wanted & reached:
+        return {"state": "partial", "headline": f"{len(passed)} checks passed, of a part of the suite"}
+    if verdict["accelerator"] == "cpu":
+        return {"state": "cpu", "headline": "CPU environment verified"}
+    if "gpu" in reached:
+        names = verdict["host"]["gpus"]
+        on = ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names)) or "a GPU"
+        return {"state": "gpu", "headline": f"CUDA environment verified on {on}"}
+    obstacle = next((tier["obstacle"] for tier in verdict["tiers"] if tier["tier"] == "gpu"), None)
+    why = (obstacle or "no check ran on it").removeprefix("not run: ")
+    return {"state": "cuda-build", "headline": f"CUDA build verified, GPU not verified ({why})"}
 
 
 def summary(verdict: dict[str, Any]) -> str:
-    """The verdict for a terminal: counts by tier, then every failure, then why checks were skipped."""
+    """The verdict for a terminal: counts by tier, every failure, why checks were skipped, and the headline."""
     lines = [f"{'tier':<12}{'passed':>7}{'failed':>8}{'skipped':>9}"]
     for state in verdict["tiers"]:
         counts = Counter(check["outcome"] for check in verdict["checks"] if check["tier"] == state["tier"])
         row = f"{state['tier']:<12}{counts['passed']:>7}{counts['failed']:>8}{counts['skipped']:>9}"
         lines.append(f"{row}  {state['obstacle'] or ''}".rstrip())
     lines += [f"failed  {c['id']}: {c['why']}" for c in verdict["checks"] if c["outcome"] == "failed"]
-    reasons = Counter(check["why"] for check in verdict["checks"] if check["outcome"] == "skipped")
+    said = {state["obstacle"] for state in verdict["tiers"]}
+    skipped = (check for check in verdict["checks"] if check["outcome"] == "skipped" and check["why"] not in said)
+    reasons = Counter(check["why"] for check in skipped)
     lines += [f"skipped {count}: {why}" for why, count in reasons.items()]
     state = "is what it is expected to be" if verdict["ok"] else "is NOT what it is expected to be"
-    part = "" if verdict["complete"] else " (only a part of the suite was asked for)"
-    return "\n".join([*lines, f"{verdict['prefix']} {state}{part}"])
+    return "\n".join([*lines, f"{verdict['prefix']} {state}", verdict["headline"]])
 
 
 def checks_folder() -> Path:
@@ -289,27 +318,6 @@ def _lines(file: Path) -> list[str]:
     return text[: text.rfind("\n") + 1].splitlines() if file.suffix == ".jsonl" else text.splitlines()
 
 
-def _demand_gpu(transcript: Transcript, environment: Found, cuda: str | None, tiers: tuple[str, ...]) -> None:
-    """A GPU environment is proven by a GPU that computed, and by nothing less."""
-    built_for = transcript.facts.get("torch_cuda", "unknown")
-    if built_for is None:
-        why = f"torch {transcript.facts.get('torch_version')} is a build for the CPU"
-        transcript.fail("torch-verify::cuda_build", "import", "a GPU is of use to a CUDA build only", why)
-    elif cuda and built_for != "unknown":
-        libraries = next((p.version for p in environment.packages if p.name == "cuda-version"), None)
-        if cuda not in (libraries, built_for):
-            has = f"is built for CUDA {built_for}" + (f", with the libraries of {libraries}" if libraries else "")
-            transcript.fail(
-                "torch-verify::cuda_version", "import", "the CUDA version is the one asked for", f"torch {has}"
-            )
-    if "gpu" not in tiers:
-        return
-    if not any(check["tier"] == "gpu" and check["outcome"] == "passed" for check in transcript.finished.values()):
-        obstacle = next((state["obstacle"] for state in transcript.tiers if state["tier"] == "gpu"), None)
-        why = f"no check ran on a GPU: {obstacle or 'the suite has none that passed here'}"
-        transcript.fail("torch-verify::gpu", "gpu", "a GPU environment is proven by a GPU that computes", why)
-
-
 def _check(
     check: str, tier: str, reason: str, outcome: str, why: str | None, error: str | None = None
 ) -> dict[str, Any]:
@@ -325,7 +333,7 @@ def _check(
     }
 
 
-def _host() -> dict[str, Any]:
+def _host(facts: dict[str, Any]) -> dict[str, Any]:
     libc, version = platform.libc_ver()
     affinity = getattr(os, "sched_getaffinity", None)
     return {
@@ -336,4 +344,7 @@ def _host() -> dict[str, Any]:
         "cpu": platform.processor() or None,
         "cores": len(affinity(0)) if affinity else os.cpu_count() or 1,
         "memory_bytes": None,
+        "driver": facts.get("driver_version"),
+        "driver_cuda": facts.get("driver_cuda"),
+        "gpus": facts.get("gpus", []),
     }

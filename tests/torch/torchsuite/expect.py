@@ -33,7 +33,10 @@ class Expectation:
     `tiers` are the tiers to run. `cuda` is the CUDA version (`12.9`) or None. `python` and `torch`
     are the locked packages of these names. `events` is the file to which results are written. `done` are the
     checks and files that an earlier process of this run has seen to, up to the one that ended it. Where not `locked`,
-    no lock is known: `packages` are what was found, and there is nothing to compare them with.
+    no lock is known: `packages` are what was found, and there is nothing to compare them with. `architectures` are the
+    compute capabilities ("9.0") that torch's row promises machine code for, `ptx` the one that newer GPUs compile from,
+    `driver_floor` the oldest driver that the lock runs on; empty or None where no row says. Where `gpu_required`, a
+    machine without a GPU is a failure, and not only one whose GPU is not used.
     """
 
     env: str
@@ -48,6 +51,14 @@ class Expectation:
     events: Path
     done: frozenset[str]
     locked: bool = True
+    architectures: tuple[str, ...] = ()
+    ptx: str | None = None
+    driver_floor: str | None = None
+    gpu_required: bool = False
+
+    def package(self, name: str) -> Package | None:
+        """The locked package of that name."""
+        return next((package for package in self.packages if package.name == name), None)
 
 
 def load(path: Path | None = None) -> Expectation:
@@ -71,6 +82,10 @@ def load(path: Path | None = None) -> Expectation:
         events=Path(data["events"]),
         done=frozenset(data["done"]),
         locked=data.get("locked", True),
+        architectures=tuple(data.get("architectures", ())),
+        ptx=data.get("ptx"),
+        driver_floor=data.get("driver_floor"),
+        gpu_required=data.get("gpu_required", False),
     )
 
 
@@ -89,4 +104,5 @@ def document(
         "events": os.fspath(events),
         "done": [],
         "locked": environment.locked,
+        "gpu_required": accelerator == "cuda",
     }

@@ -7,10 +7,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from torchsuite import expect
+from torchsuite import expect, usable
 from torchsuite.expect import Expectation
 from torchsuite.imports import Imports, ending
 from torchsuite.plugin import SUITE, Plugin, Suite
@@ -61,6 +62,20 @@ def measure(request: pytest.FixtureRequest) -> Measure:
 
 
 @pytest.fixture
+def within_bounds(measure: Measure) -> Callable[[dict[str, float]], None]:
+    """Record ratios of error to bound, and fail where one is above 1."""
+
+    def judge(ratios: dict[str, float]) -> None:
+        for name, ratio in ratios.items():
+            measure(name, ratio)
+        broken = {name: ratio for name, ratio in ratios.items() if not ratio <= 1}
+        shown = ", ".join(f"{name} is wrong by {ratio:.3g} times what theory allows" for name, ratio in broken.items())
+        assert not broken, shown
+
+    return judge
+
+
+@pytest.fixture
 def facts(pytestconfig: pytest.Config) -> Callable[[dict[str, object]], None]:
     """Tell the tool what the environment says of itself."""
     return lambda values: pytestconfig.stash[SUITE].stream.emit("facts", facts=values)
@@ -75,6 +90,32 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+#: The check after which CUDA answered every call of this process with an error.
+_LOST: list[str] = []
+
+
+@pytest.fixture
+def gpu(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """The GPU to compute on, as a torch.device; without one that can be used, the check is not run.
+
+    That there is none is for `test_the_gpu_is_used` to judge. A kernel that fails takes the process's CUDA with it:
+    the check that launched it is the one that fails.
+    """
+    import torch
+
+    if why := usable.obstacle(torch):
+        pytest.skip(why)
+    if _LOST:
+        pytest.skip(f"not run: CUDA has failed in this process since {_LOST[0]}")
+    torch.cuda.synchronize()
+    yield torch.device("cuda", torch.cuda.current_device())
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        _LOST.append(request.node.name)
+        raise
 
 
 @pytest.fixture

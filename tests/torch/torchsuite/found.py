@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from torchsuite.expect import Package
-from torchsuite.prefix import Prefix
+from torchsuite.prefix import Prefix, is_cuda_package
 
 #: The package that the suite itself is installed from; it is beside the lock, and may be.
 OWN_PACKAGE = "torch-verify"
@@ -54,6 +54,8 @@ def find() -> Found:
         packages = {package.name: package for package in map(_package, origin["records"])}
         if OWN_PACKAGE in records:
             packages[OWN_PACKAGE] = records[OWN_PACKAGE]
+    if not records:
+        packages |= {package.name: package for package in _cuda_distributions()}
     packages.setdefault("python", Package("python", platform.python_version(), ""))
     if "pytorch" not in packages:
         packages["pytorch"] = Package("pytorch", _torch_version(), "")
@@ -84,6 +86,14 @@ def _origin(root: Path) -> dict[str, list[str]]:
 def _package(record: str) -> Package:
     # The name of a conda record: versions and builds hold no dash.
     return Package(*record.rsplit("-", 2))
+
+
+def _cuda_distributions() -> list[Package]:
+    """What pip installed of CUDA, in an environment without package records."""
+    installed = [
+        (distribution.metadata["Name"], distribution.version) for distribution in importlib.metadata.distributions()
+    ]
+    return [Package(name, version, "") for name, version in installed if name and is_cuda_package(name)]
 
 
 def _torch_version() -> str:

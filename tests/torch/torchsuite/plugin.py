@@ -18,7 +18,7 @@ from torchsuite.expect import Expectation
 from torchsuite.imports import Imports
 from torchsuite.prefix import Prefix
 from torchsuite.stream import Stream
-from torchsuite.tiers import DEFAULT_SECONDS, TIERS, WITHOUT_TORCH, obstacle, tier_of
+from torchsuite.tiers import DEFAULT_SECONDS, TIERS, WITHOUT_TORCH, declared, machine, obstacle, seconds_of, tier_of
 
 #: After its time limit a check is interrupted; where that does not help (a deadlock in native code), the process
 #: is ended this many seconds later, with every thread's stack written down.
@@ -60,6 +60,10 @@ class Plugin:
     def pytest_sessionstart(self) -> None:
         tiers = [{"tier": tier, "obstacle": obstacle(tier, self._suite.expectation)} for tier in TIERS]
         self._stream.emit("tiers", tiers=tiers)
+        if self._suite.expectation.accelerator == "cuda":
+            found = machine()
+            gpus = {"gpus": found.listed, "gpus_installed": found.installed, "gpus_visible": found.visible or 0}
+            self._stream.emit("facts", facts={"driver_version": found.driver, "driver_cuda": found.cuda, **gpus})
 
     def pytest_sessionfinish(self) -> None:
         self._stream.emit("ended")
@@ -80,8 +84,20 @@ class Plugin:
             why = "not run: torch cannot be imported"
         if why is None:
             return None
-        self._finished(collection_path.name, tier, "every check of this file", outcome="skipped", why=why)
+        self._left_out(collection_path, tier, why)
         return True
+
+    def _left_out(self, file: Path, tier: str, why: str) -> None:
+        """Account for the checks of a file that is not imported, each by its name."""
+        try:
+            checks = declared(file)
+        except (OSError, SyntaxError) as error:
+            self._finished(file.name, tier, "the file can be read", outcome="failed", why=str(error))
+            return
+        for entry in checks:
+            name = f"{file.name}::{entry.name}"
+            if name not in self._suite.expectation.done:
+                self._finished(name, tier, entry.reason, outcome="skipped", why=why)
 
     def pytest_collectstart(self, collector: pytest.Collector) -> None:
         if isinstance(collector, pytest.Module):
@@ -191,7 +207,9 @@ def _reason(item: pytest.Item) -> str:
 
 def _seconds(item: pytest.Item) -> float:
     marker = item.get_closest_marker("check")
-    return float(marker.kwargs["seconds"]) if marker else DEFAULT_SECONDS
+    if marker is None:
+        return DEFAULT_SECONDS
+    return float(marker.kwargs["seconds"] or seconds_of(_tier(item)))
 
 
 @contextlib.contextmanager
@@ -228,6 +246,7 @@ def judge(phases: list[pytest.TestReport]) -> Judged:
         if report.failed:
             crash = getattr(report.longrepr, "reprcrash", None)
             why = crash.message.strip().splitlines()[0] if crash else first_error(report.longreprtext)
+            why = why.removeprefix("Failed: ")
             return {"outcome": "failed", "why": textwrap.shorten(why, WHY_CHARACTERS), "error": report.longreprtext}
         if report.skipped and isinstance(report.longrepr, tuple):
             skipped = str(report.longrepr[2]).removeprefix("Skipped: ")

@@ -11,6 +11,7 @@ import ctypes
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,29 @@ def loaded_libraries() -> list[str]:
     return []
 
 
+def cuda_build(torch: Any) -> dict[str, Any]:
+    """What a CUDA build says of itself without a GPU; empty for another. An answer that is an error is its text.
+
+    `torch.cuda.get_arch_list` is empty without a GPU, so the flags that it reads are taken from where it has them.
+    """
+    if torch.version.cuda is None:
+        return {}
+    questions: dict[str, Callable[[], Any]] = {
+        "architectures": lambda: torch._C._cuda_getArchFlags(),
+        "cudnn": lambda: torch.backends.cudnn.version(),
+        "nccl": lambda: list(torch.cuda.nccl.version()),
+        "available": lambda: torch.cuda.is_available(),
+        "devices": lambda: torch.cuda.device_count(),
+    }
+    answers: dict[str, Any] = {}
+    for name, question in questions.items():
+        try:
+            answers[name] = question()
+        except Exception as error:
+            answers[name] = f"{type(error).__name__}: {error}"
+    return answers
+
+
 def probe(first: str) -> dict[str, Any]:
     """Import torch and numpy, `first` first, and tell what came of it."""
     begin = time.perf_counter()
@@ -68,6 +92,7 @@ def probe(first: str) -> dict[str, Any]:
         "torch_version": torch.__version__,
         "torch_file": torch.__file__,
         "torch_cuda": torch.version.cuda,
+        "cuda_build": cuda_build(torch),
         "torch_git": torch.version.git_version,
         "torch_config": torch.__config__.show(),
         "parallel_info": torch.__config__.parallel_info(),

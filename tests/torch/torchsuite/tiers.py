@@ -5,31 +5,48 @@ A check's tier is in the name of its file: `test_<tier>_<topic>.py`.
 
 from __future__ import annotations
 
-import ctypes
-import sys
+import ast
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import pytest
 
+from torchsuite import gpus, nodes
 from torchsuite.expect import Expectation
 
 #: static: the prefix against the lock, nothing imported. import: torch in processes of its own.
 #: cpu: computation. cuda-build: a CUDA build, no GPU needed. gpu, multi-gpu: one GPU, two or more.
-TIERS = ("static", "import", "cpu", "cuda-build", "gpu", "multi-gpu")
+#: multi-node: several machines.
+TIERS = ("static", "import", "cpu", "cuda-build", "gpu", "multi-gpu", "multi-node")
 
 #: Tiers whose modules do not import torch into the suite's own process.
-WITHOUT_TORCH = ("static", "import")
+WITHOUT_TORCH = ("static", "import", "cuda-build")
+
+#: Tiers that only an environment for CUDA has. Several nodes compute together over gloo, too.
+FOR_CUDA = ("cuda-build", "gpu", "multi-gpu")
 
 DEFAULT_SECONDS = 60.0
+
+#: A GPU that is newer than the build compiles every kernel from PTX at its first use.
+GPU_SECONDS = 180.0
 
 #: Records a measured value beside a check's outcome: a number, a string, or a list of them.
 Measure = Callable[[str, object], None]
 
 
-def check(reason: str, *, accelerator: str | None = None, seconds: float = DEFAULT_SECONDS) -> pytest.MarkDecorator:
-    """Mark a test as a check: why it is there, the only accelerator it is for, its time limit in seconds."""
+def check(reason: str, *, accelerator: str | None = None, seconds: float | None = None) -> pytest.MarkDecorator:
+    """Mark a test as a check: why it is there, the only accelerator it is for, its time limit in seconds.
+
+    Without a limit the tier's own counts. `reason` is a literal: `declared` reads it without running the file.
+    """
     return pytest.mark.check(reason, accelerator=accelerator, seconds=seconds)
+
+
+def seconds_of(tier: str) -> float:
+    """The time limit of a tier's checks that name none."""
+    return GPU_SECONDS if tier in ("gpu", "multi-gpu", "multi-node") else DEFAULT_SECONDS
 
 
 def tier_of(file_name: str) -> str:
@@ -41,33 +58,45 @@ def tier_of(file_name: str) -> str:
 
 
 def obstacle(tier: str, expectation: Expectation) -> str | None:
-    """Why no check of this tier can run here; None when they can."""
+    """Why no check of this tier can run here; None when they can, or have to.
+
+    A GPU that the machine has, or that was asked for, and that cannot be used is no obstacle: the tier runs, and fails.
+    """
     if tier not in expectation.tiers:
         return "tier not selected"
-    if tier in ("cuda-build", "gpu", "multi-gpu") and expectation.accelerator != "cuda":
+    if tier in FOR_CUDA and expectation.accelerator != "cuda":
         return "a CPU environment"
-    if tier in ("gpu", "multi-gpu"):
-        devices = cuda_devices()
-        if devices is None:
-            return "not run: no NVIDIA driver"
-        if devices == 0:
-            return "not run: the NVIDIA driver shows no GPU"
-        if tier == "multi-gpu" and devices < 2:
-            return "not run: only one GPU"
-    return None
+    if tier == "gpu" and expectation.gpu_required:
+        return None
+    if tier in ("gpu", "multi-gpu") and (absence := machine().absence()):
+        return absence
+    if tier == "multi-gpu" and (machine().visible or 0) < 2:
+        return "not run: only one GPU" if machine().visible else "not run: no GPU can be used"
+    return nodes.obstacle() if tier == "multi-node" else None
 
 
 @cache
-def cuda_devices() -> int | None:
-    """How many GPUs the NVIDIA driver offers; None without a driver.
+def machine() -> gpus.Machine:
+    """The machine's GPUs, looked for once."""
+    return gpus.find()
 
-    Asks the driver's own library (`cuInit`, `cuDeviceGetCount`), so that a broken torch cannot hide a GPU.
-    """
-    try:
-        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-    except OSError:
-        return None
-    count = ctypes.c_int(0)
-    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
-        return 0
-    return count.value
+
+@dataclass(frozen=True)
+class Declared:
+    """A check as its source declares it, its parameters aside."""
+
+    name: str
+    reason: str
+
+
+def declared(file: Path) -> tuple[Declared, ...]:
+    """The checks of a file that is not imported. Raises OSError and SyntaxError for a file that is no source."""
+    tree = ast.parse(file.read_text(encoding="utf-8"), filename=str(file))
+    found = []
+    for function in tree.body:
+        if not (isinstance(function, ast.FunctionDef) and function.name.startswith("test_")):
+            continue
+        for decorator in function.decorator_list:
+            if isinstance(decorator, ast.Call) and getattr(decorator.func, "id", "") == "check" and decorator.args:
+                found.append(Declared(function.name, str(ast.literal_eval(decorator.args[0]))))
+    return tuple(found)

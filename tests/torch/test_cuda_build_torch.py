@@ -1,0 +1,102 @@
+"""A build for CUDA, as far as it can be told without a GPU: what torch says of itself against the lock and its row."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from torchsuite import cuda_versions
+from torchsuite.expect import Expectation
+from torchsuite.imports import Imports
+from torchsuite.tiers import Measure, check
+
+
+@pytest.fixture
+def torch_says(imports: Imports) -> dict[str, Any]:
+    """What a fresh process saw of a CUDA build; that it is one, another check says."""
+    seen = imports.get("torch").seen
+    if not seen:
+        pytest.skip("torch cannot be imported")
+    if seen["torch_cuda"] is None:
+        pytest.skip("torch is a build for the CPU")
+    return seen
+
+
+@check("a CPU build in a CUDA environment computes everything, ten times slower, and says nothing", accelerator="cuda")
+def test_torch_is_a_cuda_build(imports: Imports, measure: Measure) -> None:
+    seen = imports.get("torch").seen
+    if not seen:
+        pytest.skip("torch cannot be imported")
+    measure("version.cuda", seen["torch_cuda"])
+    assert seen["torch_cuda"] is not None, f"torch {seen['torch_version']} is a build for the CPU"
+
+
+@check("the CUDA that torch was built for is the one that its build string and its row name", accelerator="cuda")
+def test_cuda_version(torch_says: dict[str, Any], expectation: Expectation, measure: Measure) -> None:
+    built_for = str(torch_says["torch_cuda"])
+    libraries = cuda_versions.of_libraries(expectation)
+    measure("built_for", built_for)
+    measure("libraries", libraries)
+    variant = cuda_versions.variant(expectation.torch.build)
+    assert variant in (None, built_for, built_for.split(".")[0]), (
+        f"the lock has the build {expectation.torch.build}, torch says it is for CUDA {built_for}"
+    )
+    has = f"torch is built for CUDA {built_for}" + (f", with the libraries of {libraries}" if libraries else "")
+    assert expectation.cuda in (None, built_for, libraries), f"not CUDA {expectation.cuda}: {has}"
+    # Within a major, libraries of one minor run code of another (NVIDIA's minor-version compatibility).
+    assert libraries is None or libraries.split(".")[0] == built_for.split(".")[0], has
+
+
+@check("no kernel image is available: a GPU that the row promises has to be in the build", accelerator="cuda")
+def test_architectures(torch_says: dict[str, Any], expectation: Expectation, measure: Measure) -> None:
+    flags = torch_says["cuda_build"]["architectures"]
+    found = sorted({f"{match[1]}.{match[2]}" for match in re.finditer(r"\bsm_(\d+?)(\d)[a-z]?\b", flags)}, key=_order)
+    ptx = sorted(
+        {f"{match[1]}.{match[2]}" for match in re.finditer(r"\bcompute_(\d+?)(\d)[a-z]?\b", flags)}, key=_order
+    )
+    measure("architectures", found)
+    measure("ptx", ptx)
+    assert found, f"the build names no architecture: {flags!r}"
+    if not expectation.architectures:
+        pytest.skip("no row tells what this build should run on")
+    missing = [each for each in expectation.architectures if each not in found]
+    assert not missing, f"the row promises machine code for {', '.join(missing)}, torch has {', '.join(found)}"
+    if expectation.ptx:
+        assert expectation.ptx in ptx, (
+            f"the row promises PTX of {expectation.ptx}, torch has {', '.join(ptx) or 'none'}"
+        )
+
+
+def _order(capability: str) -> tuple[int, ...]:
+    return tuple(map(int, capability.split(".")))
+
+
+@check("cuDNN of another version than the locked one has other kernels, or none for this GPU", accelerator="cuda")
+def test_cudnn(torch_says: dict[str, Any], expectation: Expectation, measure: Measure) -> None:
+    told = torch_says["cuda_build"]["cudnn"]
+    assert isinstance(told, int), f"torch has no working cuDNN: {told}"
+    version = cuda_versions.cudnn(told)
+    measure("version", ".".join(map(str, version)))
+    _same(version, expectation, "cudnn", "libcudnn", "libcudnn9", "nvidia-cudnn-cu*")
+
+
+@check("NCCL is what GPUs speak to each other; torch may have one built in that no lock names", accelerator="cuda")
+def test_nccl(torch_says: dict[str, Any], expectation: Expectation, measure: Measure) -> None:
+    if expectation.platform.startswith("win"):
+        pytest.skip("there is no NCCL for Windows")
+    told = torch_says["cuda_build"]["nccl"]
+    assert isinstance(told, list), f"torch has no working NCCL: {told}"
+    measure("version", ".".join(map(str, told)))
+    _same(tuple(told[:3]), expectation, "nccl", "nvidia-nccl-cu*")
+
+
+def _same(told: tuple[int, ...], expectation: Expectation, *names: str) -> None:
+    """The version that torch tells is that of the locked package, where one of these names is in the lock."""
+    package = cuda_versions.package(expectation, *names)
+    if package is None:
+        pytest.skip(f"the lock has no package {names[0]} of its own")
+    assert cuda_versions.agree(told, package.version), (
+        f"the lock has {package.name} {package.version}, torch runs with {'.'.join(map(str, told))}"
+    )

@@ -1,0 +1,198 @@
+"""The GPUs of this machine, as the machine and its driver tell, not torch: what an environment for CUDA has to use.
+
+    python -I gpus.py
+
+prints what `look` returns as JSON. `find` runs it in a process of its own, so that no driver is loaded into the suite
+and one that crashes is a result. Takes nothing but the standard library.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+#: Where drivers are kept that the loader does not search by itself: containers of clusters, WSL, NixOS.
+HIDING_PLACES = ("/usr/local/nvidia/lib64", "/usr/local/nvidia/lib", "/usr/lib/wsl/lib", "/run/opengl-driver/lib")
+
+#: Results of cuInit and cuDeviceGetCount that have a plain meaning (`CUresult` in cuda.h).
+_RESULTS = {
+    3: "the driver is not initialised",
+    34: "the library is CUDA's stub, not a driver",
+    35: "the driver is older than the CUDA that asks",
+    46: "the device is busy or in exclusive mode",
+    100: "no device",
+    101: "an invalid device is named",
+    802: "the system is not ready: the fabric manager does not run",
+    803: "the driver's library and its kernel module are of different versions",
+    804: "the compatibility library does not run on this GPU",
+    999: "an unknown error of the driver",
+}
+
+#: NVML: the sizes of its text buffers, and no error.
+_TEXT, _SUCCESS = 96, 0
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What is known of the NVIDIA GPUs here, each from a source of its own.
+
+    `listed` are those that NVML names, `nodes` their device files, `kernel` the PCI addresses that the kernel module
+    has: none of them knows of CUDA_VISIBLE_DEVICES. `visible` is the number that CUDA gives to a process started with
+    the variables of this one; None where `libcuda` cannot be loaded, and `problem` then says why there are none.
+    `cuda` is the newest CUDA version that the driver runs, such as "12.9".
+    """
+
+    driver: str | None = None
+    cuda: str | None = None
+    listed: tuple[str, ...] = ()
+    nodes: tuple[str, ...] = ()
+    kernel: tuple[str, ...] = ()
+    visible: int | None = None
+    problem: str | None = None
+    hidden_by: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def installed(self) -> int:
+        """How many GPUs the machine has, by whichever source names most."""
+        return max(len(self.listed), len(self.nodes), len(self.kernel), self.visible or 0)
+
+    @property
+    def withheld(self) -> bool:
+        """A container that was started without the GPUs of its host, by the word of NVIDIA's container runtime."""
+        refused = self.hidden_by.get("NVIDIA_VISIBLE_DEVICES") in ("void", "none")
+        return refused and not (self.listed or self.nodes or self.visible)
+
+    def absence(self) -> str | None:
+        """Why nothing can be expected of a GPU here; None where the machine has one."""
+        if self.withheld:
+            return "not run: this container was given no GPU (NVIDIA_VISIBLE_DEVICES)"
+        if self.installed:
+            return None
+        if self.visible is None and self.driver is None:
+            return "not run: no NVIDIA driver"
+        return "not run: the NVIDIA driver shows no GPU"
+
+    def reason_unused(self) -> str | None:
+        """Why CUDA offers nothing of a machine that has GPUs; None where it does, or where the machine has none."""
+        if not self.installed or self.withheld or self.visible:
+            return None
+        had = f"the machine has {count(self.installed)}"
+        if self.visible is None:
+            return f"{had}, but {self.problem}"
+        if (named := self.hidden_by.get("CUDA_VISIBLE_DEVICES")) is not None:
+            return f"{had}, but CUDA_VISIBLE_DEVICES={named} hides {'it' if self.installed == 1 else 'them'}"
+        return f"{had}, but CUDA offers none: {self.problem or 'cuDeviceGetCount says 0'}"
+
+    def describe(self) -> str:
+        """The GPUs in a few words: `2 x NVIDIA H100 80GB HBM3`."""
+        names = dict.fromkeys(self.listed)
+        if len(names) == 1:
+            return f"{len(self.listed)} x {self.listed[0]}"
+        return ", ".join(f"{self.listed.count(name)} x {name}" for name in names) or count(self.installed)
+
+
+def count(gpus: int) -> str:
+    """`1 GPU`, `2 GPUs`."""
+    return f"{gpus} GPU{'' if gpus == 1 else 's'}"
+
+
+def find(timeout: float = 60.0) -> Machine:
+    """Look from a fresh process, with the variables of this one."""
+    command = [sys.executable, "-I", os.fspath(Path(__file__))]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+        seen = json.loads(done.stdout)
+    except subprocess.TimeoutExpired:
+        return _unanswered(f"the driver did not answer within {timeout:.0f} s")
+    except ValueError:
+        return _unanswered(f"asking the driver ended with exit code {done.returncode}")
+    known: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in seen.items()}
+    return Machine(**known)
+
+
+def _unanswered(problem: str) -> Machine:
+    return Machine(driver=_kernel_version(), nodes=_nodes(), kernel=_kernel(), visible=0, problem=problem)
+
+
+def look() -> Machine:
+    """Ask NVML, the device files, the kernel module and CUDA, in this process."""
+    driver, listed = _nvml()
+    cuda, visible, problem = _cuda()
+    named = ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
+    return Machine(
+        driver=driver or _kernel_version(),
+        cuda=cuda,
+        listed=listed,
+        nodes=_nodes(),
+        kernel=_kernel(),
+        visible=visible,
+        problem=problem,
+        hidden_by={name: os.environ[name] for name in named if name in os.environ},
+    )
+
+
+def _nvml() -> tuple[str | None, tuple[str, ...]]:
+    """The driver's version and the names of its GPUs, by the management library; it does not touch the GPUs."""
+    try:
+        nvml = ctypes.CDLL("nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1")
+        if nvml.nvmlInit_v2() != _SUCCESS:
+            return None, ()
+    except (OSError, AttributeError):
+        return None, ()
+    version, number = ctypes.create_string_buffer(_TEXT), ctypes.c_uint(0)
+    told = nvml.nvmlSystemGetDriverVersion(version, _TEXT) == _SUCCESS
+    if nvml.nvmlDeviceGetCount_v2(ctypes.byref(number)) != _SUCCESS:
+        number.value = 0
+    names = []
+    for index in range(number.value):
+        device, name = ctypes.c_void_p(), ctypes.create_string_buffer(_TEXT)
+        if nvml.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(device)) == _SUCCESS:
+            known = nvml.nvmlDeviceGetName(device, name, _TEXT) == _SUCCESS
+            names.append(name.value.decode(errors="replace") if known else "a GPU without a name")
+    nvml.nvmlShutdown()
+    return (version.value.decode(errors="replace") if told else None), tuple(names)
+
+
+def _cuda() -> tuple[str | None, int | None, str | None]:
+    """The driver's CUDA version, how many GPUs it gives to this process, and what is wrong."""
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError as error:
+        found = [folder for folder in HIDING_PLACES if Path(folder, "libcuda.so.1").exists()]
+        hint = f" (it is in {found[0]}, which LD_LIBRARY_PATH does not name)" if found else ""
+        return None, None, f"the driver's libcuda.so.1 cannot be loaded: {error}{hint}"
+    version, devices = ctypes.c_int(0), ctypes.c_int(0)
+    known = driver.cuDriverGetVersion(ctypes.byref(version)) == 0 and version.value
+    cuda = f"{version.value // 1000}.{version.value % 1000 // 10}" if known else None
+    for function, arguments in (("cuInit", (0,)), ("cuDeviceGetCount", (ctypes.byref(devices),))):
+        if (result := getattr(driver, function)(*arguments)) != 0:
+            return cuda, 0, f"{function} says {result}, {_RESULTS.get(result, 'an error of the driver')}"
+    return cuda, devices.value, None
+
+
+def _nodes() -> tuple[str, ...]:
+    """The GPUs' device files (Linux; WSL has one for all of them, of another name)."""
+    return tuple(sorted(path.as_posix() for path in Path("/dev").glob("nvidia[0-9]*")))
+
+
+def _kernel() -> tuple[str, ...]:
+    """The GPUs that the kernel module has, by their PCI addresses (Linux)."""
+    return tuple(sorted(path.name for path in Path("/proc/driver/nvidia/gpus").glob("*")))
+
+
+def _kernel_version() -> str | None:
+    """The version of the kernel module, where there is one and the management library is missing."""
+    try:
+        return Path("/sys/module/nvidia/version").read_text(encoding="ascii").strip()
+    except OSError:
+        return None
+
+
+if __name__ == "__main__":
+    print(json.dumps(asdict(look())))
