@@ -75,10 +75,11 @@ class Base:
     data: bytes
     pixi: bytes | None
 
-    def virtual_packages(self, platform: str) -> dict[str, str]:
-        """What the base was solved with on a platform: name → "version" or "version build"."""
-        pairs = (text.split("=", 1) for text in self.lock.virtual_packages.get(platform, ()))
-        return {pair[0]: pair[1].replace("=", " ") if len(pair) > 1 else "0" for pair in pairs}
+
+def virtual_packages(lock: Lock, platform: str) -> dict[str, str]:
+    """What a lock was solved with on a platform, as it says itself: name → "version" or "version build"."""
+    pairs = (text.split("=", 1) for text in lock.virtual_packages.get(platform, ()))
+    return {pair[0]: pair[1].replace("=", " ") if len(pair) > 1 else "0" for pair in pairs}
 
 
 def name_base(text: str, repository: str | None, folder: Path) -> BaseName:

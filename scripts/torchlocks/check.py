@@ -10,12 +10,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torchlocks import check_files, check_graph, check_packages, check_parity, check_recipes, check_torch
+from torchlocks import (
+    check_extended,
+    check_files,
+    check_graph,
+    check_packages,
+    check_parity,
+    check_recipes,
+    check_torch,
+)
+from torchlocks.base import read_built
 from torchlocks.check_files import Folder, read_folder
 from torchlocks.check_packages import RELOCK
 from torchlocks.check_parity import Pair
 from torchlocks.check_rules import Expectation, Finding, Problem, Report, Rule, Skipped, Subject, expectation
-from torchlocks.errors import LockfileError
+from torchlocks.errors import LockfileError, MissingFileError
 from torchlocks.layout import Layout
 from torchlocks.lockfile import CONDA_LOCK, PIXI, merge, read_lock
 from torchlocks.matrix import Matrix, Target
@@ -32,7 +41,8 @@ ContentHash = Callable[[Target, str], str]
 def rule_reasons() -> dict[str, str]:
     """The id of every rule, with its one-line reason, in the order in which they are applied."""
     everything: tuple[Any, ...] = (*check_files.RULES, *LOCK_RULES, *check_parity.RULES)
-    return {each.id: each.reason for each in everything} | {check_recipes.RULE: check_recipes.REASON}
+    by_rule = {each.id: each.reason for each in everything}
+    return by_rule | {check_recipes.RULE: check_recipes.REASON} | check_extended.REASONS
 
 
 def check_lock(lock: Lock, row: Expectation | None = None, *, shown: str | None = None) -> Report:
@@ -68,12 +78,14 @@ def check_lock(lock: Lock, row: Expectation | None = None, *, shown: str | None 
 def check_files_of(paths: Sequence[Path]) -> Report:
     """Check lockfiles from anywhere. Raises MissingFileError for a path that is not there.
 
-    A file that is no lock is a finding, so that the others are still looked at.
+    A lock that was built on a base is also held against that base. A file that is no lock is a finding, so that the
+    others are still looked at.
     """
     report = Report()
     for path in paths:
         try:
-            report += check_lock(read_lock(path))
+            lock = read_lock(path)
+            report += check_lock(lock) + check_extended.check_extended(lock, str(path))
         except LockfileError as error:
             report += Report(
                 findings=(
@@ -83,6 +95,15 @@ def check_files_of(paths: Sequence[Path]) -> Report:
                 rules=("unreadable",),
             )
     return report
+
+
+def lock_on_base(folder: Path) -> Path | None:
+    """The conda-lock.yml in a folder, where it was built on a base."""
+    path = folder / CONDA_LOCK
+    try:
+        return path if read_built(read_lock(path).metadata) else None
+    except (LockfileError, MissingFileError):
+        return None
 
 
 def check_environment(

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torchlocks import __version__
-from torchlocks.base import Base, Built, read_built, relative_path
+from torchlocks.base import Base, Built, read_built, relative_path, virtual_packages
 from torchlocks.errors import BaseLockError, EnvironmentFileError, LockfileError, NoSuchRowError, TorchlocksError
 from torchlocks.extend_solve import Question, answer, base_records, read_pixi_records
 from torchlocks.extend_wishes import Wishes
@@ -141,15 +141,16 @@ def all_channels(base: Base, added: Sequence[str]) -> tuple[str, ...]:
     return (*base.lock.channels, *dict.fromkeys(new))
 
 
-def input_hash(wishes: Wishes, base: Base, platform: str, channels: tuple[str, ...]) -> str:
+def input_hash(wishes: Wishes, like: Lock, platform: str, channels: tuple[str, ...]) -> str:
     """conda-lock's hash of what a lock on a base is made from on a platform: wishes, channels, virtual packages.
 
-    Raises EnvironmentFileError for a match spec that conda-lock does not read.
+    `like` is a lock that was solved with these virtual packages: the base, or the lock on it. Raises
+    EnvironmentFileError for a match spec that conda-lock does not read.
     """
     from torchlocks.lock import content_hash
 
     try:
-        return content_hash(wishes.rendered(platform, channels), platform, base.virtual_packages(platform))
+        return content_hash(wishes.rendered(platform, channels), platform, virtual_packages(like, platform))
     except TorchlocksError:
         raise
     except Exception as error:  # conda-lock has no common base class for what it may raise here
@@ -165,7 +166,7 @@ def _platforms(wishes: Wishes, base: Base, options: ExtendOptions) -> tuple[str,
         if platform not in base.lock.platforms:
             raise NoSuchRowError(
                 f"The base {base.name.text} does not exist for {platform}.",
-                where="--platform" if options.platforms else f"{wishes.path}: platforms",
+                where="--platform, or the lock's own" if options.platforms else f"{wishes.path}: platforms",
                 fix=f"name some of: {', '.join(base.lock.platforms)}\nor another base",
             )
     return tuple(sorted(dict.fromkeys(wanted)))
@@ -236,7 +237,7 @@ def _formats(
             base, channels = question.base, question.channels
             entries = _base_entries(base)
         packages += [entries.get((platform, record.url)) or _entry(record, platform) for record in records]
-        hashes[platform] = input_hash(wishes, base, platform, channels)
+        hashes[platform] = input_hash(wishes, base.lock, platform, channels)
         metadata[f"virtual-packages {platform}"] = " ".join(sorted(base.lock.virtual_packages[platform]))
         metadata[f"records {platform}"] = question.source.identity(channels, [platform, "noarch"])
     content = Lockfile(

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from torchlocks.base import Base
+from torchlocks.base import Base, virtual_packages
 from torchlocks.extend_wishes import Wish
 from torchlocks.lockfile import PIXI, select_records, to_record
 from torchlocks.repodata import RecordSource, records_by_url
@@ -59,7 +59,7 @@ def answer(
         channels=question.channels,
         platform=question.platform,
         specs=(*(wish.spec for wish in question.wishes), *base) if specs is None else (*specs, *base),
-        virtual_packages=generic_virtual_packages(question.base.virtual_packages(question.platform)),
+        virtual_packages=generic_virtual_packages(virtual_packages(question.base.lock, question.platform)),
         keep=(
             *(record for name, record in base.items() if name in free),
             *(record for record in question.prefer if record.name.normalized not in base),
@@ -107,7 +107,7 @@ def without_base(question: Question, specs: Sequence[str]) -> list[RepoDataRecor
 
     Raises as `answer` does.
     """
-    virtual = generic_virtual_packages(question.base.virtual_packages(question.platform))
+    virtual = generic_virtual_packages(virtual_packages(question.base.lock, question.platform))
     request = SolveRequest(
         channels=question.channels, platform=question.platform, specs=tuple(specs), virtual_packages=virtual
     )

@@ -11,7 +11,7 @@ import click
 from torchlocks.commands.shared import mirror_option
 
 if TYPE_CHECKING:
-    pass
+    from torchlocks.repodata import RecordSource
 
 
 @click.command()
@@ -54,10 +54,7 @@ def extend(
     from torchlocks.extend_report import as_text
     from torchlocks.extend_wishes import read_wishes
     from torchlocks.lockfile import read_lock
-    from torchlocks.repodata import RecordSource, require_snapshot
 
-    if snapshot is not None:
-        require_snapshot(snapshot)
     wishes = read_wishes(environment)
     path = lock_file(environment.parent if output is None else output)
     if base_name is not None:
@@ -73,11 +70,7 @@ def extend(
         name = built.base
         moves, channels = moves or built.moves, channels or built.channels or ()
     options = ExtendOptions(
-        source=RecordSource(
-            snapshot=snapshot.absolute() if snapshot else None,
-            as_of=as_of.date() if as_of else None,
-            mirror=mirror or None,
-        ),
+        source=_source(snapshot, as_of, mirror),
         platforms=platforms,
         moves=tuple(dict.fromkeys(moves)),
         channels=channels or None,
@@ -87,3 +80,71 @@ def extend(
         click.echo(report_json(done), nl=False)
     else:
         click.echo(as_text(done), nl=False)
+
+
+def update_base(
+    output: Path,
+    base_name: str,
+    repository: str | None,
+    snapshot: Path | None,
+    as_of: datetime | None,
+    mirror: str | None,
+) -> None:
+    """Move the lock on a base in `output` to the base `base_name`, or (empty) to what its own base is by now."""
+    from dataclasses import replace
+
+    from rich.console import Console
+
+    from torchlocks.base import name_base, open_base, read_built
+    from torchlocks.console import make_progress
+    from torchlocks.diff import diff
+    from torchlocks.diff_read import Side
+    from torchlocks.diff_report import as_text as diff_text
+    from torchlocks.errors import BaseLockError
+    from torchlocks.extend import ExtendOptions, extend, lock_file
+    from torchlocks.extend_report import as_text
+    from torchlocks.extend_wishes import read_wishes
+    from torchlocks.remote import open_lock
+
+    path = lock_file(output)
+    before = open_lock(str(path))
+    built = read_built(before.metadata)
+    if built is None:
+        raise BaseLockError(
+            "This lock was not built on a base, so it cannot move to another.",
+            where=str(path),
+            fix="name the lock with --lock, or build one with `torchlocks extend`",
+        )
+    name = replace(built.base, commit=None)
+    if base_name:
+        name = name_base(base_name, repository, path.parent)
+        if name.is_revision and name.repository is None:
+            name = replace(name, repository=built.base.repository)
+    base = open_base(name, path.parent)
+    held = {package.name for packages in base.lock.packages.values() for package in packages}
+    options = ExtendOptions(
+        source=_source(snapshot, as_of, mirror),
+        platforms=before.platforms,
+        moves=tuple(move for move in built.moves if move in held),
+        channels=built.channels,
+        stay=True,
+    )
+    wishes = read_wishes(path.parent / built.environment)
+    done = extend(wishes, base, path, options, make_progress())
+    after = open_lock(str(path))
+    sides = Side(name="before", packages=before.packages), Side(name="now", packages=after.packages)
+    Console(highlight=False).print(diff_text(diff(*sides)))
+    click.echo()
+    click.echo(as_text(done), nl=False)
+
+
+def _source(snapshot: Path | None, as_of: datetime | None, mirror: str | None) -> RecordSource:
+    from torchlocks.repodata import RecordSource, require_snapshot
+
+    if snapshot is not None:
+        require_snapshot(snapshot)
+    return RecordSource(
+        snapshot=snapshot.absolute() if snapshot else None,
+        as_of=as_of.date() if as_of else None,
+        mirror=mirror or None,
+    )
