@@ -63,8 +63,13 @@ def lock(
 
 
 @click.command()
-@click.argument("packages", nargs=-1, required=True)
+@click.argument("packages", nargs=-1)
 @locking_options("all that have the package")
+@click.option(
+    "--base", is_flag=False, flag_value="", default=None, help="Move a lock to its base's newest, or to BASE."
+)
+@click.option("--repository", default=None, help="Repository that has the revision of BASE: a URL or a path.")
+@click.option("--lock", "own_lock", type=click.Path(path_type=Path), default=Path(), help="The lock on a base.")
 def update(
     packages: tuple[str, ...],
     env_name: str | None,
@@ -72,8 +77,24 @@ def update(
     snapshot: Path | None,
     as_of: datetime | None,
     mirror: str | None,
+    base: str | None,
+    repository: str | None,
+    own_lock: Path,
 ) -> None:
-    """Move the named packages to their newest, and nothing else that can stay."""
+    """Move the named packages to their newest, or with --base a lock to a newer base; and nothing else that can stay.
+
+    --base takes the base that the lock was built on as it is now, --base BASE another one. The lock is the
+    conda-lock.yml of this folder, or --lock.
+    """
+    if base is not None:
+        if packages or env_name or platform:
+            raise click.UsageError("--base moves a whole lock; name no packages, environment or platform with it")
+        from torchlocks.commands.extend import update_base
+
+        update_base(own_lock, base, repository, snapshot, as_of, mirror)
+        return
+    if not packages:
+        raise click.UsageError("name the packages to move, or --base")
     _lock(env_name, platform, snapshot, as_of, mirror, None, move=packages)
 
 
@@ -133,7 +154,10 @@ def _lock(
 @click.option("--format", "form", type=click.Choice(["text", "json", "github"]), default="text", show_default=True)
 @click.option("--rules", is_flag=True, help="List the rules and exit.")
 def check(files: tuple[Path, ...], env_name: str | None, snapshot: Path | None, form: str, rules: bool) -> None:
-    """Prove the committed locks, or any lockfiles that are named."""
+    """Prove the committed locks, or any lockfiles that are named.
+
+    In a folder with a conda-lock.yml that was built on a base, that lock is proven.
+    """
     from torchlocks import check as checks
     from torchlocks import check_report
     from torchlocks.console import make_progress
@@ -147,6 +171,8 @@ def check(files: tuple[Path, ...], env_name: str | None, snapshot: Path | None, 
         for rule, reason in {**checks.rule_reasons(), RULE: f"{REASON} (with --snapshot)"}.items():
             click.echo(f"{rule:24} {reason}")
         return
+    if not files and (here := checks.lock_on_base(Path())):
+        files = (here,)
     if files:
         report = checks.check_files_of(files)
     else:
