@@ -2,7 +2,10 @@
 
 For machines that reach PyPI and no conda channel. A recipe is a folder `recipes/local/<name>/` with a `recipe.yaml`
 (conda-forge's format, version 1). One that names a PyPI project as `context.distribution` is built from that project's
-wheel; its version is the wheel's pin in `wheels.txt` or `torch-<accelerator>.txt` beside the recipes. Proven on Linux.
+wheel; its version is the wheel's pin in `wheels.txt` or `torch-….txt` beside the recipes. Proven on Linux.
+
+There is one channel for the CPU and one for each CUDA version, since each has a torch of its own; what they have in
+common is built once and linked.
 
 The channel is never half built: packages are made beside it, in `<channel>.next`, kept there from run to run, and the
 whole folder takes the channel's place with a rename once it is complete.
@@ -33,8 +36,8 @@ from torchlocks.errors import DiskFullError, RecipeError
 from torchlocks.files import write_whole
 from torchlocks.layout import Layout
 from torchlocks.progress import Progress
-from torchlocks.recipes import Accelerator, Plan, Recipe, base_interpreter, read_plan
-from torchlocks.wheels import Wheel, fetch_wheels
+from torchlocks.recipes import CPU, Plan, Recipe, base_interpreter, pin_file, read_plan, requirement_specs
+from torchlocks.wheels import Pin, Wheel, fetch_wheels, no_cuda_torch
 
 if TYPE_CHECKING:
     from torchlocks.manifest import Manifest, Record
@@ -64,21 +67,24 @@ def build_local_channel(
     *,
     recipes: Path | None = None,
     channel: Path | None = None,
-    accelerator: Accelerator = "cpu",
+    accelerator: str = CPU,
+    installs_into: Path | None = None,
     progress: Progress,
 ) -> LocalChannel:
     """Bring the local channel up to date: build what is missing, changed or damaged, and nothing else.
 
-    `recipes` (default `<layout.recipes>/local`) and `channel` (default `layout.channel`) can be other folders. Wheels
-    are kept in `<layout.build>/wheels` and logs in `<layout.build>/logs`. A channel that was there stays as it is until
-    the new one is complete. Raises RecipeError, WheelError, FetchError or DiskFullError.
+    `accelerator` is `cpu` or a CUDA version (`13.0`). `recipes` (default `<layout.recipes>/local`) and `channel`
+    (default `local_channel(layout, accelerator)`) can be other folders. Wheels are kept in `<layout.build>/wheels` and
+    logs in `<layout.build>/logs`. A channel that was there stays as it is until the new one is complete. Raises
+    RecipeError, WheelError, FetchError or DiskFullError: the last before anything is downloaded where a CUDA build
+    cannot fit, with the environment that will be made from it in the folder `installs_into`, if one is named.
     """
     recipes = recipes or layout.recipes / "local"
-    channel = (channel or layout.channel).absolute()
+    channel = (channel or local_channel(layout, accelerator)).absolute()
     try:
         channel.parent.mkdir(parents=True, exist_ok=True)
         with channel_lock(channel, progress):
-            return _bring_up_to_date(layout, recipes, channel, accelerator, progress)
+            return _bring_up_to_date(layout, recipes, channel, accelerator, installs_into, progress)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFullError(
@@ -87,6 +93,12 @@ def build_local_channel(
                 fix="free some space and run the command again; finished packages are kept.",
             ) from error
         raise
+
+
+def local_channel(layout: Layout, accelerator: str = CPU) -> Path:
+    """Where the local channel for the CPU (`cpu`) or a CUDA version (`13.0`) is."""
+    suffix = "" if accelerator == CPU else f"-cu{accelerator.replace('.', '')}"
+    return layout.channel.with_name(layout.channel.name + suffix)
 
 
 @contextlib.contextmanager
@@ -107,7 +119,12 @@ def channel_lock(channel: Path, progress: Progress) -> Iterator[None]:
 
 
 def _bring_up_to_date(
-    layout: Layout, folder: Path, channel: Path, accelerator: Accelerator, progress: Progress
+    layout: Layout,
+    folder: Path,
+    channel: Path,
+    accelerator: str,
+    installs_into: Path | None,
+    progress: Progress,
 ) -> LocalChannel:
     from torchlocks.manifest import Manifest, intact_records, package_files, read_manifest, repodata_hashes
 
@@ -125,14 +142,16 @@ def _bring_up_to_date(
     records = _prepare(following, channel, intact, plan)
     missing = [recipe for recipe in plan.recipes if recipe.name not in records]
     pins = [plan.pins[recipe.distribution] for recipe in missing if recipe.distribution]
+    if accelerator != CPU:
+        _announce(layout, folder, accelerator, pins, installs_into, progress)
     wheels = fetch_wheels(pins, layout.build / "wheels", progress)
-    logs = layout.build / "logs"
+    logs = layout.build / "logs" / (channel.name if accelerator != CPU else "")
     logs.mkdir(parents=True, exist_ok=True)
     with work_folder(channel) as work, progress.task("Building the local channel", total=len(missing)) as task:
         for generation in plan.generations:
             due = [recipe for recipe in generation if recipe.name not in records]
             due.sort(key=lambda recipe: -_wheel_size(recipe, wheels))
-            jobs = {logs / f"{recipe.name}.log": _job(recipe, wheels, following, work) for recipe in due}
+            jobs = {logs / f"{recipe.name}.log": _job(recipe, plan, wheels, following, work, logs) for recipe in due}
             if jobs:
                 index_channel(following)
             for built in _run(jobs, work):
@@ -160,8 +179,53 @@ def _prepare(following: Path, channel: Path, intact: Mapping[str, Record], plan:
         if name not in records:
             _link(channel / record.subdir / record.file, following / record.subdir / record.file)
             records[name] = record
+    wanting = {name: fingerprint for name, fingerprint in plan.fingerprints.items() if name not in records}
+    # The channels beside this one, for the CPU and other CUDA versions, have much in common with it.
+    for other in sorted(channel.parent.glob("channel*")) if wanting else ():
+        for name, record in intact_records(read_manifest(other), other, wanting).items():
+            # Another process may be replacing that channel: what is gone is built here.
+            with contextlib.suppress(FileNotFoundError):
+                _link(other / record.subdir / record.file, following / record.subdir / record.file)
+                records[name] = record
     Manifest(packages=records).write(following)
     return records
+
+
+def _announce(
+    layout: Layout, folder: Path, cuda: str, pins: Iterable[Pin], installs_into: Path | None, progress: Progress
+) -> None:
+    """Say how much a CUDA row will download and take, and refuse a disk that is too small for it.
+
+    Raises DiskFullError, and WheelError where there is no wheel for this Python.
+    """
+    from torchlocks.cache import cache_folder
+    from torchlocks.wheel_sizes import COMMON, PACKAGED, disk_of, require_room, row_size, sizes_here
+
+    row = row_size(folder, cuda)
+    if row.torch is None:
+        raise no_cuda_torch(cuda, pin_file(folder, cuda))
+    due = sizes_here(folder, pins).values()
+    there = {path.name for path in (layout.build / "wheels").glob("*.whl")}
+    download = sum(wheel.size for wheel in due if wheel.file not in there)
+    progress.say(
+        f"torch {row.torch} for CUDA {cuda}, from PyPI: {download / 1e9:.1f} GB to download "
+        f"({(row.download - download) / 1e9:.1f} GB are here), about {row.download * PACKAGED / 1e9:.1f} GB as "
+        f"packages, {row.unpacked / 1e9:.1f} GB installed"
+    )
+    # While a package is built: the wheel twice, its files twice (installed, and on their way into the package), and
+    # the package twice (as the engine makes it, hardly compressed, and as it stays).
+    scratch = sum(sorted((3 * wheel.unpacked + 3 * wheel.size for wheel in due), reverse=True)[:WORKERS])
+    needed = {
+        layout.build / "wheels": ("wheels", download),
+        layout.build: ("packages", int(sum(wheel.size for wheel in due) * PACKAGED) + COMMON),
+        layout.build / "work": ("building", scratch),
+    }
+    if installs_into is not None:
+        cache = cache_folder()
+        needed[cache] = ("the package cache", row.unpacked + COMMON)
+        if disk_of(cache) != disk_of(installs_into):
+            needed[installs_into] = ("the environment", row.unpacked + COMMON)
+    require_room(needed)
 
 
 def _link(source: Path, target: Path) -> None:
@@ -188,7 +252,7 @@ def _wheel_size(recipe: Recipe, wheels: Mapping[str, Wheel]) -> int:
     return wheels[recipe.distribution].path.stat().st_size if recipe.distribution else 0
 
 
-def _job(recipe: Recipe, wheels: Mapping[str, Wheel], target: Path, work: Path) -> Job:
+def _job(recipe: Recipe, plan: Plan, wheels: Mapping[str, Wheel], target: Path, work: Path, logs: Path) -> Job:
     from torchlocks.pack import Job, package_timestamp
 
     major, minor = sys.version_info[:2]
@@ -197,8 +261,8 @@ def _job(recipe: Recipe, wheels: Mapping[str, Wheel], target: Path, work: Path) 
         "python_series": f"{major}.{minor}.*",
         "python_tag": f"py{major}{minor}",
     }
-    if recipe.distribution:
-        wheel = wheels[recipe.distribution]
+    wheel = wheels[recipe.distribution] if recipe.distribution else None
+    if wheel:
         variant |= {
             "version": wheel.pin.version.public,
             "wheel_url": wheel.path.resolve().as_uri(),
@@ -210,6 +274,9 @@ def _job(recipe: Recipe, wheels: Mapping[str, Wheel], target: Path, work: Path) 
             "glibc": f">={wheel.glibc},<3.0.a0" if wheel.glibc else "*",
         }
         newest = wheel.newest
+    elif recipe.cuda:
+        variant |= {"version": recipe.cuda}
+        newest = _EPOCH
     else:
         variant |= {
             "version": platform.python_version(),
@@ -219,7 +286,7 @@ def _job(recipe: Recipe, wheels: Mapping[str, Wheel], target: Path, work: Path) 
         newest = _python_built()
     forbidden = () if sys.base_prefix in ("/usr", "/usr/local") else (sys.base_prefix,)
     return Job(
-        recipe=recipe.path.resolve(),
+        recipe=recipe.path.resolve() if recipe.cuda is None else _written(recipe, plan, wheel, logs),
         variant=variant,
         platform=_subdir(),
         channel=target.as_uri(),
@@ -227,7 +294,30 @@ def _job(recipe: Recipe, wheels: Mapping[str, Wheel], target: Path, work: Path) 
         target=target,
         newest=package_timestamp(newest),
         forbidden=forbidden,
+        may_be_empty=recipe.distribution is None,
     )
+
+
+def _written(recipe: Recipe, plan: Plan, wheel: Wheel | None, logs: Path) -> Path:
+    """The recipe that a template makes for one of CUDA's packages, written for the engine and kept for readers."""
+    from torchlocks.recipe_template import render_recipe
+
+    values: dict[str, object] = {"cuda": recipe.cuda}
+    if wheel:
+        values |= {
+            "name": recipe.name,
+            "distribution": recipe.distribution,
+            "kind": wheel.kind,
+            "requires": requirement_specs(wheel, plan),
+            "libraries": [f"{name} =={plan.pins[name].version}" for name in plan.libraries],
+            # As YAML: any text that is valid JSON is.
+            "license": json.dumps(wheel.license),
+            "summary": json.dumps(wheel.summary),
+        }
+    path = (logs / recipe.name / "recipe.yaml").resolve()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(render_recipe(recipe.path, values), encoding="utf-8")
+    return path
 
 
 def _quoted(program: str) -> str:
@@ -239,11 +329,15 @@ def _host_python() -> str:
     return "%PREFIX%\\python.exe" if os.name == "nt" else '"$PREFIX/bin/python"'
 
 
+_EPOCH = datetime(1980, 1, 1, tzinfo=timezone.utc)
+"""Where the time of zip archives begins: for what has no time of its own."""
+
+
 def _python_built() -> datetime:
     """When the running CPython was compiled, as it says itself; 1980 where it does not say."""
     with contextlib.suppress(ValueError):
         return datetime.strptime(platform.python_build()[1], "%b %d %Y %H:%M:%S").replace(tzinfo=timezone.utc)
-    return datetime(1980, 1, 1, tzinfo=timezone.utc)
+    return _EPOCH
 
 
 def _patchelf() -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from torchlocks.current import inputs_fingerprint, nothing_to_do
-from torchlocks.errors import ChannelUnreachableError, NoSuchRowError
+from torchlocks.errors import ChannelUnreachableError
 from torchlocks.layout import Layout
 from torchlocks.progress import Progress
 from torchlocks.provenance import Origin, read_provenance
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torchlocks.matrix import Target
     from torchlocks.models import Lock
     from torchlocks.verify import Verdict
+    from torchlocks.wheel_sizes import RowSize
 
 ChannelChoice = Literal["auto", "conda-forge", "local"]
 
@@ -72,7 +73,9 @@ def make_environment(layout: Layout, request: Request, progress: Progress) -> Ou
     from torchlocks.matrix import load_matrix
     from torchlocks.repodata import mirrors
 
-    target = load_matrix(layout.matrix).target(request.env, request.platform)
+    matrix = load_matrix(layout.matrix)
+    find = matrix.local_target if request.channel == "local" else matrix.target
+    target = find(request.env, request.platform)
     found = read_provenance(prefix)
     # Inputs that are newer make the environment again, as make would, even when the lock comes out the same.
     force = request.force or (found is not None and found.inputs_fingerprint != fingerprint)
@@ -105,7 +108,9 @@ def verify_installed(layout: Layout, env: str, progress: Progress, *, select: st
     for folder in (layout.locks, layout.local_locks, layout.build / "relocked"):
         path = folder / env / CONDA_LOCK
         if found and path.is_file() and (lock := _read(path)).sha256 == found.lock_sha256:
-            return _verify(layout, load_matrix(layout.matrix).target(env, found.platform), lock, progress, select)
+            matrix = load_matrix(layout.matrix)
+            find = matrix.local_target if found.channel == "local" else matrix.target
+            return _verify(layout, find(env, found.platform), lock, progress, select)
     raise MissingFileError(
         f"The lock that {env} was installed from is gone or has changed, so there is nothing to verify it against.",
         where=str(layout.locks / env),
@@ -141,6 +146,7 @@ def _choose(layout: Layout, target: Target, request: Request, fetch: FetchOption
     if request.channel == "local":
         return _Source(lock=_local_lock(layout, target, progress))
     from torchlocks.fetch import packages_available
+    from torchlocks.unreachable import cannot_be_had
 
     channels = " and ".join(target.channels)
     progress.say(f"Looking for the packages of {target.env} on {channels}")
@@ -154,7 +160,14 @@ def _choose(layout: Layout, target: Target, request: Request, fetch: FetchOption
             return _Source(lock=lock)
         reason, missing = available.reason, available.missing if request.offline else ()
     if request.channel == "conda-forge" or target.accelerator != "cpu":
-        raise _cannot_be_had(layout, target, channels, reason, missing)
+        raise cannot_be_had(
+            target,
+            None if isinstance(lock, str) else lock,
+            channels=channels,
+            reason=reason,
+            missing=missing,
+            local=_local_rows(layout, request.platform),
+        )
     note = (
         f"{target.env} is not the committed lock: {channels} could not be used ({reason}), so it is built from the "
         "local channel, out of PyPI wheels and this machine's Python. CHANNEL=conda-forge insists on the lock, "
@@ -164,26 +177,13 @@ def _choose(layout: Layout, target: Target, request: Request, fetch: FetchOption
     return _Source(lock=_local_lock(layout, target, progress), notes=(note,))
 
 
-def _cannot_be_had(
-    layout: Layout, target: Target, channels: str, reason: str, missing: tuple[str, ...]
-) -> ChannelUnreachableError:
-    lock = layout.locks / target.env
-    choices = [
-        "reach the channel (network, proxy) and run this again",
-        "name a mirror of it: MIRROR=URL",
-        f"install {_short(layout, lock)}/conda-{target.platform}.lock on a machine that reaches it",
-        f"bring a bundle from such a machine: make bundle ENV={target.env} there, make bundle FILE=… here",
-    ]
-    if target.accelerator == "cpu":
-        choices.append("build from PyPI wheels instead: CHANNEL=local (or auto)")
-    else:
-        choices.append("use the CPU environment, which can be built from PyPI wheels: make env-cpu")
-    return ChannelUnreachableError(
-        f"The lock of {target.env} is fine, but its packages cannot be had from {channels}.",
-        where=reason,
-        fix="\nor ".join(choices),
-        details="\n".join(f"  missing: {name}" for name in missing) or None,
-    )
+def _local_rows(layout: Layout, platform: str) -> list[RowSize]:
+    """The CUDA versions that the local channel has on `platform`."""
+    from torchlocks.matrix import load_matrix
+    from torchlocks.wheel_sizes import row_size
+
+    targets = load_matrix(layout.matrix).local_targets(platform)
+    return [row_size(layout.recipes / "local", target.cuda) for target in targets if target.cuda]
 
 
 def _committed_lock(layout: Layout, target: Target, request: Request, progress: Progress) -> Lock | str:
@@ -225,12 +225,9 @@ def _local_lock(layout: Layout, target: Target, progress: Progress) -> Lock:
     from torchlocks.lockfile import CONDA_LOCK
     from torchlocks.repodata import RecordSource
 
-    if target.accelerator != "cpu":
-        raise NoSuchRowError(
-            f"The local channel has no CUDA builds, so {target.env} cannot be made from it.",
-            fix="leave CHANNEL=auto, or use the CPU environment: make env-cpu",
-        )
-    channel = build_local_channel(layout, progress=progress)
+    channel = build_local_channel(
+        layout, accelerator=target.cuda or "cpu", installs_into=layout.envs, progress=progress
+    )
     here = target.on_channel(channel.url, python=channel.python, pytorch=channel.versions["pytorch"])
     options = LockOptions(source=RecordSource(), solver=find_solver())
     results, failures = lock_environments(layout, [here], layout.local_locks, options, progress)

@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from torchlocks.errors import LockfileError, RecipeError
+from torchlocks.errors import LockfileError
 from torchlocks.files import write_whole
 from torchlocks.layout import Layout
 from torchlocks.lockfile import PIXI, read_lock
 from torchlocks.matrix import Matrix, Target
 from torchlocks.models import LockedPackage
+from torchlocks.recipe_template import render_recipe
 from torchlocks.torch_facts import is_cuda_package, torch_package
 
 UPDATE = "make recipes UPDATE=1"
@@ -139,30 +140,7 @@ def update_generated(layout: Layout, matrix: Matrix) -> tuple[Path, ...]:
 
 def recipe_text(template: Path, packages: Sequence[Metapackage]) -> str:
     """The recipe of the metapackages. Raises RecipeError where `template` cannot be rendered."""
-    import jinja2
-
-    # Other marks than Jinja's own: those belong to the recipe that is made.
-    environment = jinja2.Environment(
-        variable_start_string="<<",
-        variable_end_string=">>",
-        block_start_string="<%",
-        block_end_string="%>",
-        comment_start_string="<#",
-        comment_end_string="#>",
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    try:
-        return environment.from_string(template.read_text(encoding="utf-8")).render(packages=packages)
-    except OSError as error:
-        raise RecipeError(f"The template cannot be read: {error.strerror}.", where=str(template)) from error
-    except jinja2.TemplateError as error:
-        line = getattr(error, "lineno", None)
-        raise RecipeError(
-            f"The template cannot be rendered: {error}.", where=f"{template}:{line}" if line else str(template)
-        ) from error
+    return render_recipe(template, {"packages": packages})
 
 
 def variants_text(packages: Sequence[Metapackage]) -> str:

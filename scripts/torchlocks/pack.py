@@ -39,7 +39,11 @@ LOG_TAIL_LINES = 30
 
 
 class Job(BaseModel):
-    """What to build. `newest` is the package's timestamp, in seconds since 1970; `forbidden` are machine paths."""
+    """What to build.
+
+    `newest` is the package's timestamp, in seconds since 1970; `forbidden` are machine paths. Only a metapackage
+    `may_be_empty`.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -51,6 +55,7 @@ class Job(BaseModel):
     target: Path
     newest: int
     forbidden: tuple[str, ...]
+    may_be_empty: bool = False
 
 
 class Built(BaseModel):
@@ -207,7 +212,8 @@ def _repack(package: Path, job: Job) -> Built:
 
     file = job.work / package.name
     try:
-        index = repack(package, file, newest=job.newest, forbidden=[*job.forbidden, str(job.work)])
+        forbidden = [*job.forbidden, str(job.work)]
+        index = repack(package, file, newest=job.newest, forbidden=forbidden, may_be_empty=job.may_be_empty)
     except RecipeError as error:
         raise RecipeError(error.what, where=str(job.recipe), fix=error.fix) from error
     built = Built(

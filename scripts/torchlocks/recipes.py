@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,13 +16,17 @@ from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
+
+from packaging.utils import canonicalize_name
 
 from torchlocks.errors import RecipeError
-from torchlocks.wheels import Pin, read_pins, select_pins
+from torchlocks.wheels import Pin, Wheel, no_cuda_torch, read_pins, select_pins
 
-Accelerator = Literal["cpu"]
-"""Which torch the channel has. A CUDA channel would pin its wheels in a `torch-cuda….txt` of its own."""
+CPU = "cpu"
+
+CUDA_TEMPLATES = "cuda"
+"""The folder, beside the recipes, of the templates that the recipes of CUDA's packages are filled in from."""
 
 PACKAGE_FORMAT = 2
 """Raised when the packages made from an unchanged recipe and wheel change: every package is then built again."""
@@ -35,7 +40,7 @@ class Recipe:
     """What must be known of a recipe before the engine renders it.
 
     `distribution` is the PyPI project whose wheel it packages, or None; `host` are the packages that its build needs;
-    `digest` is a hash of all files in its folder.
+    `digest` is a hash of all files in its folder. Where `cuda`, a CUDA version, is given, `path` is a template.
     """
 
     name: str
@@ -43,6 +48,7 @@ class Recipe:
     distribution: str | None
     host: frozenset[str]
     digest: str
+    cuda: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,12 +56,14 @@ class Plan:
     """What a channel should hold.
 
     `generations` are the recipes in build order: one needs only those of earlier generations. `pins` are by PyPI name,
-    `fingerprints` by package: a hash of everything that the package is made from.
+    `fingerprints` by package: a hash of everything that the package is made from. `libraries` are the packages that
+    only a CUDA build of torch needs.
     """
 
     generations: tuple[tuple[Recipe, ...], ...]
     pins: Mapping[str, Pin]
     fingerprints: Mapping[str, str]
+    libraries: tuple[str, ...] = ()
 
     @property
     def recipes(self) -> Iterator[Recipe]:
@@ -63,16 +71,23 @@ class Plan:
             yield from generation
 
 
-def read_plan(folder: Path, accelerator: Accelerator) -> Plan:
-    """The plan for the recipes in `folder` and this Python.
+def pin_file(folder: Path, accelerator: str) -> Path:
+    """The file that pins torch, and what only that torch needs, for the CPU or a CUDA version (`13.0`)."""
+    return folder / f"torch-{accelerator if accelerator == CPU else 'cu' + accelerator.replace('.', '')}.txt"
 
-    A recipe whose wheel is pinned for other Pythons or platforms only is left out. Raises RecipeError for a recipe that
-    cannot be read, is pinned nowhere, or needs a package that is not there; WheelError for an invalid pin file.
+
+def read_plan(folder: Path, accelerator: str = CPU) -> Plan:
+    """The plan for the recipes in `folder`, this Python, and the CPU (`cpu`) or a CUDA version (`13.0`).
+
+    A recipe whose wheel is pinned for other Pythons or platforms only is left out. For CUDA, templates make the
+    recipes of torch and of all that is pinned beside it. Raises RecipeError for a recipe that cannot be read, is pinned
+    nowhere, or needs a package that is not there; WheelError for an invalid pin file.
     """
-    files = [path for name in ("wheels", f"torch-{accelerator}") if (path := folder / f"{name}.txt").is_file()]
-    every = [pin for path in files for pin in read_pins(path)]
-    pinned = {pin.name for pin in every}
-    pins = select_pins(every)
+    common = read_pins(path) if (path := folder / "wheels.txt").is_file() else ()
+    path = pin_file(folder, accelerator)
+    own = read_pins(path) if accelerator != CPU or path.is_file() else ()
+    pinned = {pin.name for pin in (*common, *own)}
+    pins = select_pins((*common, *own))
     recipes: dict[str, Recipe] = {}
     for path in sorted(folder.glob("*/recipe.yaml")):
         recipe = read_recipe(path)
@@ -84,18 +99,69 @@ def read_plan(folder: Path, accelerator: Accelerator) -> Plan:
             )
         if recipe.distribution is None or recipe.distribution in pins:
             recipes[recipe.name] = recipe
+    made = _cuda_recipes(folder, accelerator, select_pins(own)) if accelerator != CPU else {}
+    recipes |= made
     if not recipes:
         raise RecipeError("There are no recipes here.", where=str(folder))
     generations = _generations(recipes)
     fingerprints: dict[str, str] = {}
-    common = [PACKAGE_FORMAT, _tool_versions(), _python_identity()]
+    tools = [PACKAGE_FORMAT, _tool_versions(), _python_identity()]
     for recipe in (recipe for generation in generations for recipe in generation):
         pin = pins[recipe.distribution] if recipe.distribution else None
         wheel = [pin.name, str(pin.version), sorted(pin.hashes)] if pin else None
         fingerprints[recipe.name] = _digest(
-            [common, recipe.name, recipe.digest, wheel, [fingerprints[name] for name in sorted(recipe.host)]]
+            [tools, recipe.name, recipe.digest, wheel, [fingerprints[name] for name in sorted(recipe.host)]]
         )
-    return Plan(generations=generations, pins=pins, fingerprints=fingerprints)
+    libraries = tuple(sorted(made.keys() - {"pytorch", "cuda-version"}))
+    return Plan(generations=generations, pins=pins, fingerprints=fingerprints, libraries=libraries)
+
+
+def _cuda_recipes(folder: Path, cuda: str, pins: Mapping[str, Pin]) -> dict[str, Recipe]:
+    """The recipes of torch, of each wheel that is pinned beside it, and of `cuda-version`."""
+    if "torch" not in pins:
+        raise no_cuda_torch(cuda, pin_file(folder, cuda))
+    names = {"pytorch": "torch", "cuda-version": None} | {name: name for name in pins if name != "torch"}
+    made = {}
+    for name, distribution in names.items():
+        template = folder / CUDA_TEMPLATES / f"{name if name in ('pytorch', 'cuda-version') else 'library'}.yaml.in"
+        try:
+            text = template.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(f"The template cannot be read: {error}", where=str(template)) from error
+        # torch's recipe names the libraries with their versions.
+        needs = sorted(f"{pin.name} {pin.version}" for pin in pins.values()) if name == "pytorch" else []
+        made[name] = Recipe(
+            name=name,
+            path=template,
+            distribution=distribution,
+            host=frozenset({"python"} if distribution else ()),
+            digest=_digest([text, needs, cuda if name in ("pytorch", "cuda-version") else None]),
+            cuda=cuda,
+        )
+    return made
+
+
+def requirement_specs(wheel: Wheel, plan: Plan) -> list[str]:
+    """What a wheel requires, as match specs of the channel's packages, without the libraries that the plan names.
+
+    Raises RecipeError where the channel has no such package.
+    """
+    packages = {recipe.distribution or recipe.name: recipe.name for recipe in plan.recipes}
+    specs = []
+    for requirement in wheel.requires:
+        name = canonicalize_name(requirement.name)
+        if name not in packages:
+            raise RecipeError(
+                f"The wheel {wheel.path.name} requires {requirement.name}, for which the channel has no recipe.",
+                where=wheel.pin.where,
+                fix="pin it beside the wheel: pin.py does.",
+            )
+        if wheel.pin.name == "torch" and name in plan.libraries:
+            continue
+        # `==13.1.*` is PEP 440's way to write what a match spec writes without the equal signs.
+        parts = [re.sub(r"^==(.*\*)$", r"\1", str(part)) for part in requirement.specifier]
+        specs.append(" ".join([packages[name], *([",".join(sorted(parts))] if parts else [])]))
+    return specs
 
 
 def read_recipe(path: Path) -> Recipe:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 from packaging.markers import Marker
 from packaging.requirements import InvalidRequirement, Requirement
@@ -61,16 +62,22 @@ class Pin:
 class Wheel:
     """A wheel on disk whose hash was checked.
 
-    `requires_python` is its own metadata's version specifier (`>=3.10`), or `*`. `glibc` is the oldest glibc that its
-    tags name (`2.28`), or None for a wheel that needs none. `newest` is the time of the newest file inside, in UTC:
-    a time that belongs to the wheel and not to the machine that unpacks it.
+    `requires_python` is its own metadata's version specifier (`>=3.10`), or `*`; `requires` are the requirements whose
+    markers hold here, without extras; `license` is an SPDX expression, `summary` one line. `glibc` is the oldest glibc
+    that its tags name (`2.28`), or None for a wheel that needs none. `kind` is what it may be installed for: `pure`
+    anything, `library` one platform and any Python, `compiled` one platform and one Python. `newest` is the time of
+    the newest file inside, in UTC: a time that belongs to the wheel and not to the machine that unpacks it.
     """
 
     pin: Pin
     path: Path
     sha256: str
     requires_python: str
+    requires: tuple[Requirement, ...]
+    license: str
+    summary: str
     glibc: str | None
+    kind: Literal["pure", "library", "compiled"]
     newest: datetime
 
 
@@ -229,9 +236,31 @@ def _open_wheel(pin: Pin, path: Path, sha256: str, tags: Iterable[Tag]) -> Wheel
         path=path,
         sha256=sha256,
         requires_python=requires,
+        requires=tuple(
+            requirement
+            for requirement in map(Requirement, raw.get("requires_dist", []))
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        ),
+        license=raw.get("license_expression") or _spdx(raw.get("license") or ""),
+        summary=raw.get("summary") or pin.name,
         glibc=glibc_floor(tags),
+        kind=_kind(tags),
         newest=datetime(*newest, tzinfo=timezone.utc),
     )
+
+
+def _kind(tags: Iterable[Tag]) -> Literal["pure", "library", "compiled"]:
+    tags = tuple(tags)
+    if all(tag.abi == "none" and tag.interpreter.startswith("py") for tag in tags):
+        return "pure" if all(tag.platform == "any" for tag in tags) else "library"
+    return "compiled"
+
+
+def _spdx(text: str) -> str:
+    """An SPDX expression for what a wheel from before `License-Expression` (PEP 639) says of its licence."""
+    named = {"NVIDIA Proprietary Software": "LicenseRef-NVIDIA-Proprietary", "Apache 2.0": "Apache-2.0"}
+    text = named.get(text, text)
+    return text if re.fullmatch(r"[A-Za-z0-9.+-]+", text) else "LicenseRef-see-the-wheel"
 
 
 def _pip_download(pins: list[Pin], target: Path, progress: Progress) -> None:
@@ -311,6 +340,15 @@ def no_cpu_torch(pin: Pin, found: Iterable[str]) -> WheelError:
         where=pin.where,
         fix=f"use a Python for which pip finds the wheel torch {pin.version} (make PYTHON=python3.11), or let pip look "
         f"where there is one: PIP_EXTRA_INDEX_URL={TORCH_CPU_INDEX}, or PIP_FIND_LINKS=FOLDER with the wheel in it.",
+    )
+
+
+def no_cuda_torch(cuda: str, pins: Path) -> WheelError:
+    """The error for a CUDA version whose torch, or a library of it, is not in the file `pins` for this Python."""
+    return WheelError(
+        f"PyPI has no torch for CUDA {cuda} with Python {_python_version()} on this platform, or none that is pinned.",
+        where=str(pins),
+        fix="use another Python (make PYTHON=python3.11), or another CUDA version.",
     )
 
 
