@@ -13,7 +13,7 @@ COLUMNS = ("environment", "platform", "torch", "Python", "CUDA", "NVIDIA driver"
 
 
 def matrix_table(matrix: Matrix) -> Table:
-    """A row an environment and platform, for a terminal of 80 columns; in a narrower one cells are folded, never cut."""
+    """A row an environment and platform, for 80 columns; on a narrower terminal cells fold, and are never cut."""
     from rich.table import Column, Table
 
     # The whole list of architectures is in the README; a terminal is narrow.
