@@ -2,87 +2,45 @@
 
 Each environment on each platform is one cell: conda-lock solves it with the solver that is named, and
 the cells of an environment become one `conda-lock.yml`, one explicit file a platform and one `pixi.lock`.
-Cells are solved in parallel. The files depend on template, matrix and channel records alone: no time, no
-path and no name of the machine is in them.
+Workers solve cells and make texts; only this process writes. The files depend on template, matrix and channel
+records alone: no time, no path and no name of the machine is in them.
 """
 
 from __future__ import annotations
 
-import contextlib
 import difflib
-import io
-import json
-import os
-import subprocess
-import sys
-import sysconfig
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from torchlocks import __version__
-from torchlocks.errors import LockfileError, MissingFileError, SolveError, TorchlocksError
+from torchlocks.errors import LockfileError, SolveError, TorchlocksError
 from torchlocks.files import write_whole
 from torchlocks.layout import Layout
-from torchlocks.lockfile import (
-    CONDA_LOCK,
-    PIXI,
-    explicit_name,
-    parse_lock,
-    read_lock,
-    select_records,
-    write_explicit,
-    write_pixi,
-)
+from torchlocks.lock_cell import Cell, CellTask, content_hash, solve_cell
+from torchlocks.lock_files import FilesTask, lock_files, platform_metadata, tool_metadata
+from torchlocks.lock_memory import Memory, can_remember, hashes, made_from, recall, remember, unchanged
+from torchlocks.lock_options import LockOptions, Solver, find_solver
+from torchlocks.lockfile import CONDA_LOCK, PIXI, read_lock
 from torchlocks.matrix import Target
-from torchlocks.models import Lock
 from torchlocks.progress import Progress
 from torchlocks.render import render
-from torchlocks.repodata import RecordSource, records_by_url
+from torchlocks.workers import Here, processes
 
-if TYPE_CHECKING:
-    from conda_lock.lockfile.v2prelim.models import LockedDependency
-    from conda_lock.models.lock_spec import LockSpecification
-    from conda_lock.virtual_package import FakeRepoData
-    from rattler import RepoDataRecord
-
-
-@dataclass(frozen=True, kw_only=True)
-class Solver:
-    """The conda executable that conda-lock drives. `own` is the one that comes with torchlocks."""
-
-    executable: Path
-    own: bool
-
-    @property
-    def name(self) -> str:
-        """What a lock's metadata says of it."""
-        if self.own:
-            return f"torchlocks-conda {__version__} (py-rattler {version('py-rattler')})"
-        answer = subprocess.run([str(self.executable), "--version"], capture_output=True, text=True, check=False)
-        return f"{self.executable.name} {answer.stdout.strip().removeprefix('conda ')}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class LockOptions:
-    """How to lock. With `move`, packages stay as the environment's pixi.lock has them, but for those named."""
-
-    source: RecordSource
-    solver: Solver
-    move: tuple[str, ...] | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """A solved target: conda-lock's packages for one platform, and the hash of what was asked."""
-
-    target: Target
-    packages: tuple[LockedDependency, ...]
-    content_hash: str
+__all__ = [
+    "LockFailure",
+    "LockOptions",
+    "LockResult",
+    "Solver",
+    "content_hash",
+    "expected_content_hash",
+    "find_solver",
+    "lock_environments",
+    "targets_with",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,50 +61,28 @@ class LockFailure:
     error: TorchlocksError
 
 
-def find_solver(named: str | None = None) -> Solver:
-    """The solver to use: `named` (a path or a command), else torchlocks' own.
+@dataclass(frozen=True, kw_only=True)
+class _Wanted:
+    """An environment that is asked for: its targets and their rendered files, in the order of its platforms.
 
-    Raises MissingFileError when the named one is not there; conda-lock itself would silently download
-    another.
+    `metadata` is what the lock will say of its making; `made_from` hashes all that it depends on, by platform, or is
+    empty where that cannot be known.
     """
-    import shutil
 
-    if named:
-        found = shutil.which(named)
-        if found is None:
-            raise MissingFileError(
-                f"The conda executable {named!r} is not there, or cannot be run.",
-                where="CONDA_EXE",
-                fix="name a conda, mamba or micromamba, or leave CONDA_EXE unset to use torchlocks' own solver",
-            )
-        return Solver(executable=Path(found).absolute(), own=Path(found).stem == "torchlocks-conda")
-    name = "torchlocks-conda.exe" if os.name == "nt" else "torchlocks-conda"
-    # Beside the interpreter in a virtual environment; `pip install --user` and Windows have other folders.
-    schemes = (sysconfig.get_default_scheme(), sysconfig.get_preferred_scheme("user"))
-    folders = [Path(sys.executable).parent, *(Path(sysconfig.get_path("scripts", scheme)) for scheme in schemes)]
-    own = next((folder / name for folder in folders if (folder / name).is_file()), None)
-    if own is None:
-        raise MissingFileError(
-            "torchlocks is not completely installed: its solver is missing.",
-            where=f"no {name} in {' or '.join(map(str, dict.fromkeys(folders)))}",
-            fix="in a checkout, remove .venv and run make again; elsewhere, install torchlocks again with pip",
-        )
-    return Solver(executable=own, own=True)
+    env: str
+    folder: Path
+    rendered: tuple[tuple[Target, str], ...]
+    metadata: Mapping[str, str]
+    made_from: Mapping[str, str]
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        return tuple(target for target, _ in self.rendered)
 
 
 def expected_content_hash(target: Target, rendered: str) -> str:
     """The content hash that conda-lock gives the rendered environment: what a current lock must carry."""
     return content_hash(rendered, target.platform, target.virtual_packages)
-
-
-def content_hash(rendered: str, platform: str, virtual_packages: Mapping[str, str]) -> str:
-    """conda-lock's content hash of an environment file on a platform, with its virtual packages (name → version)."""
-    from conda_lock.content_hash import compute_content_hashes
-
-    with tempfile.TemporaryDirectory(prefix="torchlocks-") as scratch:
-        spec, repo = _specification(rendered, platform, virtual_packages, Path(scratch))
-        with repo:
-            return str(compute_content_hashes(spec, repo)[platform])
 
 
 def lock_environments(
@@ -155,39 +91,33 @@ def lock_environments(
     """Lock `targets` in parallel and write them to `folder/<env>/`.
 
     An environment is written when all its targets were solved, and left as it was otherwise. Platforms
-    of an environment that are not among the targets keep what its lock has for them.
+    of an environment that are not among the targets keep what its lock has for them. Results are in the order of the
+    targets. Raises SolveError for options that the solver cannot follow, and FleetError when a scheduler was named
+    and its workers cannot be used.
     """
-    jobs = [
-        (
-            target,
-            render(layout.root / target.template, target),
-            None if options.move is None else folder / target.env / PIXI,
-        )
-        for target in targets
-    ]
     if not options.solver.own and (options.source.snapshot or options.source.as_of or options.move is not None):
         raise SolveError(
             "SNAPSHOT=, AS_OF= and update need torchlocks' own solver.",
             where=f"CONDA_EXE={options.solver.executable}",
             fix="unset CONDA_EXE",
         )
-    cells: dict[str, list[Cell]] = {}
+    wanted = _wanted(layout, targets, folder, options)
+    results: dict[str, LockResult] = {}
     failures: list[LockFailure] = []
-    with progress.task("Solving", total=len(jobs)) as task:
-        for target, outcome in _solve_all(jobs, options):
-            if isinstance(outcome, TorchlocksError):
-                failures.append(LockFailure(target=target, error=outcome))
-            else:
-                cells.setdefault(target.env, []).append(outcome)
-            task.advance(1, note=f"{target.env} {target.platform}")
-    failed = {failure.target.env for failure in failures}
-    results = []
-    for env in dict.fromkeys(target.env for target in targets):
-        if env not in failed:
-            order = [target.platform for target in targets if target.env == env]
-            mine = sorted(cells[env], key=lambda cell: order.index(cell.target.platform))
-            results.append(_write_environment(folder / env, mine, options))
-    return results, failures
+    to_do = []
+    for each in wanted:
+        if each.made_from and options.remembered is not None:
+            memory = recall(options.remembered, each.env)
+            if unchanged(memory, each.made_from, each.targets[0].row_platforms, each.folder):
+                results[each.env] = _result(each, ())
+                continue
+        to_do.append(each)
+    if to_do:
+        done, failures = _lock(to_do, options, progress)
+        results.update({result.env: result for result in done})
+        order = [(target.env, target.platform) for target in targets]
+        failures.sort(key=lambda failure: order.index((failure.target.env, failure.target.platform)))
+    return [results[each.env] for each in wanted if each.env in results], failures
 
 
 def targets_with(targets: Sequence[Target], folder: Path, packages: Sequence[str]) -> list[Target]:
@@ -213,129 +143,107 @@ def targets_with(targets: Sequence[Target], folder: Path, packages: Sequence[str
     return [target for target in targets if (target.env, target.platform) in wanted]
 
 
-def _solve_all(
-    jobs: Sequence[tuple[Target, str, Path | None]], options: LockOptions
-) -> Iterable[tuple[Target, Cell | TorchlocksError]]:
-    if len(jobs) == 1:
-        # A pool costs a second import of conda-lock, and buys nothing for one cell.
-        yield jobs[0][0], _attempt(*jobs[0], options)
-        return
-    with ProcessPoolExecutor(max_workers=min(len(jobs), os.cpu_count() or 1)) as pool:
-        running: dict[Future[Cell | TorchlocksError], Target] = {
-            pool.submit(_attempt, *job, options): job[0] for job in jobs
-        }
-        try:
-            for future in as_completed(running):
-                yield running[future], future.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+def _wanted(layout: Layout, targets: Sequence[Target], folder: Path, options: LockOptions) -> list[_Wanted]:
+    tools = tool_metadata(options.solver.name)
+    found = []
+    for env in dict.fromkeys(target.env for target in targets):
+        rendered = tuple((t, render(layout.root / t.template, t)) for t in targets if t.env == env)
+        metadata, made = dict(tools), {}
+        for target, text in rendered:
+            records = options.source.identity(target.channels, [target.platform, "noarch"])
+            mine = platform_metadata(target, records)
+            metadata.update(mine)
+            if can_remember(options):
+                made[target.platform] = made_from(target, text, {**tools, **mine})
+        found.append(_Wanted(env=env, folder=folder / env, rendered=rendered, metadata=metadata, made_from=made))
+    return found
 
 
-def _attempt(target: Target, rendered: str, keep: Path | None, options: LockOptions) -> Cell | TorchlocksError:
-    """Solve one cell; an expected failure is a result, so that the other cells go on."""
+def _lock(
+    wanted: Sequence[_Wanted], options: LockOptions, progress: Progress
+) -> tuple[list[LockResult], list[LockFailure]]:
+    """Solve all cells, and make and write an environment's files as soon as its last cell is solved."""
+    by_env = {each.env: each for each in wanted}
+    cells: dict[str, dict[str, Cell]] = {each.env: {} for each in wanted}
+    results: list[LockResult] = []
+    failures: list[LockFailure] = []
+    tasks = _cell_tasks(wanted, options)
+    solving: dict[Future[Cell | TorchlocksError], Target] = {}
+    writing: dict[Future[dict[str, str] | TorchlocksError], _Wanted] = {}
+    with _workers(tasks, options) as pool, progress.task("Solving", total=len(tasks)) as task:
+        for each in tasks:
+            solving[pool.submit(solve_cell, each)] = each.target
+        while solving or writing:
+            running: list[Future[Any]] = [*solving, *writing]
+            done = wait(running, return_when=FIRST_COMPLETED).done
+            for future in [f for f in solving if f in done]:
+                target, cell = solving.pop(future), future.result()
+                task.advance(1, note=f"{target.env} {target.platform}")
+                if isinstance(cell, TorchlocksError):
+                    failures.append(LockFailure(target=target, error=cell))
+                    continue
+                mine = by_env[target.env]
+                cells[target.env][target.platform] = cell
+                if len(cells[target.env]) == len(mine.targets):
+                    made = FilesTask(
+                        cells=tuple(cells[target.env][t.platform] for t in mine.targets),
+                        metadata=mine.metadata,
+                        conda_lock=_text(mine.folder / CONDA_LOCK),
+                        pixi=_text(mine.folder / PIXI),
+                    )
+                    writing[pool.submit(lock_files, made)] = mine
+            for ready in [f for f in writing if f in done]:
+                mine, files = writing.pop(ready), ready.result()
+                if isinstance(files, TorchlocksError):
+                    failures.append(LockFailure(target=mine.targets[0], error=files))
+                else:
+                    results.append(_write(mine, files, options))
+    return results, failures
+
+
+def _cell_tasks(wanted: Sequence[_Wanted], options: LockOptions) -> list[CellTask]:
+    run = uuid.uuid4().hex
+    return [
+        CellTask(
+            run=run,
+            target=target,
+            rendered=rendered,
+            source=options.source,
+            solver=options.solver,
+            keep=None if options.move is None else _text(each.folder / PIXI),
+            move=options.move or (),
+        )
+        for each in wanted
+        for target, rendered in each.rendered
+    ]
+
+
+@contextmanager
+def _workers(tasks: Sequence[CellTask], options: LockOptions) -> Iterator[Executor]:
+    if options.scheduler is not None:
+        from torchlocks.fleet import fleet
+
+        with fleet(options.scheduler, tasks) as workers:
+            yield workers
+    elif len(tasks) == 1:
+        yield Here()
+    else:
+        with processes(len(tasks), preload=["torchlocks.lock_cell", "conda_lock.conda_lock", "rattler"]) as workers:
+            yield workers
+
+
+def _text(path: Path) -> str | None:
     try:
-        return _solve_cell(target, rendered, keep, options)
-    except TorchlocksError as error:
-        return error
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
 
 
-def _specification(
-    rendered: str, platform: str, virtual_packages: Mapping[str, str], scratch: Path
-) -> tuple[LockSpecification, FakeRepoData]:
-    """conda-lock's reading of a rendered environment, with its virtual packages spelled out.
-
-    conda-lock's own default says `__cuda 11.4` for every platform, which is how CUDA gets into CPU locks;
-    so every platform says what it has, and a CPU environment has no `__cuda` at all.
-    """
-    import yaml
-    from conda_lock.lookup import DEFAULT_MAPPING_URL
-    from conda_lock.src_parser import make_lock_spec
-    from conda_lock.virtual_package import virtual_package_repo_from_specification
-
-    environment = scratch / "environment.yml"
-    environment.write_text(rendered, encoding="utf-8")
-    virtual = scratch / "virtual-packages.yml"
-    virtual.write_text(yaml.safe_dump({"subdirs": {platform: {"packages": dict(virtual_packages)}}}))
-    spec = make_lock_spec(src_files=[environment], platform_overrides=[platform], mapping_url=DEFAULT_MAPPING_URL)
-    return spec, virtual_package_repo_from_specification(virtual)
-
-
-def _solve_cell(target: Target, rendered: str, keep: Path | None, options: LockOptions) -> Cell:
-    from conda_lock.conda_lock import create_lockfile_from_spec
-    from conda_lock.lookup import DEFAULT_MAPPING_URL
-
-    from torchlocks.solver import KEEP, MOVE
-
-    handed_down = {
-        **options.source.environment(),
-        KEEP: str(keep) if keep else "",
-        MOVE: " ".join(options.move or ()),
-        # The user's own CONDA_FLAGS would change what is solved, and the lock would not say so.
-        "CONDA_FLAGS": "",
-    }
-    with tempfile.TemporaryDirectory(prefix="torchlocks-") as scratch, _environment_variables(handed_down):
-        spec, repo = _specification(rendered, target.platform, target.virtual_packages, Path(scratch))
-        chatter = io.StringIO()
-        with repo, contextlib.redirect_stderr(chatter), contextlib.redirect_stdout(chatter):
-            try:
-                content = create_lockfile_from_spec(
-                    conda=options.solver.executable,
-                    spec=spec,
-                    platforms=[target.platform],
-                    lockfile_path=Path(scratch) / CONDA_LOCK,
-                    virtual_package_repo=repo,
-                    mapping_url=DEFAULT_MAPPING_URL,
-                )
-            except subprocess.CalledProcessError as error:
-                raise _solver_said(target, error) from error
-    return Cell(
-        target=target,
-        packages=tuple(content.package),
-        content_hash=content.metadata.content_hash[target.platform],
-    )
-
-
-def _solver_said(target: Target, error: subprocess.CalledProcessError) -> TorchlocksError:
-    """The solver's own message, out of the JSON that it answers with."""
-    import torchlocks.errors
-
-    where = f"{target.env} on {target.platform}"
-    try:
-        answer: dict[str, Any] = json.loads(error.stdout)
-    except (TypeError, ValueError):
-        said = "\n".join((str(error.stdout or "") + str(error.stderr or "")).strip().splitlines()[-20:])
-        return SolveError("The solver failed without a reason.", where=where, details=said)
-    kind = getattr(torchlocks.errors, str(answer.get("exception_name")), SolveError)
-    if not (isinstance(kind, type) and issubclass(kind, TorchlocksError)):
-        kind = SolveError
-    what = str(answer.get("error") or answer.get("message") or "The solver found no solution.")
-    inner = answer.get("where")
-    return kind(
-        what,
-        where=f"{where}: {inner}" if inner else where,
-        fix=answer.get("fix"),
-        details=answer.get("details"),
-    )
-
-
-@contextlib.contextmanager
-def _environment_variables(values: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-def _write_environment(folder: Path, cells: Sequence[Cell], options: LockOptions) -> LockResult:
+def _write(wanted: _Wanted, files: Mapping[str, str], options: LockOptions) -> LockResult:
     """Write the three formats of one environment; a file is replaced whole, and only when it changes."""
-    files = _formats(folder, cells, options)
+    folder = wanted.folder
+    before = hashes(folder)
+    memory = recall(options.remembered, wanted.env) if options.remembered is not None else None
     folder.mkdir(parents=True, exist_ok=True)
     changed = []
     for name, text in files.items():
@@ -347,117 +255,17 @@ def _write_environment(folder: Path, cells: Sequence[Cell], options: LockOptions
         if stale.name not in files:
             stale.unlink()
             changed.append(stale.name)
+    if options.remembered is not None and wanted.made_from:
+        # What is remembered of platforms that were not locked now holds if their files were as remembered.
+        others = memory.made_from if memory is not None and memory.files == before else {}
+        remember(options.remembered, wanted.env, Memory(made_from={**others, **wanted.made_from}, files=hashes(folder)))
+    return _result(wanted, changed)
+
+
+def _result(wanted: _Wanted, changed: Sequence[str]) -> LockResult:
     return LockResult(
-        env=folder.name,
-        folder=folder,
-        platforms=tuple(cell.target.platform for cell in cells),
+        env=wanted.env,
+        folder=wanted.folder,
+        platforms=tuple(target.platform for target in wanted.targets),
         changed=tuple(changed),
     )
-
-
-def _formats(folder: Path, cells: Sequence[Cell], options: LockOptions) -> dict[str, str]:
-    """The texts of all files of one environment, by name."""
-    import conda_lock.lockfile as conda_lock_files
-    from conda_lock.lockfile.v1.models import LockMeta
-    from conda_lock.lockfile.v2prelim.models import Lockfile
-    from conda_lock.models.channel import Channel
-
-    first = cells[0].target
-    solved = {cell.target.platform: cell for cell in cells}
-    metadata = _common_metadata(options)
-    packages = [package for cell in cells for package in cell.packages]
-    hashes = {platform: cell.content_hash for platform, cell in solved.items()}
-    for cell in cells:
-        metadata.update(_platform_metadata(cell.target, options))
-    kept_records: dict[str, list[RepoDataRecord]] = {}
-    if (folder / CONDA_LOCK).is_file():
-        kept = conda_lock_files.parse_conda_lock_file(folder / CONDA_LOCK)
-        others = [p for p in kept.metadata.platforms if p not in solved and p in first.row_platforms]
-        packages += [package for package in kept.package if package.platform in others]
-        hashes.update({platform: kept.metadata.content_hash[platform] for platform in others})
-        suffixes = tuple(f" {platform}" for platform in others)
-        old = kept.metadata.custom_metadata or {}
-        metadata.update({key: value for key, value in old.items() if suffixes and key.endswith(suffixes)})
-        if others:
-            kept_records = _pixi_records(folder / PIXI, others)
-    platforms = sorted(hashes)
-    content = Lockfile(
-        package=packages,
-        metadata=LockMeta(
-            content_hash={platform: hashes[platform] for platform in platforms},
-            channels=[Channel.from_string(channel) for channel in first.channels],
-            platforms=platforms,
-            sources=[f"../../{first.template}"],
-            custom_metadata=dict(sorted(metadata.items())),
-        ),
-    )
-    with tempfile.TemporaryDirectory(prefix="torchlocks-") as scratch:
-        path = Path(scratch) / CONDA_LOCK
-        conda_lock_files.write_conda_lock_file(content, path, metadata_choices=None, include_help_text=False)
-        body = path.read_text(encoding="utf-8")
-    text = _HEADER.format(env=first.env, file=CONDA_LOCK) + body
-    lock = parse_lock(text.encode(), folder / CONDA_LOCK)
-    records = _records(lock, solved, kept_records, options)
-    records = {platform: records[platform] for platform in platforms}
-    files = {CONDA_LOCK: text}
-    virtual = {platform: metadata[f"virtual-packages {platform}"].split() for platform in platforms}
-    files[PIXI] = write_pixi(records, first.channels, virtual)
-    for platform in platforms:
-        files[explicit_name(platform)] = write_explicit(lock, platform)
-    return files
-
-
-_HEADER = """\
-# The lock of the environment {env}: every package, by URL and hash. Written by torchlocks with conda-lock;
-# do not edit it, change environment-*.yml or matrix.yml and run `make lock`.
-#
-# Install it with torchlocks (`torchlocks install {file} PREFIX`) or with conda-lock
-# (`conda-lock install -p PREFIX {file}`). conda, mamba and micromamba take the explicit file
-# conda-PLATFORM.lock beside this one (`conda create -p PREFIX --file conda-PLATFORM.lock`); given this
-# file, plain conda makes an empty environment without a word. pixi takes pixi.lock.
-"""
-
-
-def _common_metadata(options: LockOptions) -> dict[str, str]:
-    return {
-        "torchlocks": __version__,
-        "conda-lock": version("conda-lock"),
-        "solver": options.solver.name,
-    }
-
-
-def _platform_metadata(target: Target, options: LockOptions) -> dict[str, str]:
-    """What a platform was locked from; its keys end with the platform, so that others can stay as they are."""
-    virtual = " ".join(
-        "=".join([name, *value.split(" ", 1)]) for name, value in sorted(target.virtual_packages.items())
-    )
-    return {
-        f"virtual-packages {target.platform}": virtual,
-        f"records {target.platform}": options.source.identity(target.channels, [target.platform, "noarch"]),
-    }
-
-
-def _pixi_records(path: Path, platforms: Sequence[str]) -> dict[str, list[RepoDataRecord]]:
-    """The complete records that an older pixi.lock has for `platforms`."""
-    from rattler import LockFile
-
-    if not path.is_file():
-        raise LockfileError(
-            f"{path.name} is missing, and with it the records of {', '.join(platforms)}.",
-            where=str(path),
-            fix="lock all platforms of the environment (leave PLATFORM unset)",
-        )
-    environment = LockFile.from_path(path).default_environment()
-    found = environment.conda_repodata_records() if environment else {}
-    return {str(name): records for name, records in found.items() if str(name) in platforms}
-
-
-def _records(
-    lock: Lock, solved: Mapping[str, Cell], kept: Mapping[str, list[RepoDataRecord]], options: LockOptions
-) -> dict[str, list[RepoDataRecord]]:
-    """The channel's complete record of every package of `lock`, by platform."""
-    pool = [record for records in kept.values() for record in records]
-    for platform, cell in solved.items():
-        wanted = {package.url: package.name for package in lock.packages[platform]}
-        pool += records_by_url(options.source, cell.target.channels, platform, wanted).values()
-    return select_records(lock, pool)

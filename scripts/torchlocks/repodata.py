@@ -36,6 +36,11 @@ class RecordSource:
     as_of: date | None = None
     mirror: str | None = None
     _digests: dict[Path, str] = field(default_factory=dict, compare=False, repr=False)
+    _opened: dict[tuple[str, str], list[SparseRepoData]] = field(default_factory=dict, compare=False, repr=False)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # What is open stays in this process.
+        return _source, (self.snapshot, self.as_of, self.mirror)
 
     @classmethod
     def from_environment(cls) -> RecordSource:
@@ -81,28 +86,27 @@ class RecordSource:
     def sparse(self, channel: str, subdirs: Sequence[str]) -> list[SparseRepoData]:
         """The repodata of a channel, opened but not read: records are parsed as they are asked for.
 
-        A live channel's is brought into the cache first, so that every source is solved in one way: the
-        solver can take another solution where records reach it in another order. A subdir that the channel
-        does not have is left out. Raises MissingFileError for a folder that is no channel, and
-        ChannelUnreachableError for a live channel that cannot be read.
+        Each subdir is opened once, however often it is asked for. A live channel's is brought into the cache first, so
+        that every source is solved in one way: the solver can take another solution where records reach it in another
+        order. A subdir that the channel does not have is left out. Raises MissingFileError for a folder that is no
+        channel, and ChannelUnreachableError for a live channel that cannot be read.
         """
-        from rattler import Channel, SparseRepoData
-
         folder = self.folder(channel)
-        if folder is None:
-            return self._fetch(channel, subdirs)
-        opened = []
-        for subdir in subdirs:
-            file = folder / subdir / "repodata.json"
-            if file.is_file():
-                opened.append(SparseRepoData(Channel(channel), subdir, file))
-        if not opened:
-            raise MissingFileError(
-                f"The channel {channel} has no repodata.json for {' or '.join(subdirs)}.", where=str(folder)
-            )
-        return opened
+        new = [subdir for subdir in subdirs if (channel, subdir) not in self._opened]
+        if new:
+            found = self._fetch(channel, new) if folder is None else _open(folder, channel, new)
+            for subdir in new:
+                self._opened[channel, subdir] = [each for each in found if each.subdir == subdir]
+        opened = [each for subdir in subdirs for each in self._opened[channel, subdir]]
+        if opened:
+            return opened
+        what = f"The channel {channel} has no repodata.json for {' or '.join(subdirs)}."
+        if folder is not None:
+            raise MissingFileError(what, where=str(folder))
+        raise ChannelUnreachableError(what, where=channel, fix="check its name; MIRROR=URL names a mirror")
 
     def _fetch(self, channel: str, subdirs: Sequence[str]) -> list[SparseRepoData]:
+        """A live channel's repodata, in the order of `subdirs`; without those that it does not have."""
         import asyncio
 
         from rattler import Channel
@@ -117,7 +121,7 @@ class RecordSource:
         by_url = {url: list(stand_ins) for url, stand_ins in mirrors(self.mirror).items()}
         client = Client([MirrorMiddleware(by_url), AuthenticationMiddleware(), OciMiddleware()])
         cache = cache_folder().parent / "repodata"
-        opened, failures = [], []
+        opened = []
         for subdir in subdirs:
             fetching = fetch_repo_data(
                 channels=[Channel(channel)],
@@ -129,15 +133,14 @@ class RecordSource:
             try:
                 opened += asyncio.run(fetching)
             except Exception as error:
-                failures.append(str(error).splitlines()[0])
-                if not _is_absent(failures[-1]):
-                    break
-        if not opened or not all(_is_absent(failure) for failure in failures):
-            raise ChannelUnreachableError(
-                f"The channel {channel} cannot be read.",
-                where=failures[-1],
-                fix="check the network (or proxy); MIRROR=URL names a mirror, SNAPSHOT=DIR a folder of repodata",
-            )
+                failure = str(error).splitlines()[0]
+                if not _is_absent(failure):
+                    raise ChannelUnreachableError(
+                        f"The channel {channel} cannot be read.",
+                        where=failure,
+                        fix="check the network (or proxy); MIRROR=URL names a mirror, SNAPSHOT=DIR a folder of "
+                        "repodata",
+                    ) from error
         return opened
 
     def identity(self, channels: Sequence[str], subdirs: Sequence[str]) -> str:
@@ -157,6 +160,17 @@ class RecordSource:
         if file not in self._digests:
             self._digests[file] = hash_file(file)
         return self._digests[file]
+
+
+def _source(snapshot: Path | None, as_of: date | None, mirror: str | None) -> RecordSource:
+    return RecordSource(snapshot=snapshot, as_of=as_of, mirror=mirror)
+
+
+def _open(folder: Path, channel: str, subdirs: Sequence[str]) -> list[SparseRepoData]:
+    from rattler import Channel, SparseRepoData
+
+    files = {subdir: folder / subdir / "repodata.json" for subdir in subdirs}
+    return [SparseRepoData(Channel(channel), subdir, file) for subdir, file in files.items() if file.is_file()]
 
 
 def mirrors(url: str | None) -> dict[str, tuple[str, ...]]:

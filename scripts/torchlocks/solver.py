@@ -20,6 +20,7 @@ import argparse
 import asyncio
 import json
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -159,9 +160,8 @@ def _virtual_packages(channel: str, platform: str) -> tuple[GenericVirtualPackag
 
 def _request(arguments: argparse.Namespace) -> SolveRequest:
     from rattler import VirtualPackage
-    from rattler.platform import Subdir
 
-    platform = os.environ.get("CONDA_SUBDIR") or str(Subdir.current())
+    platform = _platform(arguments)
     channels: list[str] = []
     virtual: tuple[GenericVirtualPackage, ...] | None = None
     for channel in arguments.channels or ["conda-forge"]:
@@ -180,11 +180,17 @@ def _request(arguments: argparse.Namespace) -> SolveRequest:
     )
 
 
-def _kept_records(platform: str) -> list[RepoDataRecord]:
+def _platform(arguments: argparse.Namespace) -> str:
+    from rattler.platform import Subdir
+
+    return arguments.environ.get("CONDA_SUBDIR") or str(Subdir.current())
+
+
+def _kept_records(platform: str, environ: Mapping[str, str]) -> list[RepoDataRecord]:
     """The packages that an update should leave alone, from the environment's own pixi.lock."""
     from rattler import LockFile
 
-    file, free = os.environ.get(KEEP), set(os.environ.get(MOVE, "").split())
+    file, free = environ.get(KEEP), set(environ.get(MOVE, "").split())
     if not file:
         return []
     environment = LockFile.from_path(Path(file)).default_environment()
@@ -240,7 +246,7 @@ def _actions(records: Sequence[RepoDataRecord], prefix: str) -> dict[str, Any]:
 
 def _create(arguments: argparse.Namespace, source: RecordSource) -> dict[str, Any]:
     request = _request(arguments)
-    request = replace(request, keep=tuple(_kept_records(request.platform)))
+    request = replace(request, keep=tuple(_kept_records(request.platform, arguments.environ)))
     return _actions(solve(request, source), arguments.prefix)
 
 
@@ -282,12 +288,11 @@ def _list(arguments: argparse.Namespace, source: RecordSource) -> list[dict[str,
 
 
 def _info(arguments: argparse.Namespace, source: RecordSource) -> dict[str, Any]:
-    from rattler.platform import Subdir
-
+    folder = arguments.environ.get("CONDA_PKGS_DIRS")
     return {
         "conda_version": f"torchlocks {__version__}",
-        "pkgs_dirs": [os.environ["CONDA_PKGS_DIRS"]] if os.environ.get("CONDA_PKGS_DIRS") else [],
-        "platform": os.environ.get("CONDA_SUBDIR") or str(Subdir.current()),
+        "pkgs_dirs": [folder] if folder else [],
+        "platform": _platform(arguments),
     }
 
 
@@ -335,25 +340,33 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Answer one command on standard output, as JSON; 0, or the error's exit code."""
+def answer(argv: Sequence[str], environ: Mapping[str, str], source: RecordSource) -> tuple[int, str]:
+    """The exit code and the text on standard output of one command, as the executable gives them.
+
+    `environ` are the environment variables that the executable would see; `source` is where records come from. Nothing
+    is raised for an expected failure: it is in the text, as JSON.
+    """
     try:
         arguments = _parser().parse_args(argv)
         if arguments.version:
             # conda-lock and ensureconda look for a version number in what this prints.
-            print(f"conda {__version__} (torchlocks-conda)")
-            return 0
+            return 0, f"conda {__version__} (torchlocks-conda)"
         if arguments.command is None:
-            _parser().print_help()
-            return 2
-        print(json.dumps(arguments.run(arguments, RecordSource.from_environment())))
-        return 0
+            return 2, _parser().format_help()
+        arguments.environ = environ
+        return 0, json.dumps(arguments.run(arguments, source))
     except TorchlocksError as error:
         parts = {"error": error.what, "where": error.where, "fix": error.fix, "details": error.details}
-        # `message` is what conda-lock shows; the parts are for `lock.py`, which makes the error whole again.
-        answer = {"success": False, "message": str(error), "exception_name": type(error).__name__, **parts}
-        print(json.dumps(answer))
-        return error.exit_code
+        # `message` is what conda-lock shows; the parts are for `lock_cell`, which makes the error whole again.
+        said = {"success": False, "message": str(error), "exception_name": type(error).__name__, **parts}
+        return error.exit_code, json.dumps(said)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Answer one command on standard output, as JSON; 0, or the error's exit code."""
+    code, text = answer(sys.argv[1:] if argv is None else argv, os.environ, RecordSource.from_environment())
+    print(text)
+    return code
 
 
 def command() -> NoReturn:

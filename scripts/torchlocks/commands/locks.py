@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from torchlocks.commands.shared import locking_options
+from torchlocks.commands.shared import locking_options, scheduler_option
 
 
 @click.command()
@@ -50,6 +50,8 @@ def render(env_name: str | None, platform: str | None) -> None:
 @click.command()
 @locking_options("all")
 @click.option("--conda", default=None, help="Use this conda or micromamba to solve.")
+@scheduler_option
+@click.option("--force", is_flag=True, help="Solve again even what has not changed since it was locked.")
 def lock(
     env_name: str | None,
     platform: str | None,
@@ -57,9 +59,11 @@ def lock(
     as_of: datetime | None,
     mirror: str | None,
     conda: str | None,
+    scheduler: str | None,
+    force: bool,
 ) -> None:
     """Solve the matrix and write the lockfiles."""
-    _lock(env_name, platform, snapshot, as_of, mirror, conda, move=None)
+    _lock(env_name, platform, snapshot, as_of, mirror, conda, move=None, scheduler=scheduler, force=force)
 
 
 @click.command()
@@ -106,6 +110,8 @@ def _lock(
     mirror: str | None,
     conda: str | None,
     move: tuple[str, ...] | None,
+    scheduler: str | None = None,
+    force: bool = False,
 ) -> None:
     from torchlocks.console import make_progress, print_error
     from torchlocks.layout import find_layout
@@ -126,7 +132,13 @@ def _lock(
         as_of=as_of.date() if as_of else None,
         mirror=mirror or None,
     )
-    options = LockOptions(source=source, solver=find_solver(conda or None), move=move)
+    options = LockOptions(
+        source=source,
+        solver=find_solver(conda or None),
+        move=move,
+        scheduler=scheduler,
+        remembered=None if force else layout.build / "locked",
+    )
     results, failures = lock_environments(layout, targets, layout.locks, options, make_progress())
     for result in results:
         state = f"wrote {', '.join(result.changed)}" if result.changed else "unchanged"

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 
 mirror_option = click.option("--mirror", default=None, help="URL that stands in for https://conda.anaconda.org.")
 
+scheduler_option = click.option(
+    "--scheduler", metavar="URL", default=None, help="Work on a Dask cluster, such as tcp://host:8786 (docs/fleet.md)."
+)
+
 
 def locking_options(default: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """What is locked and from which records; `default` says which environments are, when none is named."""
