@@ -153,6 +153,12 @@ class WheelError(TorchlocksError):
     exit_code = 41
 
 
+class ExportError(TorchlocksError):
+    """A lock cannot be written in the form that was asked for."""
+
+    exit_code = 42
+
+
 class InstallError(TorchlocksError):
     """An environment could not be put in place; the one that was there is untouched."""
 
