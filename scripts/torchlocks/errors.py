@@ -171,6 +171,12 @@ class BusyError(TorchlocksError):
     exit_code = 51
 
 
+class FleetError(TorchlocksError):
+    """The workers of a scheduler cannot be reached, are not fit for the work, or were lost."""
+
+    exit_code = 52
+
+
 class VerificationError(TorchlocksError):
     """The torch suite found something wrong with an environment."""
 
