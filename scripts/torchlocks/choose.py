@@ -110,9 +110,15 @@ def _automatic(judged: tuple[Fit, ...], chosen: Fit | None, host: Host, options:
             fix=f"name a version, one of {', '.join(versions)} (make env-gpu CUDA=…{options}), "
             "or use the CPU environment: make env-cpu",
         )
-    error = refusal(judged[0], host, None, options=options)
-    assert error is not None  # The oldest CUDA does not run either: that is why nothing was chosen.
-    raise error
+    for fit in judged:
+        if error := refusal(fit, host, None, options=options):
+            raise error
+    raise UnfitHostError(
+        "No CUDA environment is known to run on this machine.",
+        where=describe(host),
+        fix=f"try one, of {', '.join(versions)} (make env-gpu CUDA=…{options}): its checks tell"
+        "\nor use the CPU environment: make env-cpu",
+    )
 
 
 def _no_usable_gpu(host: Host) -> str | None:

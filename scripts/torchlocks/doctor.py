@@ -56,7 +56,7 @@ def gpu_fits(matrix: Matrix, host: Host, *, local: bool = False) -> tuple[Fit, .
 def best(judged: Iterable[Fit]) -> Fit | None:
     """The environment to use: on the most GPUs, with machine code rather than PTX, of the newest CUDA; else the CPU's.
 
-    One that is not known to run (no GPU in sight, say) is taken where none is known to, but never without a driver.
+    One whose driver is right, while the GPUs are not here or not known, is taken where none is known to run.
     """
 
     def rank(fit: Fit) -> tuple[bool, int, bool, Version]:
@@ -66,7 +66,8 @@ def best(judged: Iterable[Fit]) -> Fit | None:
     possible = [
         fit
         for fit in judged
-        if fit.state != "does-not-run" and not any(reason.kind == "no-driver" for reason in fit.reasons)
+        if fit.state != "does-not-run"
+        and not any(reason.weight == "open" and reason.kind not in ("no-gpu", "not-known") for reason in fit.reasons)
     ]
     with_cuda = [fit for fit in possible if fit.cuda is not None]
     return max(with_cuda, key=rank) if with_cuda else next(iter(possible), None)
@@ -139,10 +140,12 @@ def _advice(judged: tuple[Fit, ...], chosen: Fit | None, host: Host) -> list[str
         advice.append(
             "Ask what runs there: torchlocks doctor --json > host.json there, torchlocks doctor --host host.json here"
         )
-    return advice + _newer_driver(judged, chosen)
+    system = (reason.fix for fit in judged for reason in fit.reasons if reason.kind in ("glibc", "osx") and reason.fix)
+    advice += [f"For the others, {fix}." for fix in dict.fromkeys(system)]
+    return advice + _newer_driver(judged, chosen, host)
 
 
-def _newer_driver(judged: tuple[Fit, ...], chosen: Fit | None) -> list[str]:
+def _newer_driver(judged: tuple[Fit, ...], chosen: Fit | None, host: Host) -> list[str]:
     """Which newer environments only the driver keeps from running, by the driver that they need."""
     newest = Version(chosen.cuda) if chosen is not None and chosen.cuda is not None else Version("0")
     held_back: dict[str, list[str]] = {}
@@ -151,7 +154,10 @@ def _newer_driver(judged: tuple[Fit, ...], chosen: Fit | None) -> list[str]:
         if fit.state == "does-not-run" and drivers and Version(fit.cuda or "0") > newest and None not in drivers:
             needed = max((driver for driver in drivers if driver), key=Version)
             held_back.setdefault(needed, []).append(fit.env)
-    return [f"With driver {needed} or newer, {_and(names)} would run, too." for needed, names in held_back.items()]
+    where = " on Windows" if host.kind == "wsl" else ""
+    return [
+        f"With driver {needed} or newer{where}, {_and(names)} would run, too." for needed, names in held_back.items()
+    ]
 
 
 def _and(names: list[str]) -> str:

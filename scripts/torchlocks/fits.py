@@ -147,9 +147,11 @@ def fits(needs: Needs, host: Host) -> Fit:
         reasons += _driver_reasons(needs.cuda, host)
         if host.has_driver and host.problem is None:
             found, able = _gpu_reasons(needs.cuda, host)
-            # A driver that is too old may be replaced; a GPU without code stays as it is, so both are told.
-            reasons += [each for each in found if each.kind == "architecture"] if _blocked(reasons) else found
-            gpus = () if _blocked(reasons) else able
+            if not _blocked(reasons):
+                reasons, gpus = reasons + found, able
+            elif all(reason.kind == "driver-floor" for reason in reasons):
+                # A driver that is too old may be replaced; a GPU without code stays as it is, so both are told.
+                reasons += [reason for reason in found if reason.kind == "architecture"]
     return Fit(
         env=needs.env,
         platform=needs.platform,
@@ -219,7 +221,7 @@ def _driver_reasons(cuda: CudaNeeds, host: Host) -> list[Reason]:
     release notes.
     """
     if host.problem is not None:
-        return [Reason(kind="driver-problem", weight="blocks", text=f"the driver does not work: {host.problem}")]
+        return [Reason(kind="driver-problem", weight="blocks", text="the driver does not work at present")]
     if host.kind == "jetson":
         return _jetson_reasons(cuda, host)
     if not host.has_driver:
@@ -274,8 +276,7 @@ def _jetson_reasons(cuda: CudaNeeds, host: Host) -> list[Reason]:
 def _gpu_reasons(cuda: CudaNeeds, host: Host) -> tuple[list[Reason], tuple[int, ...]]:
     """Each GPU by itself, and the indices of those that run it."""
     if not host.gpus:
-        text = "there is a driver, but no GPU" if host.driver else "no GPU is known of"
-        return [Reason(kind="no-gpu", weight="open", text=text)], ()
+        return [Reason(kind="no-gpu", weight="open", text="the driver is there, and no GPU")], ()
     alike: dict[tuple[str, str | None], list[int]] = {}
     for gpu in host.gpus:
         alike.setdefault((gpu.name, gpu.compute_capability), []).append(gpu.index)
@@ -319,8 +320,10 @@ def _code_reason(cuda: CudaNeeds, host: Host, name: str, capability: str | None)
         return Reason(kind="architecture", weight="open", text=text)
     if Version(capability) < Version(oldest):
         text = f"{sm}, and torch has no code for GPUs older than sm_{oldest.replace('.', '')}"
-    else:
+    elif Version(capability) > Version(newest):
         text = f"{sm}, and torch has code up to sm_{newest.replace('.', '')}, and no PTX for newer GPUs"
+    else:
+        text = f"{sm}, and torch has code for older and for newer GPUs, but not for it"
     return Reason(kind="architecture", weight="blocks", text=text)
 
 

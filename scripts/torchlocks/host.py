@@ -69,7 +69,7 @@ def detect_host(
     gpus = _with_capability(facts.gpus, seen.get("__cuda_arch"))
     # Where NVML is missing, rattler asks libcuda.
     driver, cuda, problem = facts.driver, facts.cuda or seen.get("__cuda"), facts.problem
-    if driver is not None and cuda is None and problem is None:
+    if facts.source == "kernel driver" and cuda is None and problem is None:
         problem = (
             "the kernel driver is loaded, but its library libcuda is not installed; "
             "a container must be started with GPUs (docker run --gpus all)"
@@ -144,7 +144,7 @@ def _overridden(name: str, stated: str, there: str) -> str:
 def _stated_gpu(architecture: str) -> Gpu:
     from torchlocks.nvidia import Gpu
 
-    return Gpu(index=0, name="as CONDA_OVERRIDE_CUDA_ARCH says", compute_capability=architecture)
+    return Gpu(index=0, name="the GPU of CONDA_OVERRIDE_CUDA_ARCH", compute_capability=architecture)
 
 
 def _with_capability(gpus: tuple[Gpu, ...], lowest: str | None) -> tuple[Gpu, ...]:

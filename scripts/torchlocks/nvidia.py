@@ -94,9 +94,10 @@ def nvidia_facts(root: Path = Path("/"), nvml: Nvml | None = None) -> NvidiaFact
         return answered if answered.gpus else answered.model_copy(update={"gpus": published.gpus})
     code, why = answered
     if published.driver is None and not published.gpus:
-        # Neither a library nor a kernel driver: a machine without NVIDIA, of which nothing need be said.
-        quiet = code in (_LIBRARY_NOT_FOUND, _DRIVER_NOT_LOADED)
-        return NvidiaFacts() if quiet else NvidiaFacts(notes=(why,), problem=why)
+        # Without a library, too, a machine is one without NVIDIA, and nothing need be said of it.
+        if code == _LIBRARY_NOT_FOUND:
+            return NvidiaFacts()
+        return NvidiaFacts(notes=(f"{why}.",), problem=None if code == _DRIVER_NOT_LOADED else why)
     lacking = "GPU memory and compute capability are not known" if published.source == "kernel driver" else ""
     notes = (why, f"driver and GPUs are as the {published.source} publishes them", lacking)
     problem = None if code == _LIBRARY_NOT_FOUND else why
@@ -195,7 +196,7 @@ def _or_note(nvml: Nvml, notes: list[str], what: str, ask: Callable[[], T]) -> T
     try:
         return ask()
     except nvml.NVMLError as error:
-        notes.append(f"{what} could not be read: {_explain(error)}")
+        notes.append(f"{what} could not be read: {_explain(error)}.")
         return None
 
 
