@@ -17,6 +17,8 @@ OFFLINE  ?=#           1: use the package cache alone
 FIX      ?=#           1: make fsck puts damaged files back
 PORTABLE ?=#           1: a bundle for machines that cannot read Zstandard
 FILE     ?=#           a bundle to unpack into the package cache
+FORMAT   ?=#           one form for make export, such as dockerfile
+KEY      ?=#           SSH key for make sign
 UPDATE   ?=#           1: make recipes only writes what is generated from the locks
 A        ?=#           first lock of make diff: a file, REV:file, or a prefix
 B        ?=#           second lock of make diff
@@ -80,9 +82,20 @@ why: $(READY) ## say why a package is in a lock, or why a spec cannot be had  [P
 diff: $(READY) ## compare two locks  [A=REV:locks/cpu/conda-lock.yml B=locks/cpu/conda-lock.yml]
 	@$(TOOL) diff $(or $(A),$(error name two locks: make diff A=… B=…)) $(or $(B),$(error name two locks: make diff A=… B=…))
 
+export: $(READY) ## write a lock for other tools: containers, pip, pixi, Slurm …  [ENV=cpu PLATFORM= FORMAT=]
+	@$(TOOL) export $(ONE) $(if $(PLATFORM),--platform $(PLATFORM)) $(if $(FORMAT),--format $(FORMAT))
+sbom: $(READY) ## print the bill of materials of a lock, CycloneDX or FORMAT=spdx  [ENV=cpu PLATFORM= FORMAT=]
+	@$(TOOL) sbom $(ONE) $(if $(PLATFORM),--platform $(PLATFORM)) $(if $(FORMAT),--format $(FORMAT))
+licences: $(READY) ## report the licences of a lock's packages  [ENV=gpu-cu126 PLATFORM=]
+	@$(TOOL) licences $(ONE) $(if $(PLATFORM),--platform $(PLATFORM))
+sign: $(READY) ## sign the locks of an environment with an SSH key  [ENV=cpu KEY=~/.ssh/id_ed25519]
+	@$(TOOL) sign locks/$(ONE) $(if $(KEY),--key $(KEY))
+update-all: $(READY) ## lock everything anew, check it, and write the pull request's text  [SNAPSHOT= AS_OF= MIRROR=]
+	@$(TOOL) update-all $(FROM)
+
 #: The project
-channel: $(READY) ## build the local channel from recipes/local and PyPI wheels
-	@$(TOOL) channel
+channel: $(READY) ## build the local channel from recipes/local and PyPI wheels  [CUDA=13.0]
+	@$(TOOL) channel $(if $(filter-out auto,$(CUDA)),--cuda $(CUDA))
 recipes: $(READY) ## build torch-verify and the environments as conda packages into build/recipes  [UPDATE=1 PLATFORM=]
 	@$(TOOL) recipes $(if $(UPDATE),--update) $(if $(PLATFORM),--platform $(PLATFORM))
 bench: $(READY) ## measure what installing and locking cost, against floors and peers  [SNAPSHOT=]

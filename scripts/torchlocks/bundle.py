@@ -133,13 +133,16 @@ def bundle_environment(
     from torchlocks.matrix import load_matrix
     from torchlocks.remote import open_lock
 
-    load_matrix(layout.matrix).target(env, platform)
+    matrix = load_matrix(layout.matrix)
+    target = matrix.local_target(env, platform) if local else matrix.target(env, platform)
     path = (layout.local_locks if local else layout.locks) / env / "conda-lock.yml"
     if not path.is_file():
         raise MissingFileError(
             f"There is no {'local ' if local else ''}lock of {env}.",
             where=str(path),
-            fix=f"make env-{env} CHANNEL=local makes one" if local else f"make it: make lock ENV={env}",
+            fix=f"make env-{f'gpu CUDA={target.cuda}' if target.cuda else env} CHANNEL=local makes one"
+            if local
+            else f"make it: make lock ENV={env}",
         )
     file = f"{env}-{platform}{'-portable' if portable else ''}.tar"
     return make_bundle(

@@ -34,6 +34,7 @@ TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 _SHA256 = re.compile(r"sha256:[0-9a-f]{64}")
 _COMMENT = re.compile(r"(^|\s)#.*")
 _NO_CANDIDATE = re.compile(r"Could not find a version that satisfies the requirement (\S+).*\(from versions: (.*)\)")
+_COPIED = re.compile(r"Processing (.+\.whl)$")
 _PROGRESS = re.compile(r"Progress (\d+) of (\d+)")
 
 
@@ -288,6 +289,11 @@ def _pip_download(pins: list[Pin], target: Path, progress: Progress) -> None:
                             before, here = before + size, 0
                     else:
                         output.append(line)
+                        # A wheel in a folder is copied, without a word on how far that is.
+                        if (match := _COPIED.match(line)) and (file := Path(match[1])).is_file():
+                            before += file.stat().st_size
+                            task.total(before)
+                            task.advance(file.stat().st_size)
             except BaseException:
                 pip.kill()  # Ctrl-C may have reached this process alone
                 raise

@@ -8,13 +8,20 @@ import click
 
 
 @click.command()
-def channel() -> None:
+@click.option("--cuda", default=None, help="Build the channel of this CUDA version; without it, the CPU's.")
+def channel(cuda: str | None) -> None:
     """Build the local channel from recipes/local, PyPI wheels and this machine's Python."""
     from torchlocks.channel import build_local_channel
     from torchlocks.console import make_progress
     from torchlocks.layout import find_layout
 
-    built = build_local_channel(find_layout(), progress=make_progress())
+    layout = find_layout()
+    if cuda is not None:
+        from torchlocks.host import host_platform
+        from torchlocks.matrix import load_matrix
+
+        load_matrix(layout.matrix).gpu_environment(cuda, host_platform(), local=True)
+    built = build_local_channel(layout, accelerator=cuda or "cpu", progress=make_progress())
     click.echo(f"{built.url}: {len(built.versions)} packages, {len(built.rebuilt)} built now")
 
 
