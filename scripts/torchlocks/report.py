@@ -1,4 +1,4 @@
-"""What a verdict looks like: a table on the terminal, JSON and JUnit XML in `reports/`."""
+"""What a verdict looks like: a table on the terminal, JSON, JUnit XML and a page in `reports/`."""
 
 from __future__ import annotations
 
@@ -24,23 +24,26 @@ _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 _NAMED = 3
 
 
-def write_reports(verdict: Verdict, folder: Path) -> tuple[Path, Path]:
-    """Write `<env>.json` and `<env>.xml` (JUnit) into `folder`, each in one step; their paths.
+def write_reports(verdict: Verdict, folder: Path) -> tuple[Path, ...]:
+    """Write `<env>.json`, `<env>.xml` (JUnit) and `<env>.html` into `folder`, each in one step; their paths.
 
     Raises VerificationError when they cannot be written.
     """
-    as_json, as_xml = folder / f"{verdict.env}.json", folder / f"{verdict.env}.xml"
+    from torchlocks.report_html import report_html
+
+    texts = {"json": verdict_json(verdict) + "\n", "xml": junit(verdict), "html": report_html(verdict)}
+    paths = {form: folder / f"{verdict.env}.{form}" for form in texts}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(as_json, verdict_json(verdict) + "\n")
-        write_whole(as_xml, junit(verdict))
+        for form, text in texts.items():
+            write_whole(paths[form], text)
     except OSError as error:
         raise VerificationError(
             f"The report cannot be written: {error.strerror}.",
             where=str(folder),
             fix="make room, or make the folder writable.",
         ) from error
-    return as_json, as_xml
+    return tuple(paths.values())
 
 
 def verdict_json(verdict: Verdict) -> str:
