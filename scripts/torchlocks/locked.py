@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,10 @@ from torchlocks.models import Lock, LockedPackage
 
 if TYPE_CHECKING:
     from torchlocks.matrix import Target
+
+
+_WORD = re.compile(r"[A-Za-z0-9_.+!-]+")
+"""What names, versions and build strings of conda packages are made of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +94,14 @@ def _of(lock: Lock, name: str, platform: str, target: Target | None) -> LockedTa
             where=str(lock.path),
             fix=f"it has: {', '.join(lock.platforms) or 'none'}",
         )
+    for package in packages:
+        # Exports put these into scripts; what is no name or version of conda's has no business there.
+        if not all(_WORD.fullmatch(word) for word in (package.name, package.version, package.build)):
+            raise LockfileError(
+                f"{package.file_name!r} is not the name of a conda package: it holds characters that none has.",
+                where=str(lock.path),
+                fix="see where this lock comes from, and do not install it.",
+            )
     return LockedTarget(
         name=name,
         platform=platform,
@@ -114,7 +127,8 @@ def _default(platforms: Sequence[str], where: str) -> str:
 
 
 def _name_of(lock: Lock) -> str:
-    """What to call a lock that is no row of the matrix: the folder of a conda-lock.yml, else the file."""
+    """What to call a lock that is no row of the matrix: the folder of a conda-lock.yml or pixi.lock, else the file."""
     path = Path(lock.path)
     folder = path.absolute().parent.name
-    return folder if path.name in ("conda-lock.yml", "pixi.lock") and folder else path.name.removesuffix(".lock")
+    name = folder if path.name in ("conda-lock.yml", "pixi.lock") and folder else path.name.removesuffix(".lock")
+    return "-".join(_WORD.findall(name)) or "environment"
