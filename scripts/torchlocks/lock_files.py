@@ -121,14 +121,8 @@ def _files(task: FilesTask) -> dict[str, str]:
 
 
 def _kept(task: FilesTask, solved: Mapping[str, Cell]) -> Lockfile | None:
-    """The lock as it is, in conda-lock's reading; None where no platform of it stays.
-
-    conda-lock reads slowly, and most often everything is locked at once.
-    """
-    if task.conda_lock is None:
-        return None
-    there = parse_lock(task.conda_lock.encode(), Path(task.target.env) / CONDA_LOCK).platforms
-    if not any(platform not in solved and platform in task.target.row_platforms for platform in there):
+    """The lock as it is, in conda-lock's reading; None where no platform of it can stay."""
+    if task.conda_lock is None or set(task.target.row_platforms) <= set(solved):
         return None
     from conda_lock.lockfile import parse_conda_lock_file
 
