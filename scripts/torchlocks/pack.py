@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict
 
 from torchlocks.errors import DiskFullError, RecipeError, TorchlocksError
-from torchlocks.files import hash_file
+from torchlocks.files import hash_file, says_disk_full
 
 if TYPE_CHECKING:
     from rattler_build import RenderedVariant
@@ -179,7 +179,7 @@ def _build(variant: RenderedVariant, job: Job, log: Path) -> Path:
     except (RattlerBuildError, OSError, RuntimeError) as error:
         if isinstance(error, OSError):
             raise _os_error(error, job, log) from error
-        if _is_disk_full(f"{error}\n{log_tail(log)}") or ("write to file" in str(error) and _has_little_room(job.work)):
+        if says_disk_full(f"{error}\n{log_tail(log)}") or ("write to file" in str(error) and _has_little_room(job.work)):
             raise _disk_full(job) from error
         raise RecipeError(
             f"The build of {job.recipe.parent.name} failed: {str(error).splitlines()[0]}",
@@ -230,10 +230,6 @@ def _repack(package: Path, job: Job) -> Built:
     return built
 
 
-def _is_disk_full(text: str) -> bool:
-    return "No space left on device" in text or "os error 28" in text or "Errno 28" in text
-
-
 def _has_little_room(work: Path) -> bool:
     """Whether the disk has less room than the engine needs to pack what is in `work`.
 
@@ -246,7 +242,7 @@ def _has_little_room(work: Path) -> bool:
 
 
 def _os_error(error: OSError, job: Job, log: Path) -> TorchlocksError:
-    if _is_disk_full(f"{error}\n{log_tail(log)}"):
+    if says_disk_full(f"{error}\n{log_tail(log)}"):
         return _disk_full(job)
     return RecipeError(f"The build failed: {error}", where=str(job.recipe), details=log_tail(log))
 

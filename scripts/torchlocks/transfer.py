@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, BinaryIO, Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from torchlocks.errors import DiskFullError, TorchlocksError
+from torchlocks.files import says_disk_full
 from torchlocks.models import LockedPackage
 from torchlocks.progress import Task
 
@@ -69,7 +70,7 @@ def is_disk_full(error: BaseException) -> bool:
         if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT):
             return True
         # py-rattler hands the system's errors on as text.
-        if "os error 28" in str(seen) or "os error 122" in str(seen) or "No space left on device" in str(seen):
+        if says_disk_full(str(seen)):
             return True
         seen = seen.__cause__ or seen.__context__
     return False

@@ -25,7 +25,7 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 from packaging.version import InvalidVersion, Version
 
 from torchlocks.errors import DiskFullError, FetchError, WheelError
-from torchlocks.files import hash_file
+from torchlocks.files import hash_file, says_disk_full
 from torchlocks.progress import Progress
 
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
@@ -305,7 +305,7 @@ def _pip_error(output: str, pins: list[Pin]) -> DiskFullError | FetchError | Whe
     """What pip's output means. The texts are those of pip 25 and 26."""
     tail = "\n".join(line for line in output.splitlines() if not line.startswith("WARNING: Location"))[-3000:]
     by_requirement: Mapping[str, Pin] = {f"{pin.name}=={pin.version}": pin for pin in pins}
-    if "No space left on device" in output or "Errno 28" in output:
+    if says_disk_full(output):
         return DiskFullError("The disk is full: pip could not store a wheel.", fix="free some space, then run again.")
     if re.search(r"Retrying \(|ConnectionError|NewConnectionError|ReadTimeout|HTTPError", output):
         return FetchError(
