@@ -40,7 +40,7 @@ ONE    = $(or $(ENV),$(error name the environment: make $@ ENV=cpu))
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help env-cpu env-gpu doctor run shell rollback verify fsck bundle matrix render lock update check why diff channel \
-        recipes bench lint test test-unit requirements golden clean
+        export sbom licences sign update-all recipes bench lint test test-unit requirements golden clean
 
 help: ## print this help
 	@awk -F ':.*## ' '/^#: /{print "\n" substr($$0, 4)} /^[a-z-]+:.*## /{printf "  %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
