@@ -158,7 +158,7 @@ def _reader(name: BaseName, folder: Path, as_recorded: bool, stack: contextlib.E
     if name.is_environment:
         return _environment_reader(name.text), None
     if name.is_path:
-        path = folder / name.text
+        path = (folder / name.text).resolve()
         return _folder_reader(path if path.is_dir() else path.parent, path.name if not path.is_dir() else None), None
     env, _, revision = name.text.partition("@")
     if not _REVISION.fullmatch(revision):
@@ -246,8 +246,8 @@ def _repository(name: BaseName, folder: Path, revisions: tuple[str, ...]) -> Ite
                 fix="name the repository that has it: --repository URL",
             )
         on_disk = layout.root
-    elif "://" not in name.repository and (folder / name.repository).is_dir():
-        on_disk = folder / name.repository
+    elif "://" not in name.repository and (folder / name.repository).resolve().is_dir():
+        on_disk = (folder / name.repository).resolve()
     with tempfile.TemporaryDirectory(prefix="torchlocks-") as scratch:
         yield _at_revision(on_disk, name.repository or "", Path(scratch), revisions)
 

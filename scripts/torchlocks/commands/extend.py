@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=None, help="Folder of the lock.")
 @click.option("--platform", "platforms", multiple=True, help="One platform; may be repeated (default: all).")
 @click.option("--allow-move", "moves", multiple=True, metavar="PKG", help="Base package that may move; repeatable.")
-@click.option("--channel", "channels", multiple=True, help="Channel of the additions, not the file's; repeatable.")
+@click.option("--channel", "channels", multiple=True, help="Channel (or its folder) instead of the file's; repeatable.")
 @click.option("--snapshot", type=click.Path(path_type=Path), default=None, help="Folder of repodata to lock against.")
 @click.option("--as-of", type=click.DateTime(["%Y-%m-%d"]), default=None, help="Ignore packages newer than this day.")
 @mirror_option
@@ -73,13 +73,20 @@ def extend(
         source=_source(snapshot, as_of, mirror),
         platforms=platforms,
         moves=tuple(dict.fromkeys(moves)),
-        channels=channels or None,
+        channels=tuple(_channel(channel) for channel in channels) or None,
     )
     done = lock_on_base(wishes, open_base(name, path.parent), path, options, make_progress(quiet=as_json))
     if as_json:
         click.echo(report_json(done), nl=False)
     else:
         click.echo(as_text(done), nl=False)
+
+
+def _channel(named: str) -> str:
+    """A channel by name or URL; a folder that is one by its URL."""
+    folder = Path(named)
+    is_folder = "://" not in named and (folder / "noarch" / "repodata.json").is_file()
+    return folder.resolve().as_uri() if is_folder else named
 
 
 def update_base(
