@@ -179,7 +179,8 @@ def _build(variant: RenderedVariant, job: Job, log: Path) -> Path:
     except (RattlerBuildError, OSError, RuntimeError) as error:
         if isinstance(error, OSError):
             raise _os_error(error, job, log) from error
-        if says_disk_full(f"{error}\n{log_tail(log)}") or ("write to file" in str(error) and _has_little_room(job.work)):
+        silent = "write to file" in str(error) and _has_little_room(job.work)
+        if silent or says_disk_full(f"{error}\n{log_tail(log)}"):
             raise _disk_full(job) from error
         raise RecipeError(
             f"The build of {job.recipe.parent.name} failed: {str(error).splitlines()[0]}",

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import re
 import shutil
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
-from torchlocks.errors import RecipeError
-from torchlocks.recipes import read_plan, read_recipe
+from torchlocks.errors import RecipeError, WheelError
+from torchlocks.recipe_template import render_recipe
+from torchlocks.recipes import Plan, read_plan, read_recipe, requirement_specs
+from torchlocks.wheels import Wheel
 
 ROOT = Path(__file__).resolve().parents[2]
 HASH = "a" * 64
@@ -130,3 +134,132 @@ def test_the_fingerprints_are_stable_and_need_no_wheel(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "recipes" / "local", recipes)
     assert read_plan(recipes, "cpu").fingerprints == read_plan(recipes, "cpu").fingerprints
     assert list(tmp_path.iterdir()) == [recipes]
+
+
+CUDA = "99.0"
+
+
+def write_cuda_row(folder: Path, pins: str = "") -> None:
+    """A small row: torch and one library, with the committed templates."""
+    write_recipe(folder, "python")
+    write_recipe(folder, "pytorch", host="[python]", distribution="torch")
+    shutil.copytree(ROOT / "recipes" / "local" / "cuda", folder / "cuda", dirs_exist_ok=True)
+    (folder / "torch-cpu.txt").write_text(f"torch==1+cpu --hash=sha256:{HASH}\n", encoding="utf-8")
+    (folder / "torch-cu990.txt").write_text(
+        pins or f"torch==2 --hash=sha256:{HASH}\nnvidia-thing==3 --hash=sha256:{HASH}\n", encoding="utf-8"
+    )
+
+
+def test_a_cuda_plan_has_its_own_torch_its_libraries_and_their_version(tmp_path: Path) -> None:
+    write_cuda_row(tmp_path)
+    cpu, gpu = read_plan(tmp_path), read_plan(tmp_path, CUDA)
+    assert set(cpu.fingerprints) == {"python", "pytorch"}
+    assert set(gpu.fingerprints) == {"python", "pytorch", "nvidia-thing", "cuda-version"}
+    assert gpu.libraries == ("nvidia-thing",)
+    assert cpu.fingerprints["python"] == gpu.fingerprints["python"], "what is common is built once"
+    assert cpu.fingerprints["pytorch"] != gpu.fingerprints["pytorch"]
+    assert {str(pin.version) for plan in (cpu, gpu) for pin in plan.pins.values() if pin.name == "torch"} == {
+        "1+cpu",
+        "2",
+    }
+
+
+def test_a_moved_library_reaches_torch_which_names_its_version(tmp_path: Path) -> None:
+    write_cuda_row(tmp_path)
+    before = read_plan(tmp_path, CUDA).fingerprints
+    pins = tmp_path / "torch-cu990.txt"
+    pins.write_text(pins.read_text(encoding="utf-8").replace("thing==3", "thing==4"), encoding="utf-8")
+    after = read_plan(tmp_path, CUDA).fingerprints
+    assert {name for name in before if before[name] != after[name]} == {"nvidia-thing", "pytorch"}
+
+
+def test_two_cuda_versions_share_a_library_of_one_wheel(tmp_path: Path) -> None:
+    write_cuda_row(tmp_path)
+    shutil.copy(tmp_path / "torch-cu990.txt", tmp_path / "torch-cu991.txt")
+    one, other = read_plan(tmp_path, "99.0").fingerprints, read_plan(tmp_path, "99.1").fingerprints
+    assert {name for name in one if one[name] == other[name]} == {"python", "nvidia-thing"}
+
+
+def test_a_python_that_has_no_torch_for_the_cuda_version_is_told(tmp_path: Path) -> None:
+    write_cuda_row(tmp_path, f"torch==2 ; python_version < '3' --hash=sha256:{HASH}\n")
+    with pytest.raises(WheelError, match="no torch for CUDA 99") as caught:
+        read_plan(tmp_path, CUDA)
+    assert str(caught.value.where).endswith("torch-cu990.txt")
+
+
+def test_pins_and_templates_that_are_not_there_are_named(tmp_path: Path) -> None:
+    write_cuda_row(tmp_path)
+    with pytest.raises(WheelError, match="cannot be read") as unpinned:
+        read_plan(tmp_path, "98.0")
+    assert str(unpinned.value.where).endswith("torch-cu980.txt")
+    (tmp_path / "cuda" / "library.yaml.in").unlink()
+    with pytest.raises(RecipeError, match="template cannot be read") as caught:
+        read_plan(tmp_path, CUDA)
+    assert str(caught.value.where).endswith("library.yaml.in")
+
+
+def wheel_that_requires(plan: Plan, *requires: str) -> Wheel:
+    return Wheel(
+        pin=plan.pins["torch"],
+        path=Path("torch-2-py3-none-any.whl"),
+        sha256=HASH,
+        requires_python="*",
+        requires=tuple(map(Requirement, requires)),
+        license="MIT",
+        summary="",
+        glibc=None,
+        kind="compiled",
+        newest=datetime(2026, 1, 1, tzinfo=timezone.utc),
+    )
+
+
+def test_what_a_wheel_requires_is_asked_of_the_channel_by_its_names(tmp_path: Path) -> None:
+    write_cuda_row(tmp_path)
+    write_recipe(tmp_path, "typing_extensions", distribution="typing-extensions")
+    (tmp_path / "wheels.txt").write_text(f"typing-extensions==4 --hash=sha256:{HASH}\n", encoding="utf-8")
+    plan = read_plan(tmp_path, CUDA)
+    wheel = wheel_that_requires(plan, "Typing.Extensions>=4,!=4.1,<5", "python==3.*", "nvidia-thing[extra]==3")
+    # The libraries are left to the recipe, which names every one of them with its version.
+    assert requirement_specs(wheel, plan) == ["typing_extensions !=4.1,<5,>=4", "python 3.*"]
+    with pytest.raises(RecipeError, match="requires numpy, for which the channel has no recipe"):
+        requirement_specs(wheel_that_requires(plan, "numpy"), plan)
+
+
+@pytest.mark.parametrize("kind", ["pure", "library", "compiled"])
+@pytest.mark.parametrize("template", sorted((ROOT / "recipes" / "local" / "cuda").glob("*.in")), ids=lambda p: p.name)
+def test_the_committed_templates_make_recipes(template: Path, kind: str) -> None:
+    values = {
+        "cuda": "13.0",
+        "name": "nvidia-thing",
+        "distribution": "nvidia-thing",
+        "kind": kind,
+        "requires": ["filelock", "sympy >=1.13"],
+        "libraries": ["nvidia-other ==1.2"],
+        "license": '"LicenseRef-NVIDIA-Proprietary"',
+        "summary": '"With: a colon, a # and \\"quotes\\""',
+    }
+    recipe = yaml.safe_load(render_recipe(template, values))
+    assert recipe["schema_version"] == 1
+    assert recipe["build"]["number"] == 0
+    assert set(recipe["about"]) >= {"license", "summary"}
+    if template.name == "library.yaml.in":
+        assert recipe["requirements"]["run"][-2:] == ["filelock", "sympy >=1.13"]
+        assert recipe["build"].get("noarch") == ("python" if kind == "pure" else None)
+        assert recipe["build"]["python"].get("version_independent", False) is (kind == "library")
+        assert ("python ${{ python_series }}" in recipe["requirements"]["run"]) is (kind == "compiled")
+    elif template.name == "pytorch.yaml.in":
+        assert recipe["build"]["string"] == "cuda130_${{ python_tag }}_0"
+        assert {"__cuda", "cuda-version 13.0.*", "nvidia-other ==1.2"} <= set(recipe["requirements"]["run"])
+    else:
+        assert recipe["requirements"]["run_constraints"] == ["__cuda >=13"]
+
+
+def test_a_template_with_a_mistake_is_named_with_its_line(tmp_path: Path) -> None:
+    template = tmp_path / "bad.yaml.in"
+    template.write_text("package:\n  name: << name\n", encoding="utf-8")
+    with pytest.raises(RecipeError) as caught:
+        render_recipe(template, {"name": "x"})
+    assert caught.value.where == f"{template}:2"
+    template.write_text("package: << nmae >>\n", encoding="utf-8")
+    with pytest.raises(RecipeError, match="nmae"):
+        render_recipe(template, {"name": "x"})
