@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Protocol, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
-DottedVersion = Annotated[str, StringConstraints(pattern=r"^\d+(\.\d+)+$")]
+DottedVersion = Annotated[str, StringConstraints(pattern=r"^\d+(\.\d+)*$")]
 T = TypeVar("T")
 
 # Where distributions put NVML outside the linker's path, relative to the root: WSL, Fedora and RHEL, NixOS.

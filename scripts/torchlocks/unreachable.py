@@ -31,7 +31,7 @@ def cannot_be_had(
     files to name. `local` are the CUDA versions that the local channel has on this platform.
     """
     if lock is not None:
-        what = f"The committed lock of {target.env} is fine, but its packages cannot be had from {channels}."
+        what = f"The lock of {target.env} is fine, but its packages cannot be had from {channels}."
         facts = lock_summary(lock, target)
     else:
         what = f"{target.env} must be locked anew, and {channels} cannot be used for that."
@@ -57,7 +57,7 @@ def lock_summary(lock: Lock, target: Target) -> str:
     by_name = {package.name: package.version for package in packages}
     torch = torch_package(packages)
     sizes = [package.size for package in packages]
-    parts = [f"{len(packages)} packages"]
+    parts = [f"committed in locks/{target.env}: {len(packages)} packages"]
     if sizes and None not in sizes:
         parts.append(f"{sum(size for size in sizes if size) / 1e9:.1f} GB to download")
     if torch is not None:

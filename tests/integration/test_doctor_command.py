@@ -176,7 +176,7 @@ def test_a_lock_that_is_fine_and_a_channel_that_is_not(tmp_path: Path) -> None:
     )
     said = unwrapped(run.stderr)
     assert run.returncode == ChannelUnreachableError.exit_code
-    assert "committed lock of gpu-cu118 is fine" in said
+    assert "The lock of gpu-cu118 is fine" in said
     assert "75 packages, 2.3 GB to download, PyTorch 2.5.1 for CUDA 11.8" in said
     for choice in ("MIRROR=URL", "make bundle ENV=gpu-cu118", "CHANNEL=local", "make env-cpu"):
         assert choice in said
