@@ -100,6 +100,15 @@ def verify_installed(layout: Layout, env: str, progress: Progress, *, select: st
     A run of all checks decides whether the environment counts as verified; a selection (`select`, as for
     pytest -k) does not. Raises MissingFileError when the environment's lock is not there any more.
     """
+    lock, target = installed_lock(layout, env)
+    return _verify(layout, target, lock, progress, select)
+
+
+def installed_lock(layout: Layout, env: str) -> tuple[Lock, Target]:
+    """The lock that an installed environment was made from, and what it should be.
+
+    Raises MissingFileError when that lock is not there any more.
+    """
     from torchlocks.errors import MissingFileError
     from torchlocks.lockfile import CONDA_LOCK
     from torchlocks.matrix import load_matrix
@@ -110,7 +119,7 @@ def verify_installed(layout: Layout, env: str, progress: Progress, *, select: st
         if found and path.is_file() and (lock := _read(path)).sha256 == found.lock_sha256:
             matrix = load_matrix(layout.matrix)
             find = matrix.local_target if found.channel == "local" else matrix.target
-            return _verify(layout, find(env, found.platform), lock, progress, select)
+            return lock, find(env, found.platform)
     raise MissingFileError(
         f"The lock that {env} was installed from is gone or has changed, so there is nothing to verify it against.",
         where=str(layout.locks / env),
@@ -135,6 +144,9 @@ def _verify(layout: Layout, target: Target, lock: Lock, progress: Progress, sele
         reports=layout.reports if select is None else layout.reports / "selections",
         progress=progress,
         select=select,
+        architectures=target.architectures,
+        ptx=target.ptx,
+        driver_floor=target.driver.floor if target.driver else None,
     )
     if verdict.complete:
         mark_verified(prefix, verdict.ok, _short(layout, layout.reports / f"{target.env}.json"))

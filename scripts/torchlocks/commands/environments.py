@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
-from torchlocks.commands.shared import installed_prefix, mirror_option, show_verdict
+from torchlocks.commands.shared import installed_prefix, mirror_option, scheduler_option, show_verdict
 
 if TYPE_CHECKING:
     from torchlocks.environment import ChannelChoice
@@ -80,12 +80,35 @@ def _gpu_environment(layout: Layout, cuda: str, channel: ChannelChoice, require_
 @click.argument("env_name")
 @click.option("-k", "select", default=None, help="Run only the checks that match, as for pytest -k.")
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON, and nothing else.")
-def verify(env_name: str, select: str | None, as_json: bool) -> None:
-    """Run the torch suite in an installed environment."""
+@scheduler_option
+@click.option(
+    "--per",
+    type=click.Choice(["node", "kind", "worker"]),
+    default="node",
+    show_default=True,
+    help="With --scheduler: verify on every node, on one of each kind (platform, CPU, driver, GPUs), or every worker.",
+)
+@click.option(
+    "--install", is_flag=True, help="With --scheduler: each node installs the committed lock on its own disk."
+)
+def verify(
+    env_name: str,
+    select: str | None,
+    as_json: bool,
+    scheduler: str | None,
+    per: Literal["node", "kind", "worker"],
+    install: bool,
+) -> None:
+    """Run the torch suite in an installed environment, here or on the nodes of a cluster."""
     from torchlocks.console import make_progress
     from torchlocks.environment import verify_installed
     from torchlocks.layout import find_layout
 
+    if scheduler is not None:
+        from torchlocks.commands.fleet import verify_on_nodes
+
+        verify_on_nodes(env_name, select, as_json, scheduler, per, install)
+        return
     installed_prefix(env_name)
     verdict = verify_installed(find_layout(), env_name, make_progress(quiet=as_json), select=select)
     show_verdict(verdict, env_name, as_json)
