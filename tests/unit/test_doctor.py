@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from io import StringIO
 from pathlib import Path
 
@@ -270,3 +271,10 @@ def test_nothing_installed_says_what_to_make(seen: Host, tmp_path: Path) -> None
         choose_installed(Layout(tmp_path), MATRIX, seen)
     assert "make env-cpu" in str(caught.value)
     assert ("make env-gpu CUDA=12.9" in str(caught.value)) is bool(seen.gpus)
+
+
+def test_the_record_in_the_documentation_is_one(tmp_path: Path) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "choose-cuda.md").read_text(encoding="utf-8")
+    (record,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "host.json").write_text(record, encoding="utf-8")
+    assert diagnose(MATRIX, read_host(tmp_path / "host.json")).best == "gpu-cu129"
