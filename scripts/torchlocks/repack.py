@@ -29,6 +29,9 @@ COMPRESSION_LEVEL = 3
 COMPRESSION_THREADS = 2
 """zstd's output is the same for any number of threads from 1 on."""
 
+IN_MEMORY = 1 << 24
+"""Files up to this size (bytes) are looked at as a whole; larger ones, libraries of up to a gigabyte, in pieces."""
+
 PLACEHOLDER = "/torchlocks/" + "_placehold" * 30
 """Cut to the length of the engine's own placeholder, and put in its place."""
 
@@ -54,7 +57,7 @@ def repack(
     `may_be_empty`; for any other package that is an error.
     """
     with zipfile.ZipFile(package) as source:
-        info = dict(_read(source, "info"))
+        info = {member.name: (member, contents.read()) for member, contents in _read(source, "info")}
         paths = json.loads(info["info/paths.json"][1])
         entries = {entry["_path"]: entry for entry in paths["paths"]}
         if not entries and not may_be_empty:
@@ -67,15 +70,20 @@ def repack(
             archive.writestr(zipfile.ZipInfo("metadata.json"), json.dumps({"conda_pkg_format_version": 2}))
             with _part(archive, "pkg", target, large) as tar:
                 links: dict[str, str] = {}
-                for name, (member, data) in _read(source, "pkg"):
+                for member, contents in _read(source, "pkg"):
+                    name = member.name
                     if member.issym():
                         links[name] = member.linkname
                         _refuse(refused, member.linkname.encode(), name)
+                    if member.size > IN_MEMORY and name not in placeholders:
+                        _add(tar, member, _Watched(contents, refused, name), member.size, newest)
+                        continue
+                    data = contents.read()
                     changed = _canonical(name, data, placeholders, entries.keys())
                     if changed != data:
                         _describe(entries[name], changed)
                     _refuse(refused, changed, name)
-                    _add(tar, member, changed, newest)
+                    _add(tar, member, io.BytesIO(changed), len(changed), newest)
             _follow_links(entries, links)
             for name, placeholder in placeholders.items():
                 entries[name]["prefix_placeholder"] = PLACEHOLDER[: len(placeholder)]
@@ -88,12 +96,12 @@ def repack(
                     if name not in NOT_KEPT:
                         final = _json(rewritten[name]) if name in rewritten else data
                         _refuse(refused, final, name)
-                        _add(tar, member, final, newest)
+                        _add(tar, member, io.BytesIO(final), len(final), newest)
     return index
 
 
-def _read(source: zipfile.ZipFile, part: str) -> Iterator[tuple[str, tuple[tarfile.TarInfo, bytes]]]:
-    """Name, header and contents of each file of a part, in the order of the archive."""
+def _read(source: zipfile.ZipFile, part: str) -> Iterator[tuple[tarfile.TarInfo, IO[bytes]]]:
+    """Header and contents of each file of a part, in the order of the archive; read each before asking for the next."""
     (name,) = (n for n in source.namelist() if n.startswith(f"{part}-") and n.endswith(".tar.zst"))
     with (
         source.open(name) as raw,
@@ -102,8 +110,7 @@ def _read(source: zipfile.ZipFile, part: str) -> Iterator[tuple[str, tuple[tarfi
     ):
         for member in tar:
             if member.isfile() or member.issym():
-                contents = tar.extractfile(member) if member.isfile() else None
-                yield member.name, (member, contents.read() if contents else b"")
+                yield member, (tar.extractfile(member) if member.isfile() else None) or io.BytesIO()
 
 
 @contextmanager
@@ -119,15 +126,31 @@ def _part(archive: zipfile.ZipFile, part: str, target: Path, large: bool) -> Ite
         yield tar
 
 
-def _add(tar: tarfile.TarFile, old: tarfile.TarInfo, data: bytes, newest: int) -> None:
+def _add(tar: tarfile.TarFile, old: tarfile.TarInfo, contents: IO[bytes] | _Watched, size: int, newest: int) -> None:
     member = tarfile.TarInfo(old.name)
     member.mtime = newest
     if old.issym():
         member.type, member.linkname = tarfile.SYMTYPE, old.linkname
     else:
         member.mode = 0o755 if old.mode & 0o100 else 0o644
-        member.size = len(data)
-    tar.addfile(member, io.BytesIO(data))
+        member.size = size
+    tar.addfile(member, contents)  # type: ignore[arg-type]  # it reads, and asks for nothing else
+
+
+class _Watched:
+    """A large file on its way from one archive to the other, in pieces: RecipeError if it holds a refused text."""
+
+    def __init__(self, contents: IO[bytes], texts: Sequence[bytes], name: str) -> None:
+        self._contents, self._texts, self._name = contents, texts, name
+        self._overlap = max(map(len, texts), default=1) - 1
+        self._before = b""
+
+    def read(self, size: int) -> bytes:
+        data = self._contents.read(size)
+        seen = self._before + data
+        _refuse(self._texts, seen, self._name)
+        self._before = seen[len(seen) - self._overlap :] if self._overlap else b""
+        return data
 
 
 def _canonical(name: str, data: bytes, placeholders: Mapping[str, str], packaged: Set[str]) -> bytes:

@@ -126,3 +126,18 @@ def test_scripts_begin_with_a_plain_shebang_whatever_the_folder(tmp_path: Path, 
     repack(source, tmp_path / "mod-1-0.conda", newest=NEWEST, forbidden=[])
     tool = contents(tmp_path / "mod-1-0.conda")["bin/tool"][0]
     assert tool == f"#!{PLACEHOLDER[: len(prefix)]}/bin/python\nimport sys\n".encode()
+
+
+@pytest.mark.parametrize("at", [0, 16 * 1024 - 4, 16 * 1024, 50_000])
+def test_a_large_file_is_passed_on_in_pieces_and_looked_at_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    monkeypatch.setattr("torchlocks.repack.IN_MEMORY", 1000)
+    data = bytearray(range(256)) * 400
+    source = conda_file(tmp_path / "good.conda", "/builds/one", 1, {"lib/libbig.so": bytes(data)})
+    repack(source, tmp_path / "mod-1-0.conda", newest=NEWEST, forbidden=["/home/elsewhere"])
+    assert contents(tmp_path / "mod-1-0.conda")["lib/libbig.so"][0] == data
+    data[at : at + 15] = b"/home/elsewhere"
+    source = conda_file(tmp_path / "bad.conda", "/builds/one", 1, {"lib/libbig.so": bytes(data)})
+    with pytest.raises(RecipeError, match=r"/home/elsewhere in lib/libbig\.so"):
+        repack(source, tmp_path / "bad-1-0.conda", newest=NEWEST, forbidden=["/home/elsewhere"])
