@@ -128,7 +128,7 @@ def _version(environ: Mapping[str, str], name: str) -> str | None:
     import re
 
     value = environ.get(name)
-    if value is not None and not re.fullmatch(r"(\d+\.\d+(\.\d+)*)?", value.strip()):
+    if value is not None and not re.fullmatch(r"(\d{1,4}\.\d{1,4}(\.\d{1,4})*)?", value.strip(), re.ASCII):
         raise HostRecordError(
             f"{name}={value} is not a version such as 12.4.",
             where="the environment's variables",

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Protocol, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
-DottedVersion = Annotated[str, StringConstraints(pattern=r"^\d+(\.\d+)*$")]
+DottedVersion = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)*$", max_length=40)]
 T = TypeVar("T")
 
 # Where distributions put NVML outside the linker's path, relative to the root: WSL, Fedora and RHEL, NixOS.
@@ -39,7 +39,7 @@ class Gpu(Frozen):
 
     index: int
     name: str
-    compute_capability: Annotated[str, StringConstraints(pattern=r"^\d+\.\d+$")] | None = None
+    compute_capability: Annotated[str, StringConstraints(pattern=r"^[0-9]+\.[0-9]+$", max_length=10)] | None = None
     memory_bytes: int | None = None
     mig: bool | None = None
     """Whether the GPU is split into instances (Multi-Instance GPU)."""
@@ -158,7 +158,7 @@ def _inventory(nvml: Nvml) -> NvidiaFacts:
     cuda = _or_note(nvml, notes, "the driver's CUDA version", nvml.nvmlSystemGetCudaDriverVersion_v2)
     count = _or_note(nvml, notes, "the number of GPUs", nvml.nvmlDeviceGetCount) or 0
     gpus = [gpu for index in range(count) if (gpu := _gpu(nvml, index, notes)) is not None]
-    version = re.match(r"\d+(\.\d+)+", driver or "")
+    version = re.match(r"\d{1,9}(\.\d{1,9}){1,3}", driver or "", re.ASCII)
     lost = [note for note in notes if "lost" in note]
     return NvidiaFacts(
         driver=version[0] if version else None,
@@ -243,11 +243,11 @@ def _published(root: Path) -> NvidiaFacts:
 def _kernel_version(root: Path) -> str | None:
     """The version of the loaded kernel driver, 535.104.05 of a line such as `NVRM version: NVIDIA UNIX …`."""
     line = _read(root / "proc" / "driver" / "nvidia" / "version") or ""
-    found = re.search(r"NVRM version:.*?\s(\d+(?:\.\d+)+)\s", line)
+    found = re.search(r"NVRM version:.*?\s(\d{1,9}(?:\.\d{1,9}){1,3})\s", line, re.ASCII)
     if found:
         return found[1]
     module = (_read(root / "sys" / "module" / "nvidia" / "version") or "").strip()
-    return module if re.fullmatch(r"\d+(\.\d+)+", module) else None
+    return module if re.fullmatch(r"\d{1,9}(\.\d{1,9}){1,3}", module, re.ASCII) else None
 
 
 def _kernel_gpus(folder: Path) -> Iterator[str]:

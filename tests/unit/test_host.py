@@ -10,10 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recorded_hosts import NAMES, facts_of, host_of, recording
+from torchlocks.doctor import diagnose
 from torchlocks.errors import HostRecordError
 from torchlocks.host import detect_host
 from torchlocks.host_record import Host, read_host
+from torchlocks.matrix import load_matrix
 from torchlocks.nvidia import Gpu, NvidiaFacts, nvidia_facts, tegra_chip
+
+MATRIX = load_matrix(Path(__file__).resolve().parents[2] / "matrix.yml")
 
 
 def test_a_machine_without_nvidia_is_nothing_to_talk_about(tmp_path: Path) -> None:
@@ -150,7 +154,7 @@ def test_an_architecture_without_cuda_is_nothing(tmp_path: Path, monkeypatch: py
     assert host_of("no-driver", tmp_path, monkeypatch, CONDA_OVERRIDE_CUDA_ARCH="9.0").gpus == ()
 
 
-@pytest.mark.parametrize("value", ["12x", "latest", "12", "-1.0"])
+@pytest.mark.parametrize("value", ["12x", "latest", "12", "-1.0", "12.٤", "9" * 5000 + ".0"])
 @pytest.mark.parametrize("name", ["CONDA_OVERRIDE_CUDA", "CONDA_OVERRIDE_CUDA_ARCH"])
 def test_an_override_that_is_no_version_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str
@@ -197,6 +201,42 @@ def test_a_record_that_is_none_is_refused_in_words(tmp_path: Path, text: str, sa
         read_host(record)
     assert says in str(caught.value)
     assert str(record) in str(caught.value)
+
+
+_VERSIONS = st.from_regex(r"[0-9]{1,3}(\.[0-9]{1,3})?", fullmatch=True)
+_ANYTHING = st.none() | st.booleans() | st.integers() | st.text(max_size=5) | _VERSIONS | st.lists(st.integers())
+_GPUS = st.lists(
+    st.fixed_dictionaries(
+        {"index": st.integers(0, 3), "name": st.text(max_size=5)}, optional={"compute_capability": _ANYTHING}
+    ),
+    max_size=2,
+)
+
+
+@given(
+    st.fixed_dictionaries(
+        {"platform": st.sampled_from(["linux-64", "linux-aarch64", "win-64"])},
+        optional={
+            "kind": st.sampled_from(["native", "wsl", "jetson", "other"]),
+            "glibc": _ANYTHING,
+            "driver": _ANYTHING,
+            "cuda": _ANYTHING,
+            "gpus": _GPUS | _ANYTHING,
+            "problem": _ANYTHING,
+        },
+    )
+)
+def test_any_record_is_judged_or_refused_in_words(
+    tmp_path_factory: pytest.TempPathFactory, document: dict[str, object]
+) -> None:
+    record = tmp_path_factory.mktemp("record") / "host.json"
+    record.write_text(json.dumps(document), encoding="utf-8")
+    try:
+        host = read_host(record)
+    except HostRecordError as error:
+        assert error.fix  # noqa: PT017
+        return
+    assert diagnose(MATRIX, host).advice
 
 
 def test_a_record_that_is_not_there_is_refused(tmp_path: Path) -> None:
