@@ -70,7 +70,7 @@ def explain(question: Question, error: TorchlocksError, also: Sequence[str], pro
     if free is None:
         return _impossible(question, culprits, named, against, notes)
     way = _smallest(question, specs, free)
-    reasons = _reasons(question, culprits, way)
+    reasons = _reasons(question, culprits, way, among=sorted(way.moves))
     return ContradictionError(
         f"{named} cannot go with {against}: {'; '.join(reasons)}.",
         fix="\nor ".join([_let_move(question, way), *_looser(question, culprits)]),
@@ -110,14 +110,8 @@ def _smallest(question: Question, specs: Sequence[str], free: Sequence[RepoDataR
     base = question.by_name
     new = {record.name.normalized: record for record in free}
     moved = {name for name, record in base.items() if new[name].url != record.url} - question.moves
-    added = [record for name, record in new.items() if name not in base]
-    wanted = {
-        name
-        for name in moved
-        if any(spec_name(spec) == name and not _fits(base[name], spec) for spec in specs)
-        or any(_unmet(record, base[name]) or _unmet(base[name], record) for record in added)
-    }
-    needed = {spec_name(spec) for record in added for spec in record.depends} & base.keys()
+    wanted = _in_the_way(base, specs, new) & moved
+    needed = {spec_name(spec) for name in new.keys() - base.keys() for spec in new[name].depends} & base.keys()
     for name in [*sorted(wanted), *sorted(needed - wanted - CORE - question.moves)][:_SINGLES]:
         single = _try(question, specs, {name} | question.moves)
         if single is not None:
@@ -134,6 +128,17 @@ def _smallest(question: Question, specs: Sequence[str], free: Sequence[RepoDataR
             if fewer and (less := _try(question, specs, fewer | question.moves)) is not None:
                 moves, found = fewer, less
     return _Way(moves=moves, records=tuple(found))
+
+
+def _in_the_way(base: dict[str, RepoDataRecord], specs: Sequence[str], new: dict[str, RepoDataRecord]) -> set[str]:
+    """The base's packages that go neither with the match specs nor with the additions in `new`."""
+    added = [record for name, record in new.items() if name not in base]
+    return {
+        name
+        for name in base
+        if any(spec_name(spec) == name and not _fits(base[name], spec) for spec in specs)
+        or any(_unmet(record, base[name]) or _unmet(base[name], record) for record in added)
+    }
 
 
 # --- what is said -----------------------------------------------------------------------------------
@@ -153,15 +158,9 @@ def _impossible(
             fix=_spelling(question, culprits) or "ask for another version, or add the channel that has it",
             details=_details(notes, error),
         )
-    base = question.by_name
-    asked = {wish.name for wish in culprits}
-    reasons = []
-    for record in sorted(alone, key=lambda record: record.name.normalized not in asked):
-        name = record.name.normalized
-        if name in base and name in asked | CORE and base[name].url != record.url:
-            held = _holders(base, sorted(base), record)
-            if held:
-                reasons.append(f"it would take {_label(record)}, and the base has {_label(base[name])}, {held}")
+    base, new = question.by_name, {record.name.normalized: record for record in alone}
+    way = _Way(moves=frozenset(_in_the_way(base, specs, new)), records=(*base.values(), *alone))
+    reasons = _reasons(question, culprits, way, among=sorted(base)) if way.moves else []
     try:
         answer(question, specs=specs, moves=question.by_name)
         details = "\n".join(notes)
@@ -198,14 +197,14 @@ def _details(notes: Sequence[str], error: TorchlocksError) -> str:
     return "\n".join([*notes, "The solver says:", *lines[:_LINES], *rest])
 
 
-def _reasons(question: Question, culprits: Sequence[Wish], way: _Way) -> list[str]:
-    """Clauses that name both sides: who wants another version of a base package, and who in the base holds it."""
+def _reasons(question: Question, culprits: Sequence[Wish], way: _Way, among: Sequence[str]) -> list[str]:
+    """Clauses that name both sides: who wants another version of a base package, and who of `among` holds it."""
     base, new = question.by_name, way.by_name
     clauses = []
     for name in sorted(way.moves, key=lambda name: (name not in {wish.name for wish in culprits}, name)):
         demand = _demand(question, culprits, way, name)
         if demand is not None:
-            held = _holders(base, sorted(way.moves - {name}), new[name])
+            held = _holders(base, [other for other in among if other != name], new[name])
             clauses.append(f"{demand}the base has {_label(base[name])}" + (f", {held}" if held else ""))
         elif excluded := next((r for n, r in new.items() if n not in base and _unmet(base[name], r)), None):
             spec = _unmet(base[name], excluded)
