@@ -201,6 +201,12 @@ class AttestationError(TorchlocksError):
     exit_code = 63
 
 
+class BenchError(TorchlocksError):
+    """Something that was to be measured did not work."""
+
+    exit_code = 64
+
+
 class InterruptedByUserError(TorchlocksError):
     """Ctrl-C, or a termination signal."""
 
