@@ -24,6 +24,7 @@ Kind = Literal[
     "driver-problem",
     "driver-floor",
     "minor-version",
+    "forward",
     "architecture",
     "ptx",
     "ptx-driver",
@@ -217,8 +218,9 @@ def _system_reasons(needs: Needs, host: Host) -> list[Reason]:
 def _driver_reasons(cuda: CudaNeeds, host: Host) -> list[Reason]:
     """Driver against CUDA: newer drivers run older CUDA; within a major, any driver from the floor on runs every minor.
 
-    Source: NVIDIA, CUDA Compatibility, "Minor Version Compatibility", and the driver tables of the CUDA Toolkit
-    release notes.
+    An older driver runs it where a newer libcuda is installed beside it (the package cuda-compat), on data-centre GPUs.
+    Source: NVIDIA, CUDA Compatibility, "Minor Version Compatibility" and "Forward Compatibility", and the driver tables
+    of the CUDA Toolkit release notes.
     """
     if host.problem is not None:
         return [Reason(kind="driver-problem", weight="blocks", text="the driver does not work at present")]
@@ -233,6 +235,9 @@ def _driver_reasons(cuda: CudaNeeds, host: Host) -> list[Reason]:
     where = " on Windows" if host.kind == "wsl" else ""
     fix = f"install driver {known.floor} or newer{where}"
     if host.driver is not None:
+        if Version(host.driver) < Version(known.floor) and _at_least(host.cuda, cuda.version):
+            text = f"driver {host.driver} runs it through a libcuda for CUDA {host.cuda} (cuda-compat), if the GPU may"
+            return [Reason(kind="forward", weight="remark", text=text)]
         if Version(host.driver) < Version(known.floor):
             text = f"driver {host.driver} is older than {known.floor}, the oldest that runs CUDA {major}"
             return [Reason(kind="driver-floor", weight="blocks", text=text, fix=fix, driver=known.floor)]
@@ -252,6 +257,10 @@ def _driver_reasons(cuda: CudaNeeds, host: Host) -> list[Reason]:
             )
         ]
     return []
+
+
+def _at_least(cuda: str | None, needed: str) -> bool:
+    return cuda is not None and Version(cuda) >= Version(needed)
 
 
 def _jetson_reasons(cuda: CudaNeeds, host: Host) -> list[Reason]:

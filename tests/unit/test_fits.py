@@ -134,6 +134,13 @@ def test_a_wsl_driver_counts_as_one_of_windows() -> None:
     assert "Windows" in reason.fix
 
 
+def test_a_newer_libcuda_beside_an_older_driver() -> None:
+    # cuda-compat: the driver is of CUDA 12, libcuda of CUDA 13.
+    fit = judge("gpu-cu131", host("535.104.05", "8.0", cuda="13.1"))
+    assert (fit.state, kinds(fit)) == ("runs-with-remark", ["forward"])
+    assert judge("gpu-cu133", host("535.104.05", "8.0", cuda="13.1")).state == "does-not-run"
+
+
 def test_windows_has_drivers_of_its_own() -> None:
     machine = host("527.41", "8.6", platform="win-64", cuda="12.0", glibc=None)
     assert kinds(judge("gpu-cu129", machine)) == ["driver-floor"]
