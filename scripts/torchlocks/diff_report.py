@@ -112,7 +112,7 @@ def as_text(diff: Diff) -> RenderableType:
 
 def as_markdown(diff: Diff) -> str:
     """The comparison for a pull request."""
-    lines = [f"### {_md(diff.before)} → {_md(diff.after)}", ""]
+    lines = [f"### {markdown_text(diff.before)} → {markdown_text(diff.after)}", ""]
     for word, platforms in (("added", diff.platforms_added), ("removed", diff.platforms_removed)):
         lines += [f"Platform **{platform}** {word}.\n" for platform in platforms]
     if diff.same:
@@ -124,21 +124,23 @@ def as_markdown(diff: Diff) -> str:
         lines += [f"#### {platform.platform}: {_counted(platform)}", ""]
         if told:
             lines += ["| | before | after |", "| --- | --- | --- |"]
-            lines += [f"| {_md(label)} | {_md(was)} | {_md(now)} |" for label, was, now in told]
+            lines += [
+                f"| {markdown_text(label)} | {markdown_text(was)} | {markdown_text(now)} |" for label, was, now in told
+            ]
             lines.append("")
         if platform.changes:
             lines += ["<details><summary>Packages</summary>", "", "| package | | before | after |"]
             lines.append("| --- | --- | --- | --- |")
             lines += [
-                f"| {_md(change.name)} | {change.move} | {_md(_told(change.before, change))} "
-                f"| {_md(_told(change.after, change))} |"
+                f"| {markdown_text(change.name)} | {change.move} | {markdown_text(_told(change.before, change))} "
+                f"| {markdown_text(_told(change.after, change))} |"
                 for change in platform.changes
             ]
             lines += ["", "</details>", ""]
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
-def _md(text: str) -> str:
+def markdown_text(text: str) -> str:
     """Text that Markdown takes as text, also in a table."""
     for character in "\\|*_<>`[]":
         text = text.replace(character, f"\\{character}")
