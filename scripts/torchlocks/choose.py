@@ -134,6 +134,8 @@ def _notes(fit: Fit, host: Host) -> tuple[str, ...]:
     problem = _no_usable_gpu(host)
     if problem is None:
         return tuple(f"{reason.text}." for reason in fit.reasons)
+    if host.problem is not None:
+        return (f"{problem}. {fit.env} is built all the same. REQUIRE_GPU=1 makes that an error.",)
     return (
         f"{problem}, so {fit.env} is built for another machine, and nothing is run on a GPU. "
         "REQUIRE_GPU=1 makes that an error.",
