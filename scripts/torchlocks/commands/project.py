@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from torchlocks.bench import Part
 
 
 @click.command()
@@ -58,10 +62,25 @@ def recipes(update: bool, platforms: tuple[str, ...]) -> None:
 @click.command()
 @click.option("--rounds", default=5, show_default=True, type=click.IntRange(1), help="Runs of each, in turn.")
 @click.option("--snapshot", type=click.Path(path_type=Path), default=None, help="Measure locking too, against it.")
-def bench(rounds: int, snapshot: Path | None) -> None:
-    """Measure what installing and locking cost, against floors and peers."""
-    from torchlocks.bench import as_json, as_markdown
+@click.option(
+    "--growth",
+    default=1000,
+    show_default=True,
+    type=click.IntRange(1, 10_000),
+    help="The largest number of environments to lock and check.",
+)
+@click.option(
+    "--only",
+    "parts",
+    multiple=True,
+    type=click.Choice(["start-up", "install", "lock", "verify", "growth"]),
+    help="Measure only this; may be repeated (default: all).",
+)
+def bench(rounds: int, snapshot: Path | None, growth: int, parts: tuple[Part, ...]) -> None:
+    """Measure what everything costs, against floors and peers of the same run."""
+    from torchlocks.bench import PARTS, BenchOptions
     from torchlocks.bench import bench as measure
+    from torchlocks.bench_report import as_markdown, write_bench
     from torchlocks.console import make_progress
     from torchlocks.layout import find_layout
     from torchlocks.repodata import require_snapshot
@@ -69,8 +88,10 @@ def bench(rounds: int, snapshot: Path | None) -> None:
     if snapshot is not None:
         require_snapshot(snapshot)
     layout = find_layout()
-    found = measure(layout, rounds, snapshot, make_progress())
-    layout.reports.mkdir(exist_ok=True)
-    (layout.reports / "bench.json").write_text(as_json(found), encoding="utf-8")
-    (layout.reports / "bench.md").write_text(as_markdown(found), encoding="utf-8")
+    options = BenchOptions(rounds=rounds, snapshot=snapshot, growth=growth, parts=parts or PARTS)
+    found = measure(layout, options, make_progress())
+    written, note = write_bench(found, layout.reports)
     click.echo(as_markdown(found), nl=False)
+    click.echo(f"\nwrote {', '.join(str(path.relative_to(layout.made)) for path in written)}", err=True)
+    if note:
+        click.echo(note, err=True)
