@@ -98,19 +98,12 @@ class Fit:
     def headline(self) -> str:
         """The state in a few words: `runs here`, `runs on GPU 0, not on GPU 1` …"""
         refused = [index for reason in self.blocking for index in reason.gpus]
-        if self.state != "does-not-run" and refused:
+        if self.gpus and refused:
             return f"runs on {_numbers(self.gpus)}, not on {_numbers(refused)}"
-        kinds = {reason.kind for reason in self.reasons}
-        return {
-            "runs": "runs here",
-            "runs-with-remark": "runs here",
-            "unknown": "no driver here"
-            if "no-driver" in kinds
-            else "no GPU here"
-            if "no-gpu" in kinds
-            else "not known",
-            "does-not-run": "does not run",
-        }[self.state]
+        if self.state == "unknown":
+            kinds = {reason.kind for reason in self.reasons}
+            return "no driver here" if "no-driver" in kinds else "no GPU here" if "no-gpu" in kinds else "not known"
+        return "does not run" if self.state == "does-not-run" else "runs here"
 
     @property
     def blocking(self) -> tuple[Reason, ...]:

@@ -187,6 +187,12 @@ def test_a_gpu_of_unknown_capability_is_neither() -> None:
     assert (judge("gpu-cu118", machine).state, kinds(judge("gpu-cu118", machine))) == ("unknown", ["not-known"])
 
 
+def test_one_gpu_without_code_and_one_of_unknown_capability() -> None:
+    machine = host("640.10.02", "6.1")
+    machine = machine.model_copy(update={"gpus": (*machine.gpus, Gpu(index=1, name="a GPU"))})
+    assert (judge("gpu-cu131", machine).state, judge("gpu-cu131", machine).headline) == ("unknown", "not known")
+
+
 def test_a_driver_that_does_not_work_runs_nothing() -> None:
     assert kinds(judge("gpu-cu118", host("640.10.02", "8.0", problem="NVML says no"))) == ["driver-problem"]
 
