@@ -40,7 +40,7 @@ ONE    = $(or $(ENV),$(error name the environment: make $@ ENV=cpu))
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help env-cpu env-gpu doctor run shell rollback verify fsck bundle matrix render lock update check why diff channel \
-        export sbom licences sign update-all recipes bench lint test test-unit requirements golden clean
+        export sbom licences sign update-all site recipes bench lint test test-unit requirements golden clean
 
 help: ## print this help
 	@awk -F ':.*## ' '/^#: /{print "\n" substr($$0, 4)} /^[a-z-]+:.*## /{printf "  %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -96,6 +96,8 @@ update-all: $(READY) ## lock everything anew, check it, and write the pull reque
 #: The project
 channel: $(READY) ## build the local channel from recipes/local and PyPI wheels  [CUDA=13.0]
 	@$(TOOL) channel $(if $(filter-out auto,$(CUDA)),--cuda $(CUDA))
+site: $(READY) ## write the catalogue as a static site into build/site
+	@$(TOOL) site
 recipes: $(READY) ## build torch-verify and the environments as conda packages into build/recipes  [UPDATE=1 PLATFORM=]
 	@$(TOOL) recipes $(if $(UPDATE),--update) $(if $(PLATFORM),--platform $(PLATFORM))
 bench: $(READY) ## measure what installing and locking cost, against floors and peers  [SNAPSHOT=]

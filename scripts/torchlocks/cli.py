@@ -41,6 +41,8 @@ VERBS = {
     "licences": "supply",
     "export": "exports",
     "update-all": "updating",
+    "pick": "site",
+    "site": "site",
     "channel": "project",
     "recipes": "project",
     "bench": "project",

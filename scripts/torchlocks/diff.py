@@ -122,7 +122,7 @@ def _move(before: LockedPackage | None, after: LockedPackage | None) -> Move | N
     if after is None:
         return "removed"
     if before.version != after.version:
-        return "upgraded" if _newer(before.version, after.version) else "downgraded"
+        return "upgraded" if is_newer(before.version, after.version) else "downgraded"
     if (before.build, before.subdir) != (after.build, after.subdir):
         return "rebuilt"
     same_bytes = all(
@@ -132,7 +132,7 @@ def _move(before: LockedPackage | None, after: LockedPackage | None) -> Move | N
     return None if same_bytes and before.channel == after.channel else "replaced"
 
 
-def _newer(before: str, after: str) -> bool:
+def is_newer(before: str, after: str) -> bool:
     """Whether `after` is the newer version, in conda's order."""
     from rattler import Version
     from rattler.exceptions import InvalidVersionError

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -75,3 +75,125 @@ def shares(parts: Sequence[Part], title: str, prefix: str) -> Markup:
         f"<defs>{patterns}</defs>{''.join(bars)}</svg>"
         f'<ul class="legend">{"".join(legend)}</ul>'
     )
+
+
+@dataclass(frozen=True)
+class Node:
+    """A box of a graph: its key, two lines of text, and whether it is marked, which draws it with a thick frame."""
+
+    key: str
+    title: str
+    note: str
+    marked: bool = False
+
+
+_BOX_WIDTH, _BOX_HEIGHT, _GAP_X, _GAP_Y = 178, 40, 54, 12
+
+
+def layered(nodes: Sequence[Node], edges: Mapping[str, Sequence[str]], root: str, title: str) -> Markup:
+    """A graph of what needs what, from left to right: each box stands right of all that need it.
+
+    Edges that follow from others are left out, and so are those that would close a circle. `edges` maps a key to the
+    keys that it needs; all must be among `nodes`.
+    """
+    from markupsafe import Markup, escape
+
+    order = _without_circles(edges, root)
+    reduced = _reduced(order)
+    depth = _depths(reduced)
+    columns: dict[int, list[str]] = {}
+    for key in order:
+        columns.setdefault(depth[key], []).append(key)
+    _untangle(columns, reduced)
+    tallest = max(len(column) for column in columns.values())
+    height = tallest * (_BOX_HEIGHT + _GAP_Y) + _GAP_Y
+    width = len(columns) * (_BOX_WIDTH + _GAP_X) - _GAP_X + 4
+    place: dict[str, tuple[float, float]] = {}
+    for level, column in columns.items():
+        step = height / len(column)
+        for row, key in enumerate(column):
+            place[key] = (2 + level * (_BOX_WIDTH + _GAP_X), step * (row + 0.5) - _BOX_HEIGHT / 2)
+    by_key = {node.key: node for node in nodes}
+    lines = []
+    for start, ends in reduced.items():
+        for end in ends:
+            x1, y1 = place[start][0] + _BOX_WIDTH, place[start][1] + _BOX_HEIGHT / 2
+            x2, y2 = place[end][0], place[end][1] + _BOX_HEIGHT / 2
+            bend = (x2 - x1) / 2
+            lines.append(
+                f'<path class="edge" d="M{x1:.0f} {y1:.0f}'
+                f'C{x1 + bend:.0f} {y1:.0f} {x2 - bend:.0f} {y2:.0f} {x2:.0f} {y2:.0f}"/>'
+            )
+    boxes = []
+    for key, (x, y) in place.items():
+        node = by_key[key]
+        kind = "box marked" if node.marked else "box"
+        boxes.append(
+            f'<rect class="{kind}" x="{x:.0f}" y="{y:.0f}" width="{_BOX_WIDTH}" height="{_BOX_HEIGHT}" rx="6"/>'
+            f'<text x="{x + 9:.0f}" y="{y + 17:.0f}">{escape(node.title)}</text>'
+            f'<text class="quiet" x="{x + 9:.0f}" y="{y + 33:.0f}">{escape(node.note)}</text>'
+        )
+    return Markup(
+        f'<svg class="graph drawing" width="{width:.0f}" height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}" '
+        f'role="img" aria-label="{escape(title)}">{"".join(lines)}{"".join(boxes)}</svg>'
+    )
+
+
+def _without_circles(edges: Mapping[str, Sequence[str]], root: str) -> dict[str, list[str]]:
+    """The edges reachable from `root` less those back to what is still being looked at; keys in an order of need."""
+    kept: dict[str, list[str]] = {}
+    done: list[str] = []
+    walking: set[str] = set()
+
+    def walk(key: str) -> None:
+        walking.add(key)
+        kept[key] = []
+        for end in edges.get(key, ()):
+            if end in walking:
+                continue
+            kept[key].append(end)
+            if end not in kept:
+                walk(end)
+        walking.remove(key)
+        done.append(key)
+
+    walk(root)
+    return {key: kept[key] for key in reversed(done)}
+
+
+def _reduced(edges: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """The edges less those that a longer way makes superfluous. `edges` is in an order of need."""
+    reach: dict[str, set[str]] = {}
+    for key in reversed(list(edges)):
+        reach[key] = set(edges[key]).union(*(reach[end] for end in edges[key]))
+    return {
+        key: [end for end in ends if not any(end in reach[other] for other in ends if other != end)]
+        for key, ends in edges.items()
+    }
+
+
+def _depths(edges: Mapping[str, list[str]]) -> dict[str, int]:
+    depth = dict.fromkeys(edges, 0)
+    for key, ends in edges.items():
+        for end in ends:
+            depth[end] = max(depth[end], depth[key] + 1)
+    return depth
+
+
+def _untangle(columns: dict[int, list[str]], edges: Mapping[str, list[str]]) -> None:
+    """Order each column by where those stand that need its boxes, so that fewer edges cross."""
+    needed_by: dict[str, list[str]] = {}
+    for key, ends in edges.items():
+        for end in ends:
+            needed_by.setdefault(end, []).append(key)
+    at: dict[str, float] = {}
+    for level in sorted(columns):
+        column = columns[level]
+        column.sort(
+            key=lambda key: (
+                sum(at[each] for each in needed_by.get(key, ())) / max(len(needed_by.get(key, ())), 1),
+                key,
+            )
+        )
+        for row, key in enumerate(column):
+            at[key] = (row + 0.5) / len(column)

@@ -73,7 +73,7 @@ def why(lock: Lock, platform: str, name: str, requested: Sequence[str] | None = 
     packages = _packages(lock, platform)
     by_name = {package.name: package for package in packages}
     name = name.lower()
-    edges = _edges(packages)
+    edges = edges_of(packages)
     if name not in by_name and not any(name in needs for needs in edges.values()):
         near = get_close_matches(name, by_name, n=3)
         raise LockfileError(
@@ -114,7 +114,7 @@ def _packages(lock: Lock, platform: str) -> tuple[LockedPackage, ...]:
     return packages
 
 
-def _edges(packages: Iterable[LockedPackage]) -> dict[str, dict[str, str]]:
+def edges_of(packages: Iterable[LockedPackage]) -> dict[str, dict[str, str]]:
     """Package to what it needs: name to spec."""
     return {
         package.name: {spec_name(spec): spec for spec in package.depends or () if spec.strip()} for package in packages
