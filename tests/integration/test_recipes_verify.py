@@ -46,6 +46,8 @@ def verdict_of(done: subprocess.CompletedProcess[str]) -> Verdict:
     # What the command says of itself, and what the tool makes of its report, are one.
     assert json.loads(done.stdout)["ok"] == verdict.ok
     assert json.loads(done.stdout)["complete"] == verdict.complete
+    assert json.loads(done.stdout)["state"] == verdict.state
+    assert json.loads(done.stdout)["headline"] == verdict.headline
     return verdict
 
 
@@ -129,6 +131,7 @@ def test_a_damaged_environment_fails(locked: tuple[Path, Lock], tmp_path: Path) 
     assert line.startswith("failed")
     assert re.search("sympy: the lock has .*, the environment has nothing", line)
     assert "is NOT what it is expected to be" in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("FAILED: test_static_lock.py::")
 
 
 def test_a_conda_environment_without_a_lock_is_compared_with_its_own_records(
@@ -144,6 +147,7 @@ def test_a_conda_environment_without_a_lock_is_compared_with_its_own_records(
         "test_packages_are_those_of_the_lock",
         "test_nothing_installed_beside_the_lock",
         "test_nothing_hooks_into_startup",
+        "test_no_library_of_nobody",
     }
     next(prefix.glob("lib/python3*/site-packages/sympy/__init__.py")).unlink()
     verdict = verdict_of(torch_verify(program, "--expect", "cpu", "--json", "--tier", "static"))
@@ -162,12 +166,14 @@ def test_a_damaged_record_is_an_error(locked: tuple[Path, Lock], tmp_path: Path)
 
 def test_a_cpu_environment_is_no_gpu_environment(locked: tuple[Path, Lock]) -> None:
     prefix, _ = locked
-    arguments = ("--expect", "gpu", "--cuda", "11.8", "--json", *tiers("import", "gpu"))
+    arguments = ("--expect", "gpu", "--cuda", "11.8", "--json", *tiers("cuda-build", "gpu"))
     verdict = verdict_of(torch_verify(prefix / "bin" / "torch-verify", *arguments))
     assert not verdict.ok
-    failed = {check.id: check.why for check in verdict.failures}
-    assert "is a build for the CPU" in (failed["torch-verify::cuda_build"] or "")
-    assert (failed["torch-verify::gpu"] or "").startswith("no check ran on a GPU")
+    failed = {check.id.rpartition("::")[2]: check.why or "" for check in verdict.failures}
+    assert failed.keys() == {"test_torch_is_a_cuda_build", "test_the_gpu_is_used"}
+    assert failed["test_torch_is_a_cuda_build"].endswith("is a build for the CPU")
+    if not verdict.host.gpus:
+        assert failed["test_the_gpu_is_used"] == "a GPU is needed: no NVIDIA driver"
 
 
 @pytest.mark.parametrize(

@@ -2,46 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 import torch.utils.checkpoint
 
+from torchsuite import derivatives
 from torchsuite.tiers import check
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-F = torch.nn.functional
-
-#: Functions of float64 inputs, smooth where they are tried, and the shapes of their inputs.
-FUNCTIONS: dict[str, tuple[Callable[..., Any], list[tuple[int, ...]]]] = {
-    "linear": (lambda x, w, b: F.linear(x, w, b).tanh(), [(3, 4), (2, 4), (2,)]),
-    "conv2d": (lambda x, w: F.conv2d(x, w, padding=1), [(1, 2, 4, 4), (3, 2, 3, 3)]),
-    "softmax": (lambda x: F.log_softmax(x, -1), [(3, 5)]),
-    "layer_norm": (lambda x: F.layer_norm(x, (6,)), [(2, 6)]),
-    "fft": (lambda x: torch.fft.rfft(x).abs().square(), [(8,)]),
-    "solve": (lambda a, b: torch.linalg.solve(a + 4 * torch.eye(3, dtype=a.dtype), b), [(3, 3), (3, 2)]),
-    "cholesky": (lambda a: torch.linalg.cholesky(a @ a.mT + 2 * torch.eye(3, dtype=a.dtype)), [(3, 3)]),
-}
+CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("name", derivatives.FUNCTIONS)
 @check("a kernel's backward is other code than its forward, and is wrong in silence")
 def test_gradients(name: str) -> None:
-    function, shapes = FUNCTIONS[name]
-    torch.manual_seed(2)
-    inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
-    assert torch.autograd.gradcheck(function, inputs)
-    assert torch.autograd.gradgradcheck(function, inputs)
+    assert derivatives.agree(name, CPU)
 
 
 @check("fused attention has a backward written by hand, and no second derivative")
 def test_attention_gradient() -> None:
-    torch.manual_seed(2)
-    inputs = [torch.randn(1, 2, 3, 4, dtype=torch.float64, requires_grad=True) for _ in range(3)]
-    assert torch.autograd.gradcheck(F.scaled_dot_product_attention, inputs)
+    assert derivatives.attention_agrees(CPU)
 
 
 @check("torch.func transforms (grad, vmap, jacobians) run on machinery of their own")

@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import pytest
 import torch
 
+from torchsuite import training
 from torchsuite.tiers import Measure, check
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def _spirals(count: int) -> tuple[Any, Any]:
-    """Two interleaved spirals: points in the plane and which arm each is on. No straight line separates them."""
-    label = torch.arange(count) % 2
-    radius = torch.rand(count).sqrt() * 2 + 0.3
-    angle = radius * 2.2 + label * math.pi
-    return torch.stack([radius * angle.cos(), radius * angle.sin()], 1) + 0.03 * torch.randn(count, 2), label
 
 
 @pytest.mark.parametrize("optimizer", ["AdamW", "SGD", "LBFGS"])
 @check("a network that learns needs forward, backward and optimiser to be right together")
 def test_a_network_learns(optimizer: str, measure: Measure) -> None:
     torch.manual_seed(6)
-    x, y = _spirals(400)
-    held_out = _spirals(400)
-    model = torch.nn.Sequential(
-        torch.nn.Linear(2, 64), torch.nn.Tanh(), torch.nn.Linear(64, 64), torch.nn.Tanh(), torch.nn.Linear(64, 2)
-    )
+    x, y = training.spirals(400)
+    held_out = training.spirals(400)
+    model = training.network()
     loss_of = torch.nn.CrossEntropyLoss()
     runs: dict[str, tuple[int, dict[str, Any]]] = {
         "AdamW": (250, {"lr": 0.01}),
@@ -121,3 +111,13 @@ def test_a_sequence_model_learns(kind: str, measure: Measure) -> None:
         optimizer.step()
     measure("loss", [first, loss.item()])
     assert loss.item() < first / 4
+
+
+@check("mixed precision trains, and a gradient that overflows is skipped and not applied")
+def test_mixed_precision(measure: Measure) -> None:
+    run = training.mixed_precision(torch.device("cpu"), torch.bfloat16)
+    measure("loss", [run["losses"][0], run["losses"][-1]])
+    assert (run["product"], run["weights"]) == (torch.bfloat16, torch.float32)
+    assert run["losses"][-1] < run["losses"][0] / 10
+    assert run["untouched"]
+    assert run["scale_ratio"] == 0.5

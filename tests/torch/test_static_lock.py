@@ -100,6 +100,15 @@ def test_nothing_installed_beside_the_lock(prefix: Prefix) -> None:
     assert not strangers, f"installed, but not of the lock: {', '.join(sorted(strangers))}"
 
 
+@check("the loader finds a library by its name in the environment, whoever put it there: a second OpenMP, another CUDA")
+@pytest.mark.usefixtures("known_lock")
+def test_no_library_of_nobody(prefix: Prefix, measure: Measure) -> None:
+    libraries = [path for path in prefix.files if _LIBRARY.search(path)]
+    measure("libraries", len(libraries))
+    strangers = [path for path in libraries if path not in prefix.owners]
+    assert not strangers, _some(strangers, "not of any package")
+
+
 @check("a second torch in the environment shadows the locked one, or takes its turn by chance")
 def test_one_torch(prefix: Prefix) -> None:
     folder = re.escape(prefix.site_packages)
@@ -127,6 +136,21 @@ def test_no_cuda_package(prefix: Prefix) -> None:
     assert not builds, f"CUDA builds in a CPU environment: {', '.join(builds)}"
 
 
+@check(
+    "a CUDA library of another size than its package's was replaced, or cut short by a full disk", accelerator="cuda"
+)
+@pytest.mark.usefixtures("conda_records")
+def test_cuda_files_are_those_of_the_packages(prefix: Prefix, measure: Measure) -> None:
+    sizes = {file.path: file.size for record in prefix.records for file in record.files if is_cuda_file(file.path)}
+    measure("cuda_files", len(sizes))
+    changed = [
+        path
+        for path, size in sizes.items()
+        if size is not None and _there(prefix.root / path) and (prefix.root / path).stat().st_size != size
+    ]
+    assert not changed, _some(changed, "not of the recorded size")
+
+
 @check("a stray CUDA library is gigabytes for nothing, and is loaded where one is looked for", accelerator="cpu")
 def test_no_cuda_file(prefix: Prefix, measure: Measure) -> None:
     found = [path for path in prefix.files if is_cuda_file(path)]
@@ -144,6 +168,9 @@ def test_python_is_of_the_prefix(prefix: Prefix, expectation: Expectation, measu
     if expectation.python.version != version:
         pytest.fail(f"the lock has Python {expectation.python.version}, the environment runs {version}")
 
+
+#: What a loader loads, by its name.
+_LIBRARY = re.compile(r"\.(so|dylib|dll|pyd)(\.\d+)*$", re.IGNORECASE)
 
 #: The packages that torch's own files come from, by channel and platform.
 _TORCH_PACKAGES = ("pytorch", "libtorch", "torch")

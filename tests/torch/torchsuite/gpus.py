@@ -2,8 +2,9 @@
 
     python -I gpus.py
 
-prints what `look` returns as JSON. `find` runs it in a process of its own, so that no driver is loaded into the suite
-and one that crashes is a result. Takes nothing but the standard library.
+prints what is known as JSON, line by line: first without CUDA, which may crash or hang, then with it. `find` runs it
+in a process of its own, so that no driver is loaded into the suite and one that crashes is a result. Takes nothing but
+the standard library.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -105,36 +107,37 @@ def count(gpus: int) -> str:
 def find(timeout: float = 60.0) -> Machine:
     """Look from a fresh process, with the variables of this one."""
     command = [sys.executable, "-I", os.fspath(Path(__file__))]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
-        seen = json.loads(done.stdout)
+        said, _ = process.communicate(timeout=timeout)
+        ended = f"the driver ended the process that asked it, with exit code {process.returncode}"
     except subprocess.TimeoutExpired:
-        return _unanswered(f"the driver did not answer within {timeout:.0f} s")
-    except ValueError:
-        return _unanswered(f"asking the driver ended with exit code {done.returncode}")
+        process.kill()
+        said, _ = process.communicate()
+        ended = f"the driver did not answer within {timeout:.0f} s"
+    lines = said.splitlines()
+    if not lines:
+        return Machine(driver=_kernel_version(), nodes=_nodes(), kernel=_kernel(), visible=0, problem=ended)
+    seen = json.loads(lines[-1])
     known: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in seen.items()}
-    return Machine(**known)
+    machine = Machine(**known)
+    return machine if len(lines) == 2 else replace(machine, visible=0, problem=ended)
 
 
-def _unanswered(problem: str) -> Machine:
-    return Machine(driver=_kernel_version(), nodes=_nodes(), kernel=_kernel(), visible=0, problem=problem)
-
-
-def look() -> Machine:
-    """Ask NVML, the device files, the kernel module and CUDA, in this process."""
+def look() -> Iterator[Machine]:
+    """Ask NVML, the device files and the kernel module, then CUDA as well, in this process."""
     driver, listed = _nvml()
-    cuda, visible, problem = _cuda()
     named = ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
-    return Machine(
+    without_cuda = Machine(
         driver=driver or _kernel_version(),
-        cuda=cuda,
         listed=listed,
         nodes=_nodes(),
         kernel=_kernel(),
-        visible=visible,
-        problem=problem,
         hidden_by={name: os.environ[name] for name in named if name in os.environ},
     )
+    yield without_cuda
+    cuda, visible, problem = _cuda()
+    yield replace(without_cuda, cuda=cuda, visible=visible, problem=problem)
 
 
 def _nvml() -> tuple[str | None, tuple[str, ...]]:
@@ -195,4 +198,5 @@ def _kernel_version() -> str | None:
 
 
 if __name__ == "__main__":
-    print(json.dumps(asdict(look())))
+    for machine in look():
+        print(json.dumps(asdict(machine)), flush=True)

@@ -76,8 +76,8 @@ def matmul_tf32(device: Any, shapes: tuple[tuple[int, int, int], ...] = LARGE_SH
     return {"error_over_bound": max(ratios)}
 
 
-def convolution(device: Any, dimensions: int, u: float = U32, channels: tuple[int, int] = (4, 6)) -> Ratios:
-    """A zero-padded convolution in fp32 and both of its gradients; `u` is the unit of rounding of the products.
+def convolution(device: Any, dimensions: int, lost: float = 0.0, channels: tuple[int, int] = (4, 6)) -> Ratios:
+    """A zero-padded convolution in fp32 and both of its gradients; `lost` is what each factor may lose before.
 
     Each output sums inputs·3^d products. Winograd's transforms, which a kernel may use, lose up to a digit: hence 16.
     """
@@ -92,7 +92,8 @@ def convolution(device: Any, dimensions: int, u: float = U32, channels: tuple[in
     result = convolve(*here, padding=1)
 
     def ratio(computed: Any, right: Any, magnitude: Any, terms: int) -> float:
-        return worst(computed.detach().cpu().double() - right.detach(), 16 * gamma(terms, u) * magnitude.detach())
+        bound = 16 * (2 * lost + gamma(terms, UTENSOR if lost else U32)) * magnitude.detach()
+        return worst(computed.detach().cpu().double() - right.detach(), bound)
 
     taps = 3**dimensions
     ratios = {"forward": ratio(result, exact, size, inputs * taps)}

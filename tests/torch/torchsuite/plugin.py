@@ -246,7 +246,7 @@ def judge(phases: list[pytest.TestReport]) -> Judged:
         if report.failed:
             crash = getattr(report.longrepr, "reprcrash", None)
             why = crash.message.strip().splitlines()[0] if crash else first_error(report.longreprtext)
-            why = why.removeprefix("Failed: ")
+            why = why.removeprefix("Failed: ").removeprefix("AssertionError: ")
             return {"outcome": "failed", "why": textwrap.shorten(why, WHY_CHARACTERS), "error": report.longreprtext}
         if report.skipped and isinstance(report.longrepr, tuple):
             skipped = str(report.longrepr[2]).removeprefix("Skipped: ")
