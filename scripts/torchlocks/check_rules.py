@@ -7,8 +7,8 @@ nothing".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from torchlocks.models import Lock, LockedPackage
@@ -162,6 +162,16 @@ class Report:
     def failed(self) -> bool:
         """Whether there is an error among the findings; warnings do not fail a check."""
         return any(finding.severity == "error" for finding in self.findings)
+
+    def only(self, rules: Collection[str]) -> Report:
+        """What some rules found. A lock that cannot be read is no reason to be satisfied: `unreadable` always counts."""
+        kept = {*rules, "unreadable"}
+        return replace(
+            self,
+            findings=tuple(finding for finding in self.findings if finding.rule in kept),
+            skipped=tuple(skip for skip in self.skipped if skip.rule in kept),
+            rules=tuple(rule for rule in self.rules if rule in kept),
+        )
 
     def __add__(self, other: Report) -> Report:
         return Report(

@@ -41,6 +41,7 @@ VERBS = {
     "licences": "supply",
     "export": "exports",
     "update-all": "updating",
+    "action": "acting",
     "pick": "site",
     "site": "site",
     "channel": "project",

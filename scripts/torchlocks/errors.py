@@ -72,7 +72,7 @@ class MissingFileError(TorchlocksError):
 class NotACheckoutError(TorchlocksError):
     """A command that writes committed files was called where there is no checkout."""
 
-    exit_code = 15
+    exit_code = 22
 
 
 class HostRecordError(TorchlocksError):
@@ -203,6 +203,12 @@ class AttestationError(TorchlocksError):
 
 class BenchError(TorchlocksError):
     """Something that was to be measured did not work."""
+
+    exit_code = 64
+
+
+class ActionError(TorchlocksError):
+    """The GitHub Action was given inputs that make no sense, or runs outside a workflow."""
 
     exit_code = 64
 

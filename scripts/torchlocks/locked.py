@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torchlocks.errors import LockfileError, MissingFileError
@@ -70,7 +69,7 @@ def find_locked(name: str, platform: str | None) -> LockedTarget:
 
     if is_lockfile(name):
         lock = open_lock(name)
-        return _of(lock, _name_of(lock), platform or _default(lock.platforms, name), None)
+        return _of(lock, lock_name(name), platform or _default(lock.platforms, name), None)
     layout = find_layout()
     matrix = load_matrix(layout.matrix)
     row = matrix.environment(name)
@@ -126,9 +125,11 @@ def _default(platforms: Sequence[str], where: str) -> str:
     )
 
 
-def _name_of(lock: Lock) -> str:
-    """What to call a lock that is no row of the matrix: the folder of a conda-lock.yml or pixi.lock, else the file."""
-    path = Path(lock.path)
-    folder = path.absolute().parent.name
-    name = folder if path.name in ("conda-lock.yml", "pixi.lock") and folder else path.name.removesuffix(".lock")
-    return "-".join(_WORD.findall(name)) or "environment"
+def lock_name(name: str) -> str:
+    """What to call a lock by its path or URL: the folder of a conda-lock.yml or pixi.lock, else the file."""
+    from torchlocks.remote import path_of
+
+    path = path_of(name)
+    folder = path.absolute().parent.name if "://" not in name or name.startswith("file://") else ""
+    shown = folder if path.name in ("conda-lock.yml", "pixi.lock") and folder else path.name.removesuffix(".lock")
+    return "-".join(_WORD.findall(shown)) or "environment"

@@ -164,8 +164,16 @@ def _lock(
 @click.option("--env", "env_name", default=None, help="One environment of the matrix (default: all).")
 @click.option("--snapshot", type=click.Path(path_type=Path), default=None, help="Lock again from it, and compare.")
 @click.option("--format", "form", type=click.Choice(["text", "json", "github"]), default="text", show_default=True)
+@click.option("--rule", "chosen", multiple=True, metavar="ID", help="Only this rule's findings; may be repeated.")
 @click.option("--rules", is_flag=True, help="List the rules and exit.")
-def check(files: tuple[Path, ...], env_name: str | None, snapshot: Path | None, form: str, rules: bool) -> None:
+def check(
+    files: tuple[Path, ...],
+    env_name: str | None,
+    snapshot: Path | None,
+    form: str,
+    chosen: tuple[str, ...],
+    rules: bool,
+) -> None:
     """Prove the committed locks, or any lockfiles that are named.
 
     In a folder with a conda-lock.yml that was built on a base, that lock is proven.
@@ -177,12 +185,17 @@ def check(files: tuple[Path, ...], env_name: str | None, snapshot: Path | None, 
     from torchlocks.layout import find_layout
     from torchlocks.matrix import load_matrix
 
-    if rules:
+    if rules or chosen:
         from torchlocks.check_relock import REASON, RULE
 
-        for rule, reason in {**checks.rule_reasons(), RULE: f"{REASON} (with --snapshot)"}.items():
-            click.echo(f"{rule:24} {reason}")
-        return
+        known = {**checks.rule_reasons(), RULE: f"{REASON} (with --snapshot)"}
+        if rules:
+            for rule, reason in known.items():
+                click.echo(f"{rule:24} {reason}")
+            return
+        for rule in chosen:
+            if rule not in known:
+                raise click.BadParameter(f"there is no rule {rule!r}; --rules lists them", param_hint="--rule")
     if not files and (here := checks.lock_on_base(Path())):
         files = (here,)
     if files:
@@ -196,6 +209,8 @@ def check(files: tuple[Path, ...], env_name: str | None, snapshot: Path | None, 
 
             targets = loaded.select(env_name, None)
             report += check_relocked(layout, targets, snapshot.absolute(), make_progress(quiet=form != "text"))
+    if chosen:
+        report = report.only(chosen)
     if form == "json":
         click.echo(check_report.as_json(report), nl=False)
     elif form == "github":
