@@ -17,13 +17,12 @@ from torchsuite.tiers import Measure, check
 F = torch.nn.functional
 CPU = torch.device("cpu")
 
+Judge = Callable[[numerics.Ratios], None]
+
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(1)
-
-
-Judge = Callable[[numerics.Ratios], None]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])

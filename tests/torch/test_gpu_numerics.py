@@ -13,6 +13,9 @@ from torchsuite import capability, numerics
 from torchsuite.precision import tf32
 from torchsuite.tiers import Measure, check
 
+# The references on the CPU are too small to share.
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 Judge = Callable[[numerics.Ratios], None]
 
 
