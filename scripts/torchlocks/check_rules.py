@@ -164,7 +164,7 @@ class Report:
         return any(finding.severity == "error" for finding in self.findings)
 
     def only(self, rules: Collection[str]) -> Report:
-        """What some rules found. A lock that cannot be read is no reason to be satisfied: `unreadable` always counts."""
+        """What some rules found; and always `unreadable`, since of such a lock no rule can tell."""
         kept = {*rules, "unreadable"}
         return replace(
             self,
