@@ -16,6 +16,8 @@ from pathlib import Path
 from rattler.index import index_fs
 from rattler_build import Stage0Recipe, ToolConfiguration, VariantConfig
 
+from torchlocks.leave import leave
+
 HERE = Path(__file__).parent.resolve()
 WHEELS, CHANNEL = HERE / "build" / "wheels", HERE / "build" / "extra"
 
@@ -40,3 +42,5 @@ def main(base_channel: str) -> None:
 
 if __name__ == "__main__":
     main(sys.argv[1])
+    # py-rattler's threads can crash an interpreter that shuts down under them.
+    leave(0)
