@@ -13,7 +13,6 @@ whole folder takes the channel's place with a rename once it is complete.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import json
@@ -153,12 +152,12 @@ def _bring_up_to_date(
             due.sort(key=lambda recipe: -_wheel_size(recipe, wheels))
             jobs = {logs / f"{recipe.name}.log": _job(recipe, plan, wheels, following, work, logs) for recipe in due}
             if jobs:
-                index_channel(following)
+                write_repodata(following, records.values())
             for built in _run(jobs, work):
                 records[built.name] = _record(built, plan)
                 Manifest(packages=records).write(following)
                 task.advance(1, built.name)
-    index_channel(following)
+    write_repodata(following, records.values())
     complete = Manifest(packages=dict(sorted(records.items())), repodata=repodata_hashes(following))
     complete.write(following)
     swap_channel(following, channel)
@@ -167,6 +166,7 @@ def _bring_up_to_date(
 
 def _prepare(following: Path, channel: Path, intact: Mapping[str, Record], plan: Plan) -> dict[str, Record]:
     """Fill `<channel>.next` with what need not be built, from the channel and from a run that was cut short."""
+    from torchlocks.manifest import FILE_NAME as MANIFEST
     from torchlocks.manifest import Manifest, intact_records, package_files, read_manifest
 
     records = intact_records(read_manifest(following), following, plan.fingerprints)
@@ -179,9 +179,10 @@ def _prepare(following: Path, channel: Path, intact: Mapping[str, Record], plan:
         if name not in records:
             _link(channel / record.subdir / record.file, following / record.subdir / record.file)
             records[name] = record
-    wanting = {name: fingerprint for name, fingerprint in plan.fingerprints.items() if name not in records}
     # The channels beside this one, for the CPU and other CUDA versions, have much in common with it.
-    for other in sorted(channel.parent.glob("channel*")) if wanting else ():
+    others = {path.parent for path in channel.parent.glob(f"channel*/{MANIFEST}")} - {channel, following}
+    for other in sorted(others):
+        wanting = {name: fingerprint for name, fingerprint in plan.fingerprints.items() if name not in records}
         for name, record in intact_records(read_manifest(other), other, wanting).items():
             # Another process may be replacing that channel: what is gone is built here.
             with contextlib.suppress(FileNotFoundError):
@@ -294,7 +295,7 @@ def _job(recipe: Recipe, plan: Plan, wheels: Mapping[str, Wheel], target: Path, 
         target=target,
         newest=package_timestamp(newest),
         forbidden=forbidden,
-        may_be_empty=recipe.distribution is None,
+        may_be_empty=recipe.cuda is not None and recipe.distribution is None,
     )
 
 
@@ -448,19 +449,19 @@ def _outcome(job: Job, log: Path, answer: bytes) -> Built:
     return outcome.built
 
 
-def index_channel(channel: Path) -> None:
-    """Write the channel's repodata, without the time of day."""
-    from rattler.index import index_fs
+def write_repodata(channel: Path, packages: Iterable[Built]) -> None:
+    """Write the channel's repodata, from what is known of all its packages.
 
-    # `force`: a package that was built again has the name of the one before it.
-    asyncio.run(index_fs(channel, write_zst=False, write_shards=False, force=True))
-    for path in channel.glob("*/repodata.json"):
-        repodata = json.loads(path.read_bytes())
-        for records in (repodata["packages"], repodata["packages.conda"]):
-            for record in records.values():
-                record.pop("indexed_timestamp", None)  # the time of day
-        write_whole(path, json.dumps(repodata, indent=2, sort_keys=True) + "\n")
-    shutil.rmtree(channel / ".tmp", ignore_errors=True)
+    rattler's indexer writes the same, but reads every package for that: a minute of work for a CUDA channel.
+    """
+    records: dict[str, dict[str, object]] = {"noarch": {}, _subdir(): {}}
+    for package in packages:
+        hashes = {"md5": package.md5, "sha256": package.sha256, "size": package.size}
+        records.setdefault(package.subdir, {})[package.file] = package.index | hashes
+    for subdir, found in records.items():
+        (channel / subdir).mkdir(exist_ok=True)
+        document = {"info": {"subdir": subdir}, "packages": {}, "packages.conda": found, "repodata_version": 1}
+        write_whole(channel / subdir / "repodata.json", json.dumps(document, indent=2, sort_keys=True) + "\n")
 
 
 def swap_channel(following: Path, channel: Path) -> None:

@@ -16,7 +16,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, JsonValue
 
 from torchlocks.errors import DiskFullError, RecipeError, TorchlocksError
 from torchlocks.files import hash_file, says_disk_full
@@ -59,7 +59,7 @@ class Job(BaseModel):
 
 
 class Built(BaseModel):
-    """A finished package file in the job's target folder, below its subdir."""
+    """A finished package file in the job's target folder, below its subdir; `index` is its info/index.json."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -69,7 +69,9 @@ class Built(BaseModel):
     subdir: str
     file: str
     sha256: str
+    md5: str
     size: int
+    index: dict[str, JsonValue]
 
 
 class Failure(BaseModel):
@@ -224,7 +226,9 @@ def _repack(package: Path, job: Job) -> Built:
         subdir=index["subdir"],
         file=package.name,
         sha256=hash_file(file),
+        md5=hash_file(file, "md5"),
         size=file.stat().st_size,
+        index=index,
     )
     (job.target / built.subdir).mkdir(parents=True, exist_ok=True)
     file.replace(job.target / built.subdir / built.file)

@@ -74,7 +74,7 @@ def build_recipes(
     would hold a path of this machine; NoSuchRowError for a platform that is not in the matrix; LockfileError for a lock
     that cannot be read; DiskFullError.
     """
-    from torchlocks.channel import channel_lock, index_channel, swap_channel, work_folder
+    from torchlocks.channel import channel_lock, swap_channel, work_folder, write_repodata
 
     matrix = load_matrix(layout.matrix)
     require_current(layout, matrix)
@@ -96,7 +96,7 @@ def build_recipes(
                     raw = _build(engine, layout.recipes / name, platform, work / "raw" / platform / name)
                     built += [_finish(path, following, packages, layout, work) for path in raw]
                     task.advance(1, f"{name} for {platform}")
-            index_channel(following)
+            write_repodata(following, built)
             tested, untested = _test(layout, following, built, work, progress)
             swap_channel(following, channel)
     except OSError as error:
@@ -271,7 +271,9 @@ def _finish(raw: Path, following: Path, packages: Sequence[Metapackage], layout:
         subdir=subdir,
         file=raw.name,
         sha256=hash_file(target),
+        md5=hash_file(target, "md5"),
         size=target.stat().st_size,
+        index=index,
     )
 
 

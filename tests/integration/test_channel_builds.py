@@ -131,6 +131,30 @@ def test_a_channel_is_built_once_and_solves(site: Site) -> None:
     assert [record.name.normalized for record in records] == ["tool"]
 
 
+def test_the_repodata_is_what_rattlers_indexer_writes(site: Site) -> None:
+    import asyncio
+
+    from rattler.index import index_fs
+
+    built = site.build()
+    subdirs = ("noarch", read_subdir())
+
+    def records() -> list[dict[str, dict[str, object]]]:
+        files = [site.channel / subdir / "repodata.json" for subdir in subdirs]
+        documents = [json.loads(path.read_text(encoding="utf-8")) for path in files]
+        assert [document["info"]["subdir"] for document in documents] == list(subdirs)
+        return [document["packages.conda"] for document in documents]
+
+    ours = records()
+    assert sum(map(len, ours)) == len(built.versions)
+    asyncio.run(index_fs(site.channel, write_zst=False, write_shards=False, force=True))
+    theirs = records()
+    for found in theirs:
+        for record in found.values():
+            record.pop("indexed_timestamp", None)
+    assert ours == theirs
+
+
 def test_two_builds_in_different_folders_give_the_same_bytes(site: Site, tmp_path: Path) -> None:
     site.build()
     first = site.files()
