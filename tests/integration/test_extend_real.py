@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import threading
@@ -143,3 +144,18 @@ def test_locking_the_example_changes_no_byte(tmp_path: Path) -> None:
     )
     assert run.returncode == 0, run.stderr
     assert {name: (folder / name).read_bytes() for name in locks} == locks
+
+
+@needs_snapshot
+def test_the_commands_of_the_documentation_work(tmp_path: Path) -> None:
+    page = (LAYOUT.root / "docs" / "downstream.md").read_text(encoding="utf-8")
+    commands = [line for block in re.findall(r"```bash\n(.*?)```", page, re.DOTALL) for line in block.splitlines()]
+    assert {command.split()[1] for command in commands} == {"extend", "check", "update"}
+    wishes = re.findall(r"```yaml\n# environment.yml\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "environment.yml").write_text(wishes[0])
+    for command in commands:
+        name, *arguments = command.split()
+        assert name == "torchlocks"
+        more = () if arguments[0] == "check" else ("--snapshot", str(SNAPSHOT))
+        run = torchlocks(tmp_path, *arguments, *more, TORCHLOCKS_ROOT=str(LAYOUT.root))
+        assert run.returncode == 0, (command, run.stdout, run.stderr)
