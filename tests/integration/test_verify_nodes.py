@@ -22,7 +22,7 @@ def start(environment: Path, **variables: str) -> subprocess.Popen[str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("TORCH_VERIFY")}
     loopback = "lo0" if sys.platform == "darwin" else "lo"
     known = {"PYTHONPATH": str(SUITE), "GLOO_SOCKET_IFNAME": loopback, "TORCH_VERIFY_ADDR": "127.0.0.1"}
-    command = [environment / "bin" / "python", "-B", "-m", "torchsuite", "--expect", "cpu", "--json"]
+    command = [str(environment / "bin" / "python"), "-B", "-m", "torchsuite", "--expect", "cpu", "--json"]
     return subprocess.Popen(
         [*command, "--tier", "multi-node"], env={**kept, **known, **variables}, stdout=subprocess.PIPE, text=True
     )
