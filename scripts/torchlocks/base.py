@@ -86,8 +86,10 @@ def name_base(text: str, repository: str | None, folder: Path) -> BaseName:
     """The base that a user names in the current folder, as a lock in `folder` records it.
 
     A plain name is an environment, also where a folder is called so: `./cpu` is the folder. Raises BaseLockError for a
-    repository with a base that has no revision.
+    repository with a base that has no revision, and for a URL with a secret in it.
     """
+    for url in (text, repository or ""):
+        _must_hold_no_secret(url)
     name = BaseName(text=text, repository=repository)
     if repository is not None and not name.is_revision:
         raise BaseLockError(
@@ -97,6 +99,17 @@ def name_base(text: str, repository: str | None, folder: Path) -> BaseName:
     if repository is not None and "://" not in repository and Path(repository).is_dir():
         name = replace(name, repository=relative_path(Path(repository), folder))
     return replace(name, text=relative_path(Path(text), folder)) if name.is_path else name
+
+
+def _must_hold_no_secret(url: str) -> None:
+    parts = urlsplit(url) if "://" in url else None
+    # The user of ssh://git@host is no secret; over http a token often stands in its place.
+    if parts and (parts.password or (parts.username and parts.scheme in ("http", "https")) or "/t/" in parts.path):
+        raise BaseLockError(
+            "The URL carries a user name, password or token, and the lock would record it for all to see.",
+            where=f"{parts.scheme}://…@{parts.hostname}",
+            fix="name it without, and leave the secret to a credential helper or netrc file",
+        )
 
 
 def relative_path(path: Path, folder: Path) -> str:
@@ -128,8 +141,9 @@ def open_base(name: BaseName, folder: Path, *, as_recorded: bool = False) -> Bas
 
 def _must_be_a_base(lock: Lock, name: BaseName) -> None:
     if lock.kind != "conda-lock":
+        kind = "a pixi.lock" if lock.kind == "pixi" else "an explicit file"
         raise BaseLockError(
-            "Only a conda-lock.yml can be a base: the other formats do not say what was locked, or for what machine.",
+            f"Only a conda-lock.yml can be a base, and this is {kind}.",
             where=name.text,
             fix="name the conda-lock.yml beside this file",
         )

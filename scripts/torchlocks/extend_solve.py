@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torchlocks.base import Base, virtual_packages
+from torchlocks.errors import LockfileError
 from torchlocks.extend_wishes import Wish
 from torchlocks.lockfile import PIXI, select_records, to_record
 from torchlocks.repodata import RecordSource, records_by_url
@@ -91,13 +92,20 @@ def _pixi_records(base: Base, platform: str) -> list[RepoDataRecord]:
 
 
 def read_pixi_records(data: bytes) -> dict[str, list[RepoDataRecord]]:
-    """The records of a pixi.lock's default environment by platform, as it has them."""
+    """The records of a pixi.lock's default environment by platform, as it has them.
+
+    Raises LockfileError when it cannot be read.
+    """
     from rattler import LockFile
+    from rattler.exceptions import ParseCondaLockError
 
     with tempfile.TemporaryDirectory(prefix="torchlocks-") as scratch:
         file = Path(scratch) / PIXI
         file.write_bytes(data)
-        environment = LockFile.from_path(file).default_environment()
+        try:
+            environment = LockFile.from_path(file).default_environment()
+        except ParseCondaLockError as error:
+            raise LockfileError(f"The {PIXI} cannot be read: {error}.", fix="remove it, and lock again") from error
         found = environment.conda_repodata_records() if environment else None
     return {str(name): records for name, records in (found or {}).items()}
 

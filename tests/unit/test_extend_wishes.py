@@ -126,6 +126,23 @@ def test_a_repository_without_a_revision_is_a_mistake(tmp_path: Path) -> None:
         name_base("cpu", "https://example.org/locks.git", tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("text", "repository"),
+    [
+        ("https://me:secret@example.org/conda-lock.yml", None),
+        ("https://secret@example.org/conda-lock.yml", None),
+        ("https://example.org/t/secret/conda-lock.yml", None),
+        ("cpu@v1", "https://secret@example.org/locks.git"),
+        ("cpu@v1", "ssh://git:secret@example.org/locks.git"),
+    ],
+)
+def test_a_secret_is_not_recorded_and_not_repeated(tmp_path: Path, text: str, repository: str | None) -> None:
+    with pytest.raises(BaseLockError, match="carries") as caught:
+        name_base(text, repository, tmp_path)
+    assert "secret" not in str(caught.value).replace("the secret", "")
+    assert name_base("cpu@v1", "ssh://git@example.org/locks.git", tmp_path).repository
+
+
 @pytest.mark.parametrize("channels", [None, ("conda-forge", "file:///extra")])
 @pytest.mark.parametrize("base", [BaseName(text="cpu"), BaseName(text="cpu@v1", repository="../r", commit="1" * 40)])
 def test_what_a_lock_says_of_its_base_is_read_again(base: BaseName, channels: tuple[str, ...] | None) -> None:
