@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from torchlocks.commands.shared import locked_options, write_or_print
+from torchlocks.commands.shared import locked_options, mirror_option, write_or_print
 
 if TYPE_CHECKING:
     from torchlocks.licences import PackageLicence
@@ -46,6 +46,71 @@ def verify_signature(locks: tuple[str, ...], allowed: Path, signer: str | None) 
     for name in names:
         _, who = open_signed_lock(name, allowed, signer=signer)
         click.echo(f"{name}: signed by {who.identity} ({who.key})")
+
+
+@click.command()
+@locked_options
+@click.option("--snapshot", type=click.Path(path_type=Path), default=None, help="Folder of repodata for the records.")
+@mirror_option
+@click.option("--identity", default=None, help="Who must have signed: the URL of the workflow in the certificate.")
+@click.option("--issuer", default=None, help="Who must have issued the certificate, as a URL.")
+@click.option(
+    "--trusted-root",
+    default=None,
+    help="A trusted_root.json, or `embedded` for py-rattler's own (default: the newest, from Sigstore).",
+)
+@click.option("--require", is_flag=True, help="End with exit code 63 when a package has no attestation, too.")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON, and nothing else.")
+def attestations(
+    name: str,
+    platform: str | None,
+    snapshot: Path | None,
+    mirror: str | None,
+    identity: str | None,
+    issuer: str | None,
+    trusted_root: str | None,
+    require: bool,
+    as_json: bool,
+) -> None:
+    """Verify the Sigstore attestations of a lock's packages, where their channels have them."""
+    import json
+    from dataclasses import asdict
+
+    from torchlocks.attestations import Publisher, verify_attestations
+    from torchlocks.console import make_progress
+    from torchlocks.errors import AttestationError
+    from torchlocks.locked import find_locked
+    from torchlocks.repodata import RecordSource, require_snapshot
+
+    if snapshot is not None:
+        require_snapshot(snapshot)
+    locked = find_locked(name, platform)
+    source = RecordSource(snapshot=snapshot.absolute() if snapshot else None, mirror=mirror or None)
+    found = verify_attestations(
+        locked,
+        source,
+        Publisher(identity=identity, issuer=issuer),
+        trusted_root,
+        make_progress(quiet=as_json),
+    )
+    verified = [each for each in found if each.signer]
+    wrong = [each for each in found if each.problem]
+    absent = len(found) - len(verified) - len(wrong)
+    if as_json:
+        click.echo(json.dumps([asdict(each) for each in found], indent=2))
+    else:
+        for each in verified:
+            click.echo(f"{each.package}: attested by {each.signer}")
+        click.echo(f"{len(verified)} of {len(found)} packages attested, {absent} without, {len(wrong)} not verified")
+    if wrong or (require and absent):
+        raise AttestationError(
+            f"{len(wrong)} of {len(found)} packages have attestations that do not verify."
+            if wrong
+            else f"{absent} of {len(found)} packages have no attestation.",
+            where=f"{locked.name} on {locked.platform}",
+            fix="do not install what does not verify; leave out --require where a channel has no attestations",
+            details="\n".join(f"  {each.package}: {each.problem}" for each in wrong) or None,
+        )
 
 
 @click.command()
