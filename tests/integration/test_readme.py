@@ -1,4 +1,4 @@
-"""The README: every command in it is run, its table is the matrix, and the files it names are there."""
+"""The README and `docs/`: every command is run, the table is the matrix, and what they name and link to is there."""
 
 from __future__ import annotations
 
@@ -17,7 +17,14 @@ from torchlocks.overview import matrix_markdown
 
 README = (LAYOUT.root / "README.md").read_text(encoding="utf-8")
 SNAPSHOT = os.environ.get("TORCHLOCKS_SNAPSHOT")
-COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.splitlines() if line]
+DOCS = {path.name: path.read_text(encoding="utf-8") for path in sorted((LAYOUT.root / "docs").glob("*.md"))}
+_TEXTS = "\n".join((README, *DOCS.values()))
+# A command that stands in several places is run once.
+COMMANDS = list(
+    dict.fromkeys(
+        line for block in re.findall(r"```sh\n(.*?)```", _TEXTS, re.DOTALL) for line in block.splitlines() if line
+    )
+)
 
 # What a command says where this machine lacks what it needs: a channel, a driver, an environment made before.
 # Anything else than success or these words fails the test.
@@ -83,13 +90,21 @@ def test_the_table_is_the_matrix() -> None:
 
 
 def test_the_lockfiles_that_it_names_are_there() -> None:
-    named = sorted(set(re.findall(r"locks/[\w-]+/[\w.-]+\.(?:lock|yml)", README)))
+    named = sorted(set(re.findall(r"locks/[\w-]+/[\w.-]+\.(?:lock|yml)", _TEXTS)))
     assert len(named) >= 3
     for name in named:
         assert read_lock(LAYOUT.root / name).packages
 
 
-def test_every_make_variable_that_it_names_exists() -> None:
+@pytest.mark.parametrize("page", DOCS)
+def test_the_files_and_pages_that_a_page_links_to_are_there(page: str) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", DOCS[page]):
+        assert target.startswith("https://") or (LAYOUT.root / "docs" / target).exists(), target
+
+
+def test_every_make_variable_that_they_name_exists() -> None:
     makefile = (LAYOUT.root / "Makefile").read_text(encoding="utf-8")
-    for name in set(re.findall(r"\b([A-Z_]{3,})=", README)):
+    for name in set(re.findall(r"\b([A-Z_]{3,})=", _TEXTS)):
+        if name.startswith("CONDA_OVERRIDE_"):  # conda's own.
+            continue
         assert re.search(rf"^{name}\s+\?=|\b{name}\b", makefile, re.MULTILINE), name

@@ -337,10 +337,11 @@
       for (const name of names.slice(0, MOST)) {
         const builds = found.get(name).sort((a, b) => b.record[RANK] - a.record[RANK]);
         const rows = builds.map(({ record, cells }) => [
-          record[VERSION], element("span", { class: "small" }, `${record[BUILD]} (${record[SUBDIR]})`), size(record[BYTES]), data.licences[record[LICENCE]],
-          element("span", { class: "small" }, ...cells.flatMap((key, at) => [at ? ", " : "", element("a", { href: `${root}${entryOf(key).page}` }, key.replace("/", " on "))])),
+          record[VERSION],
+          element("span", { class: "small where" }, ...cells.flatMap((key, at) => [at ? ", " : "", element("a", { href: `${root}${entryOf(key).page}` }, key.replace("/", " on "))])),
+          element("span", { class: "small" }, `${record[BUILD]} (${record[SUBDIR]})`), size(record[BYTES]), data.licences[record[LICENCE]],
         ]);
-        parts.push(element("h2", {}, name), table(`${name} in the locks, the newest first`, ["Version", "Build", "Download", "Licence", "In"], rows));
+        parts.push(element("h2", {}, name), table(`${name} in the locks, the newest first`, ["Version", "In", "Build", "Download", "Licence"], rows));
       }
       shown.replaceChildren(...parts);
     };
