@@ -39,7 +39,7 @@ ONE    = $(or $(ENV),$(error name the environment: make $@ ENV=cpu))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env-cpu env-gpu doctor run shell rollback verify fsck bundle matrix render lock update check why diff channel \
+.PHONY: help env-cpu env-gpu doctor run shell rollback verify fsck bundle matrix render lock update example check why diff channel \
         export sbom licences sign update-all site recipes bench lint test test-unit requirements golden clean
 
 help: ## print this help
@@ -75,6 +75,8 @@ lock: $(READY) ## solve the matrix and write the lockfiles  [ENV= PLATFORM= SNAP
 	@$(TOOL) lock $(WHICH) $(FROM) $(CONDA)
 update: $(READY) ## move one package and nothing else that can stay  [PKG=numpy ENV= PLATFORM= SNAPSHOT= AS_OF=]
 	@$(TOOL) update $(or $(PKG),$(error name the package: make update PKG=numpy)) $(WHICH) $(FROM)
+example: $(READY) ## move the lock of examples/downstream to the CPU lock as it is now  [SNAPSHOT= AS_OF= MIRROR=]
+	@$(TOOL) update --base --lock examples/downstream $(FROM)
 check: $(READY) ## prove the committed locks  [ENV= SNAPSHOT=]
 	@$(TOOL) check $(if $(ENV),--env $(ENV)) $(if $(SNAPSHOT),--snapshot $(SNAPSHOT))
 why: $(READY) ## say why a package is in a lock, or why a spec cannot be had  [PKG=cudnn ENV=gpu-cu118]
