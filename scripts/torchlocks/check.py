@@ -5,8 +5,8 @@ No network and no solver: the locks, the matrix and the templates are all that i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,9 @@ from torchlocks.models import Lock
 LOCK_RULES: tuple[Rule, ...] = (*check_packages.RULES, *check_graph.RULES, *check_torch.RULES)
 
 RELOCK_ELSEWHERE = "make the lock again, with the tool that made it."
+
+_MANY = 4
+"""From how many environments on they are checked in parallel."""
 
 ContentHash = Callable[[Target, str], str]
 """From a target and its rendered environment file to the content hash of a current lock."""
@@ -148,37 +151,69 @@ def check_repository(
     Raises NoSuchRowError for a name that is not in the matrix, TemplateError for a template that cannot be
     rendered.
     """
-    if content_hash is None:
-        from torchlocks.lock import expected_content_hash
-
-        content_hash = expected_content_hash
+    names = list(envs or matrix.environments)
+    tasks = [_task(layout, matrix, name) for name in names]
     report = Report()
     subjects: dict[tuple[str, str], Subject] = {}
-    names = list(envs or matrix.environments)
-    for name in names:
-        rows = _rows(layout, matrix, name, content_hash)
-        found, seen = check_environment(layout.locks / name, rows, shown=f"locks/{name}")
+    for task, (found, seen) in zip(tasks, _check_all(tasks, content_hash), strict=True):
         report += found
-        subjects.update({(name, platform): subject for platform, subject in seen.items()})
+        subjects.update({(task.env, platform): subject for platform, subject in seen.items()})
     # A GPU environment that is checked alone is held against the CPU environment all the same.
     for name, environment in matrix.environments.items():
         if environment.accelerator == "cpu" and name not in names:
-            _, seen = check_environment(layout.locks / name, _rows(layout, matrix, name, None))
+            other = _task(layout, matrix, name)
+            _, seen = check_environment(other.folder, _rows(other, None))
             subjects.update({(name, platform): subject for platform, subject in seen.items()})
     if not envs:
         report += check_recipes.check_recipes(layout, matrix)
     return report + _unknown_folders(layout, matrix) + _parity(matrix, subjects)
 
 
-def _rows(layout: Layout, matrix: Matrix, env: str, content_hash: ContentHash | None) -> dict[str, Expectation]:
+@dataclass(frozen=True, kw_only=True)
+class _Task:
+    """One environment to check, as values that another process can be given."""
+
+    env: str
+    folder: Path
+    root: Path
+    targets: tuple[Target, ...]
+
+
+def _task(layout: Layout, matrix: Matrix, env: str) -> _Task:
+    return _Task(env=env, folder=layout.locks / env, root=layout.root, targets=matrix.select(env, None))
+
+
+def _check_all(tasks: Sequence[_Task], content_hash: ContentHash | None) -> Iterator[tuple[Report, dict[str, Subject]]]:
+    """Check environments, many of them in parallel, and give what was found in their order.
+
+    For a few a pool costs more than it saves: it begins with an import of conda-lock.
+    """
+    if content_hash is not None or len(tasks) < _MANY:
+        for task in tasks:
+            yield _check_one(task, content_hash)
+        return
+    from torchlocks.workers import processes
+
+    with processes(len(tasks), preload=["torchlocks.check", "torchlocks.lock", "conda_lock.conda_lock"]) as pool:
+        yield from pool.map(_check_one, tasks)
+
+
+def _check_one(task: _Task, content_hash: ContentHash | None = None) -> tuple[Report, dict[str, Subject]]:
+    if content_hash is None:
+        from torchlocks.lock import expected_content_hash
+
+        content_hash = expected_content_hash
+    return check_environment(task.folder, _rows(task, content_hash), shown=f"locks/{task.env}")
+
+
+def _rows(task: _Task, content_hash: ContentHash | None) -> dict[str, Expectation]:
     """What each platform of an environment should be."""
     from torchlocks.render import render
 
     rows: dict[str, Expectation] = {}
-    for platform in matrix.environment(env).platforms:
-        target = matrix.target(env, platform)
-        rendered = render(layout.root / target.template, target)
-        rows[platform] = expectation(target, rendered, content_hash(target, rendered) if content_hash else None)
+    for target in task.targets:
+        rendered = render(task.root / target.template, target)
+        rows[target.platform] = expectation(target, rendered, content_hash(target, rendered) if content_hash else None)
     return rows
 
 

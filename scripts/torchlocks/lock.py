@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import difflib
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from queue import SimpleQueue
+from typing import Any, TypeVar
 
 from torchlocks.errors import LockfileError, SolveError, TorchlocksError
 from torchlocks.files import write_whole
@@ -29,6 +30,9 @@ from torchlocks.matrix import Target
 from torchlocks.progress import Progress
 from torchlocks.render import render
 from torchlocks.workers import Here, processes
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
 
 __all__ = [
     "LockFailure",
@@ -145,9 +149,12 @@ def targets_with(targets: Sequence[Target], folder: Path, packages: Sequence[str
 
 def _wanted(layout: Layout, targets: Sequence[Target], folder: Path, options: LockOptions) -> list[_Wanted]:
     tools = tool_metadata(options.solver.name)
+    by_env: dict[str, list[Target]] = {}
+    for target in targets:
+        by_env.setdefault(target.env, []).append(target)
     found = []
-    for env in dict.fromkeys(target.env for target in targets):
-        rendered = tuple((t, render(layout.root / t.template, t)) for t in targets if t.env == env)
+    for env, platforms in by_env.items():
+        rendered = tuple((target, render(layout.root / target.template, target)) for target in platforms)
         metadata, made = dict(tools), {}
         for target, text in rendered:
             records = options.source.identity(target.channels, [target.platform, "noarch"])
@@ -170,35 +177,45 @@ def _lock(
     tasks = _cell_tasks(wanted, options)
     solving: dict[Future[Cell | TorchlocksError], Target] = {}
     writing: dict[Future[dict[str, str] | TorchlocksError], _Wanted] = {}
+    # Futures put themselves here, so that what is left to do is not looked through each time one is done.
+    done: SimpleQueue[Future[Any]] = SimpleQueue()
     with _workers(tasks, options) as pool, progress.task("Solving", total=len(tasks)) as task:
         for each in tasks:
-            solving[pool.submit(solve_cell, each)] = each.target
+            solving[_submit(pool, done, solve_cell, each)] = each.target
         while solving or writing:
-            running: list[Future[Any]] = [*solving, *writing]
-            done = wait(running, return_when=FIRST_COMPLETED).done
-            for future in [f for f in solving if f in done]:
-                target, cell = solving.pop(future), future.result()
-                task.advance(1, note=f"{target.env} {target.platform}")
-                if isinstance(cell, TorchlocksError):
-                    failures.append(LockFailure(target=target, error=cell))
-                    continue
-                mine = by_env[target.env]
-                cells[target.env][target.platform] = cell
-                if len(cells[target.env]) == len(mine.targets):
-                    made = FilesTask(
-                        cells=tuple(cells[target.env][t.platform] for t in mine.targets),
-                        metadata=mine.metadata,
-                        conda_lock=_text(mine.folder / CONDA_LOCK),
-                        pixi=_text(mine.folder / PIXI),
-                    )
-                    writing[pool.submit(lock_files, made)] = mine
-            for ready in [f for f in writing if f in done]:
-                mine, files = writing.pop(ready), ready.result()
+            future = done.get()
+            if future in writing:
+                mine, files = writing.pop(future), future.result()
                 if isinstance(files, TorchlocksError):
                     failures.append(LockFailure(target=mine.targets[0], error=files))
                 else:
                     results.append(_write(mine, files, options))
+                continue
+            target, cell = solving.pop(future), future.result()
+            task.advance(1, note=f"{target.env} {target.platform}")
+            if isinstance(cell, TorchlocksError):
+                failures.append(LockFailure(target=target, error=cell))
+                continue
+            mine = by_env[target.env]
+            cells[target.env][target.platform] = cell
+            if len(cells[target.env]) == len(mine.targets):
+                solved = cells.pop(target.env)
+                made = FilesTask(
+                    cells=tuple(solved[each.platform] for each in mine.targets),
+                    metadata=mine.metadata,
+                    conda_lock=_text(mine.folder / CONDA_LOCK),
+                    pixi=_text(mine.folder / PIXI),
+                )
+                writing[_submit(pool, done, lock_files, made)] = mine
     return results, failures
+
+
+def _submit(
+    pool: Executor, done: SimpleQueue[Future[Any]], function: Callable[[Task], Result], task: Task
+) -> Future[Result]:
+    future = pool.submit(function, task)
+    future.add_done_callback(done.put)
+    return future
 
 
 def _cell_tasks(wanted: Sequence[_Wanted], options: LockOptions) -> list[CellTask]:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torchlocks.errors import TemplateError
 from torchlocks.matrix import Target
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 _COMMENT = re.compile(r"^\s*#.*\n", re.MULTILINE)
 
@@ -19,10 +23,9 @@ def render(template: Path, target: Target) -> str:
     that does not exist is an error. Comments are dropped, so that a lock does not change with them.
     Raises TemplateError naming the file, the line and the variable.
     """
-    from jinja2 import StrictUndefined, TemplateSyntaxError, UndefinedError
+    from jinja2 import TemplateSyntaxError, UndefinedError
     from jinja2.exceptions import SecurityError
     from jinja2.exceptions import TemplateError as JinjaError
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     try:
         source = template.read_text(encoding="utf-8")
@@ -43,10 +46,9 @@ def render(template: Path, target: Target) -> str:
     if target.accelerator == "cpu":
         # A CPU template that asks for a CUDA version is a mistake, and strict rendering finds it.
         del variables["cuda"], variables["cuda_version"]
-    environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)
     try:
         # Jinja's own line numbers count what it is given, so comments are dropped from what comes out.
-        text = environment.from_string(source).render(variables)
+        text = _compiled(source).render(variables)
     except UndefinedError as error:
         raise TemplateError(
             f"The template uses a variable that does not exist: {error.message}.",
@@ -70,6 +72,16 @@ def render(template: Path, target: Target) -> str:
     text = _COMMENT.sub("", text)
     _must_be_an_environment(text, template, target)
     return text
+
+
+@lru_cache(maxsize=8)
+def _compiled(source: str) -> Template:
+    """The template in a text: one text is rendered for many targets."""
+    from jinja2 import StrictUndefined
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)
+    return environment.from_string(source)
 
 
 def requested(rendered: str) -> tuple[str, ...]:

@@ -48,7 +48,7 @@ def processes(count: int, preload: Sequence[str]) -> Iterator[Executor]:
             yield pool
         except BrokenExecutor as error:
             raise SolveError(
-                "A process that was solving has ended.",
+                "A worker process has ended.",
                 where=str(error),
                 fix="this machine may be out of memory: free some, and run it again; nothing was lost",
             ) from error
