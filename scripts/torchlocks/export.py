@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit, urlunsplit
 
 from torchlocks.errors import ExportError
 from torchlocks.locked import LockedTarget
+from torchlocks.transfer import strip_credentials
 
 if TYPE_CHECKING:
     import jinja2
@@ -290,11 +290,7 @@ def _channels(locked: LockedTarget) -> list[str]:
 
 def _label(channel: str) -> str:
     """A channel as people write it: its name on anaconda.org, else its URL without anybody's credentials."""
-    if channel.startswith(_ANACONDA) and "/t/" not in channel:
-        return channel.removeprefix(_ANACONDA)
-    parts = urlsplit(channel)
-    path = re.sub(r"^/t/[^/]+", "", parts.path)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rsplit("@", 1)[-1], path=path))
+    return strip_credentials(channel).removeprefix(_ANACONDA)
 
 
 def _driver(locked: LockedTarget) -> str | None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from torchlocks import __version__
 from torchlocks.licences import Licence, read_licence
 from torchlocks.locked import LockedTarget
+from torchlocks.transfer import strip_credentials
 
 if TYPE_CHECKING:
     from cyclonedx.model.component import Component
@@ -35,7 +36,7 @@ def package_url(package: LockedPackage) -> PackageURL:
 
 def channel_name(package: LockedPackage) -> str:
     """The channel as people name it: `conda-forge`, `nvidia`; the whole URL where it is not on anaconda.org."""
-    return package.channel.removeprefix("https://conda.anaconda.org/")
+    return strip_credentials(package.channel).removeprefix("https://conda.anaconda.org/")
 
 
 def cyclonedx(locked: LockedTarget) -> str:
@@ -100,7 +101,9 @@ def _component(package: LockedPackage) -> Component:
         licenses=_cyclonedx_licence(licence),
         properties=properties,
         external_references=[
-            ExternalReference(type=ExternalReferenceType.DISTRIBUTION, url=XsUri(package.url), hashes=found)
+            ExternalReference(
+                type=ExternalReferenceType.DISTRIBUTION, url=XsUri(strip_credentials(package.url)), hashes=found
+            )
         ],
     )
 
@@ -170,7 +173,7 @@ def _spdx_package(package: LockedPackage, spdx_id: str) -> dict[str, Any]:
         "name": package.name,
         "versionInfo": package.version,
         "packageFileName": package.file_name,
-        "downloadLocation": package.url,
+        "downloadLocation": strip_credentials(package.url),
         "filesAnalyzed": False,
         "checksums": [{"algorithm": name, "checksumValue": digest} for name, digest in checksums if digest],
         "licenseDeclared": licence.expression or (_reference(licence.text) if licence.text else "NOASSERTION"),

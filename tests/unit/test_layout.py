@@ -1,0 +1,73 @@
+"""Where torchlocks finds the committed files, and where it makes things."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import torchlocks.layout
+from torchlocks.errors import MissingFileError, NotACheckoutError
+from torchlocks.layout import Layout, find_layout
+
+
+@pytest.fixture(autouse=True)
+def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("TORCHLOCKS_ROOT", "TORCHLOCKS_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    (tmp_path / "checkout" / "deep" / "inside").mkdir(parents=True)
+    (tmp_path / "checkout" / "matrix.yml").touch()
+    return tmp_path / "checkout"
+
+
+@pytest.fixture
+def packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An installed wheel's files, as torchlocks would find them."""
+    data = tmp_path / "site-packages" / "torchlocks" / "_data"
+    data.mkdir(parents=True)
+    (data / "matrix.yml").touch()
+    monkeypatch.setattr(torchlocks.layout, "PACKAGED", data)
+    return data
+
+
+def test_a_checkout_holds_both_what_is_committed_and_what_is_made(checkout: Path) -> None:
+    layout = find_layout(checkout / "deep" / "inside")
+    assert layout == Layout(checkout)
+    assert layout.made == checkout
+    assert layout.prefix("cpu") == checkout / "envs" / "cpu"
+    assert not layout.packaged
+    layout.require_checkout("lock")
+
+
+def test_what_is_made_can_be_elsewhere(checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHLOCKS_HOME", str(tmp_path / "home"))
+    layout = find_layout(checkout)
+    assert layout.locks == checkout / "locks"
+    for made in (layout.envs, layout.build, layout.channel, layout.local_locks, layout.reports):
+        assert made.is_relative_to(tmp_path / "home")
+
+
+def test_a_wheel_stands_in_where_there_is_no_checkout(packaged: Path, checkout: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    layout = find_layout(tmp_path / "empty")
+    assert (layout.root, layout.made, layout.packaged) == (packaged, tmp_path / "empty", True)
+    with pytest.raises(NotACheckoutError, match=r"`update` writes files that are committed"):
+        layout.require_checkout("update")
+    assert find_layout(checkout).root == checkout
+
+
+def test_a_root_that_is_named_and_none_is_not_passed_over(
+    packaged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHLOCKS_ROOT", str(tmp_path))
+    with pytest.raises(MissingFileError, match="not a torchlocks checkout"):
+        find_layout(tmp_path)
+
+
+def test_without_checkout_and_wheel_there_is_nothing(tmp_path: Path) -> None:
+    with pytest.raises(MissingFileError, match="not a torchlocks checkout"):
+        find_layout(tmp_path)
