@@ -122,10 +122,9 @@ def capability(gpu: str) -> str:
         return f"{match[1]}.{match[2]}"
     wanted = _key(gpu)
     known = {_key(name): value for name, value in gpu_names().items()}
-    if series := re.fullmatch(r"(gtx|rtx)(\d{1,2})\d0(ti|super|tisuper|d|laptopgpu)*", wanted):
-        wanted = f"{series[1]}{series[2]}" + ("0" if series[2] == "9" else "") + "series"
-    if wanted not in known:
-        wanted = re.sub(r"(pcie?|sxm\d?|hgx|nvl|\d+gb).*$", "", wanted)
+    # The cards of one GeForce generation share a capability; professional ones (RTX 4000) have names of their own.
+    if series := re.fullmatch(r"(gtx|rtx)(\d{1,2})[35-9]0(ti|super|tisuper|d|laptopgpu)*", wanted):
+        wanted = f"{series[1]}{series[2]}{'00' if series[2] == '9' else ''}series"
     if wanted in known:
         return known[wanted]
     from difflib import get_close_matches
@@ -139,8 +138,10 @@ def capability(gpu: str) -> str:
 
 
 def _key(name: str) -> str:
-    plain = re.sub(r"\b(nvidia|geforce|tesla)\b", "", name.lower())
-    return re.sub(r"\(.*\)|[^a-z0-9]", "", plain)
+    """A name less its maker, its memory and how it is mounted: `a100` of `NVIDIA A100-SXM4-80GB`."""
+    plain = re.sub(r"\b(nvidia|geforce|tesla)\b|\(.*\)", "", name.lower())
+    plain = re.sub(r"[\s-]+(pcie?|sxm\d*|hgx|nvl|\d+\s?gb)\b.*$", "", plain)
+    return re.sub(r"[^a-z0-9]", "", plain)
 
 
 @cache
