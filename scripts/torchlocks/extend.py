@@ -121,7 +121,7 @@ def extend(wishes: Wishes, base: Base, output: Path, options: ExtendOptions, pro
             task.advance(1, note=platform)
     if failed:
         (question, first), *others = failed.values()
-        raise explain(question, first, [other.platform for other, _ in others], progress)
+        raise explain(question, first, [other for other, _ in others], progress)
     built = Built(
         base=base.name,
         sha256=base.lock.sha256,

@@ -43,11 +43,14 @@ class _Way:
         return {record.name.normalized: record for record in self.records}
 
 
-def explain(question: Question, error: TorchlocksError, also: Sequence[str], progress: Progress) -> TorchlocksError:
+def explain(
+    question: Question, error: TorchlocksError, also: Sequence[Question], progress: Progress
+) -> TorchlocksError:
     """The reason for which a question has no answer, naming both sides and the smallest change that gives it one.
 
-    `error` is the solver's own; `also` are other platforms without an answer. Returns a ContradictionError, a
-    SolveError for a wish that cannot be had on any base, or a BaseLockError for a base that does not fit together.
+    `error` is the solver's own; `also` are the same wishes on other platforms where they have no answer either: what is
+    advised is enough for them too, where anything is. Returns a ContradictionError, a SolveError for a wish that cannot
+    be had on any base, or a BaseLockError for a base that does not fit together.
     """
     progress.say("These do not go together; looking for the smallest change with which they would")
     if _try(question, ()) is None:
@@ -56,26 +59,45 @@ def explain(question: Question, error: TorchlocksError, also: Sequence[str], pro
             fix="check it with `torchlocks check`, and use another",
             details=error.details,
         )
+    every = [wish.spec for wish in question.wishes]
     alone = [wish for wish in question.wishes if _try(question, [wish.spec]) is None]
-    culprits = alone[:1] or _shrink(question)
-    specs = [wish.spec for wish in culprits]
-    named = " and ".join(f"`{wish.spec}` ({wish.place})" for wish in culprits)
-    against = f"the base {question.base.name.text} on {question.platform}"
     notes = []
-    if alone[1:]:
-        notes.append("Neither can " + ", nor ".join(f"`{wish.spec}` ({wish.place})" for wish in alone[1:]) + ".")
     if also:
-        notes.append(f"There is no solution for {', '.join(also)} either.")
-    free = _try(question, specs, moves=question.by_name)
-    if free is None:
-        return _impossible(question, culprits, named, against, notes)
-    way = _smallest(question, specs, free)
-    reasons = _reasons(question, culprits, way, among=sorted(way.moves))
-    return ContradictionError(
-        f"{named} cannot go with {against}: {'; '.join(reasons)}.",
-        fix="\nor ".join([_let_move(question, way), *_looser(question, culprits)]),
-        details=_details(notes, error),
-    )
+        notes.append(f"There is no solution for {', '.join(other.platform for other in also)} either.")
+    if (free := _try(question, every, moves=question.by_name)) is not None:
+        culprits = alone or _shrink(question)
+        way = _smallest(question, every, free)
+        moves = way.moves | _moves_elsewhere(also, notes)
+        reasons = _reasons(question, culprits, way, among=sorted(way.moves))
+        return ContradictionError(
+            f"{_named(culprits)} cannot go with {_against(question)}: {'; '.join(reasons)}.",
+            fix="\nor ".join([_let_move(question, way, moves), *_looser(question, culprits, alone)]),
+            details=_details(notes, error),
+        )
+    # Not even a base that is free to move makes room for all: explain the first wish for which it does not.
+    hopeless = [wish for wish in alone if _try(question, [wish.spec], moves=question.by_name) is None]
+    return _impossible(question, hopeless[:1] or _shrink(question), alone, notes)
+
+
+def _named(wishes: Sequence[Wish]) -> str:
+    return " and ".join(f"`{wish.spec}` ({wish.place})" for wish in wishes)
+
+
+def _against(question: Question) -> str:
+    return f"the base {question.base.name.text} on {question.platform}"
+
+
+def _moves_elsewhere(questions: Sequence[Question], notes: list[str]) -> frozenset[str]:
+    """The base packages that must move on other platforms; where that is no help, a note says so."""
+    moves: frozenset[str] = frozenset()
+    for question in questions:
+        every = [wish.spec for wish in question.wishes]
+        free = _try(question, every, moves=question.by_name)
+        if free is None:
+            notes.append(f"On {question.platform} nothing that could move would help.")
+        else:
+            moves |= _smallest(question, every, free).moves
+    return moves
 
 
 # --- what the solver is asked -----------------------------------------------------------------------
@@ -145,21 +167,21 @@ def _in_the_way(base: dict[str, RepoDataRecord], specs: Sequence[str], new: dict
 
 
 def _impossible(
-    question: Question, culprits: Sequence[Wish], named: str, against: str, notes: Sequence[str]
+    question: Question, culprits: Sequence[Wish], alone: Sequence[Wish], notes: Sequence[str]
 ) -> TorchlocksError:
     """Nothing of the base could move to make room: either the wish cannot be had at all, or not with these packages."""
     specs = [wish.spec for wish in culprits]
     try:
-        alone = without_base(question, specs)
+        without = without_base(question, specs)
     except SolveError as error:
         return SolveError(
-            f"{named} cannot be had on {question.platform}, on whatever base: "
+            f"{_named(culprits)} cannot be had on {question.platform}, on whatever base: "
             f"nothing in {' or '.join(question.channels)} fits.",
             fix=_spelling(question, culprits) or "ask for another version, or add the channel that has it",
             details=_details(notes, error),
         )
-    base, new = question.by_name, {record.name.normalized: record for record in alone}
-    way = _Way(moves=frozenset(_in_the_way(base, specs, new)), records=(*base.values(), *alone))
+    base, new = question.by_name, {record.name.normalized: record for record in without}
+    way = _Way(moves=frozenset(_in_the_way(base, specs, new)), records=(*base.values(), *without))
     reasons = _reasons(question, culprits, way, among=sorted(base)) if way.moves else []
     try:
         answer(question, specs=specs, moves=question.by_name)
@@ -168,8 +190,8 @@ def _impossible(
         details = _details(notes, error)
     why = "; ".join(reasons[:2]) or "the channels have no versions of them all that go together"
     return ContradictionError(
-        f"{named} cannot go with {against}, whatever of it may move: {why}.",
-        fix="\nor ".join([*_looser(question, culprits), "build on another base"]),
+        f"{_named(culprits)} cannot go with {_against(question)}, whatever of it may move: {why}.",
+        fix="\nor ".join([*_looser(question, culprits, alone), "build on another base"]),
         details=details,
     )
 
@@ -252,32 +274,36 @@ def _chains(roots: Iterable[str], records: dict[str, RepoDataRecord]) -> Iterabl
                 waiting.append((*chain, needed))
 
 
-def _let_move(question: Question, way: _Way) -> str:
+def _let_move(question: Question, way: _Way, moves: frozenset[str]) -> str:
+    """Advice to let `moves` move, of which `way` is this platform's part; to take another base where its core would."""
     base, new = question.by_name, way.by_name
-    changes = [f"{_label(base[name])} → {_version(new[name], base[name])}" for name in sorted(way.moves)]
-    core = sorted(way.moves & CORE)
-    if core or len(way.moves) > _NAMED:
+    changes = _some([f"{_label(base[name])} → {_version(new[name], base[name])}" for name in sorted(way.moves)])
+    core = sorted(moves & CORE)
+    if core or len(moves) > _NAMED:
         main = f", {' and '.join(core)} among them" if core else ""
-        return (
-            f"build on another base: on this one {_count(len(way.moves))} would have to move{main} ({_some(changes)})"
-        )
-    options = " ".join(f"--allow-move {name}" for name in sorted(way.moves))
-    return f"let {' and '.join(sorted(way.moves))} move, and nothing else of the base: {options} ({_some(changes)})"
+        return f"build on another base: on this one {_count(len(moves))} would have to move{main} ({changes})"
+    options = " ".join(f"--allow-move {name}" for name in sorted(moves))
+    return f"let {' and '.join(sorted(moves))} move, and nothing else of the base: {options} ({changes})"
 
 
-def _looser(question: Question, culprits: Sequence[Wish]) -> list[str]:
-    """Wishes that could stay if they asked for less: no version instead of this one."""
+def _looser(question: Question, culprits: Sequence[Wish], alone: Sequence[Wish]) -> list[str]:
+    """Advice to ask for less, no version instead of this one, where that helps; each is enough.
+
+    `alone` are the wishes that fail by themselves: all of them have to ask for less.
+    """
     found = []
     for wish in culprits:
         if wish.spec.strip() == wish.name:
             continue
-        others = [other.spec for other in culprits if other is not wish]
+        others = [other.spec for other in question.wishes if other is not wish and other not in alone]
         records = _try(question, [*others, wish.name])
         if records is not None:
             record = next(record for record in records if record.name.normalized == wish.name)
             whose = "the base's own" if wish.name in question.by_name else "which goes with the base"
             found.append(f"ask for plain `{wish.name}`: that gives {_label(record)}, {whose}")
-    return found
+    if len(alone) < 2:
+        return found
+    return [", and ".join(found)] if len(found) == len(alone) else []
 
 
 def _fits(record: PackageRecord, spec: str) -> bool:

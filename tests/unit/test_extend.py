@@ -179,6 +179,19 @@ def test_a_constraint_of_the_base_counts(project: Project) -> None:
     assert "ask for plain `pandas`: that gives pandas 2.2" in run.stderr
 
 
+def test_advice_is_enough_for_all_wishes_at_once(project: Project) -> None:
+    project.serve(*BASE, *NEWER, *ADDITIONS, record("networkx", "2.0", depends=("python",)))
+    project.wish("pandas <2", "tools")
+    run = project.extend()
+    assert run.returncode == 21
+    named = "`pandas <2` (environment.yml, line 4) and `tools` (environment.yml, line 5) cannot go with the base"
+    assert named in run.stderr
+    assert "--allow-move networkx --allow-move numpy (networkx 3.0 → 2.0, numpy 1.26.0 → 1.27.0)" in run.stderr
+    done = project.extend("--allow-move", "networkx", "--allow-move", "numpy")
+    assert done.returncode == 0, done.stderr
+    assert "linux-64: 2 packages of the base as they are, 4 added" in done.stdout
+
+
 def test_what_no_base_could_give_is_said_to_be_that(project: Project) -> None:
     project.wish("tdqm")
     run = project.extend()
