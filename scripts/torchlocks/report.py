@@ -117,10 +117,7 @@ def summary_table(verdict: Verdict) -> RenderableType:
     for check in verdict.failures:
         parts.append(Text.assemble(("failed  ", "bold red"), (check.id, "bold"), overflow="fold"))
         parts.append(Padding(Text(check.why or "no message", overflow="fold"), (0, 0, 0, 8)))
-    obstacles = {state.obstacle for state in verdict.tiers}
     for why, names in _skipped(verdict).items():
-        if why in obstacles:
-            continue  # The table says so already, beside the tier.
         shown = ", ".join(names) if len(names) <= _NAMED else f"{len(names)} checks"
         parts.append(Text.assemble(("skipped ", "yellow"), f"{shown}: {why}", overflow="fold"))
     parts.append(Text(verdict.headline, style="bold" if verdict.ok else "bold red", overflow="fold"))
@@ -128,10 +125,11 @@ def summary_table(verdict: Verdict) -> RenderableType:
 
 
 def _skipped(verdict: Verdict) -> dict[str, list[str]]:
-    """The checks that were skipped, by why."""
+    """The checks that were skipped, by why; without those of whose tier the table says so already."""
+    said = {(state.tier, state.obstacle) for state in verdict.tiers}
     by_reason: dict[str, list[str]] = {}
     for check in verdict.checks:
-        if check.outcome == "skipped":
+        if check.outcome == "skipped" and (check.tier, check.why) not in said:
             by_reason.setdefault(check.why or "no reason given", []).append(_short(check))
     return by_reason
 

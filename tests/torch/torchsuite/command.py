@@ -208,9 +208,10 @@ def summary(verdict: dict[str, Any]) -> str:
         row = f"{state['tier']:<12}{counts['passed']:>7}{counts['failed']:>8}{counts['skipped']:>9}"
         lines.append(f"{row}  {state['obstacle'] or ''}".rstrip())
     lines += [f"failed  {c['id']}: {c['why']}" for c in verdict["checks"] if c["outcome"] == "failed"]
-    said = {state["obstacle"] for state in verdict["tiers"]}
-    skipped = (check for check in verdict["checks"] if check["outcome"] == "skipped" and check["why"] not in said)
-    reasons = Counter(check["why"] for check in skipped)
+    # What stands beside a tier already is not said again.
+    said = {(state["tier"], state["obstacle"]) for state in verdict["tiers"]}
+    skipped = (check for check in verdict["checks"] if check["outcome"] == "skipped")
+    reasons = Counter(check["why"] for check in skipped if (check["tier"], check["why"]) not in said)
     lines += [f"skipped {count}: {why}" for why, count in reasons.items()]
     state = "is what it is expected to be" if verdict["ok"] else "is NOT what it is expected to be"
     return "\n".join([*lines, f"{verdict['prefix']} {state}", verdict["headline"]])
