@@ -7,8 +7,10 @@ only preferred. Nothing else of the base's making counts: what it once asked for
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,8 +53,9 @@ def answer(
 ) -> list[RepoDataRecord]:
     """The packages of the base and of the wishes, by name.
 
-    `specs` and `moves` stand in for the question's own. Raises SolveError, with the solver's reasons as its details,
-    when there is no solution, and ChannelUnreachableError when a live channel cannot be read.
+    `specs` and `moves` stand in for the question's own. A cutoff of the source is for additions alone. Raises
+    SolveError, with the solver's reasons as its details, when there is no solution, and ChannelUnreachableError when a
+    live channel cannot be read.
     """
     free = question.moves if moves is None else moves
     base = question.by_name
@@ -67,7 +70,28 @@ def answer(
         ),
         pin=tuple(record for name, record in base.items() if name not in free),
     )
-    return solve(request, question.source)
+    with _no_newer_than(question.source.cutoff, question.records):
+        records = solve(request, question.source)
+    own = {record.url: record for record in question.records}
+    return [own.get(record.url, record) for record in records]
+
+
+@contextmanager
+def _no_newer_than(cutoff: datetime | None, records: Sequence[RepoDataRecord]) -> Iterator[None]:
+    """Let the solver take the base's records for as old as it wants additions to be, which is not asked of the base."""
+    newer = [
+        (record, record.timestamp)
+        for record in records
+        if cutoff is not None and (record.timestamp is None or record.timestamp > cutoff)
+    ]
+    try:
+        for record, _ in newer:
+            record.timestamp = cutoff
+        yield
+    finally:
+        for record, time in newer:
+            # py-rattler cuts a time off to whole milliseconds, of which a float may be a hair short.
+            record.timestamp = time + timedelta(microseconds=400) if time else None
 
 
 def base_records(base: Base, platform: str, source: RecordSource) -> tuple[RepoDataRecord, ...]:

@@ -149,6 +149,23 @@ def test_the_base_stays_to_the_byte_and_only_additions_are_solved(project: Proje
     assert "unchanged" in again.stdout
 
 
+def test_an_earlier_day_is_for_additions_alone(project: Project) -> None:
+    project.wish("tqdm")
+    # Milliseconds of which floating-point numbers are a hair short, and no time at all.
+    times = {"python": 1767268800001, "numpy": 1767268800057, "pytorch": 1767268800919, "networkx": None}
+    base_records = [{**each, "timestamp": times[str(each["name"])]} for each in BASE]
+    project.serve(*base_records, record("tqdm", "3.0", day="2025-01-01"), *ADDITIONS)
+    run = project.extend("--as-of", "2025-06-01")
+    assert run.returncode == 0, run.stderr
+    held, base = project.entries(), entries(project.base)
+    assert {name: held[name] for name in base} == base, "although all of it is newer"
+    assert "version: '3.0'" in held["tqdm"]
+    recorded = {
+        package.name: package.timestamp_ms for package in read_lock(project.root / "pixi.lock").packages["linux-64"]
+    }
+    assert {name: recorded[name] for name in times} == times, "it is recorded as it is"
+
+
 def test_a_contradiction_names_both_sides_and_the_smallest_change(project: Project) -> None:
     project.wish("tqdm", "tools")
     run = project.extend("--base", "../base/conda-lock.yml")
