@@ -296,6 +296,8 @@ def test_check_tells_every_way_in_which_a_lock_and_its_base_part(project: Projec
     project.lock.write_text(text)
     project.wish("scaler >=2", "tqdm")
     assert set(project.findings()) == {("wish-unmet", "scaler"), ("stale", None)}
+    (project.root / "environment.yml").write_text("dependencies: tqdm\n")
+    assert project.findings() == [("environment-unreadable", None)]
     project.wish("scaler", "tqdm")
     assert project.findings() == []
 
