@@ -71,7 +71,8 @@ def measure_installs(ground: Ground, rounds: int, progress: Progress) -> Iterato
     for peer in _conda_peers(ground):
         yield compare(GROUP, from_warm, peer, max(1, rounds // 2), progress, clean)
     for peer in _pip_peers(ground):
-        yield compare(GROUP, from_warm, peer, max(1, rounds // 2), progress, clean)
+        slow = peer.name.startswith("pip")
+        yield compare(GROUP, from_warm, peer, 1 if slow else max(1, rounds // 2), progress, clean, long=slow)
 
 
 def _names(lock: Lock) -> set[str]:

@@ -74,14 +74,14 @@ def measure_locks(ground: Ground, rounds: int, progress: Progress) -> Iterator[M
     again = Side(name=f"the matrix, {len(targets)} cells, nothing to do", commands=(lock_command(ground),))
     start = Side(name="a start of Python", commands=(command(sys.executable, "-c", "pass"),))
     yield compare(GROUP, everything, _conda_lock(ground, targets), max(1, rounds // 2), progress)
-    yield compare(GROUP, again, everything, rounds, progress)
+    yield compare(GROUP, again, everything, max(1, rounds // 2), progress)
     check = Side(name="check everything", commands=(command(BIN / "torchlocks", "check", cwd=ground.checkout),))
     reading = Side(
         name="conda-lock's own reader on the same locks",
         commands=(command(sys.executable, "-c", _READ_ALL, cwd=ground.checkout),),
     )
-    yield compare("check", check, reading, rounds, progress)
-    yield compare("check", check, start, rounds, progress)
+    yield compare("check", check, reading, max(1, rounds // 2), progress)
+    yield compare("check", check, start, max(1, rounds // 2), progress)
 
 
 _READ_ALL = """

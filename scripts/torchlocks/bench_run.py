@@ -58,18 +58,21 @@ def compare(
     rounds: int,
     progress: Progress,
     between: Callable[[], None] = lambda: None,
+    *,
+    long: bool = False,
 ) -> Measure:
     """Run both sides in turn, so that what else the machine does falls on both; `between` cleans up, untimed.
 
-    A first run of each warms caches and shows its memory; it is not counted.
+    A first run of each warms caches and shows its memory; it is not counted. What takes `long` has none.
     """
     times: tuple[list[float], list[float]] = ([], [])
     memory: list[float | None] = []
-    with progress.task(f"{group}: {subject.name}", total=2 * (rounds + 1)) as task:
+    with progress.task(f"{group}: {subject.name}, {reference.name}", total=2 * (rounds + (not long))) as task:
         for side in (subject, reference):
-            between()
-            memory.append(_peak(side))
-            task.advance(1, note=side.name)
+            if not long:
+                between()
+                memory.append(_peak(side))
+                task.advance(1, note=side.name)
         for _ in range(rounds):
             for side, seconds in zip((subject, reference), times, strict=True):
                 between()
@@ -84,8 +87,8 @@ def compare(
         reference=reference.name,
         seconds=tuple(times[0]),
         reference_seconds=tuple(times[1]),
-        memory_mib=memory[0],
-        reference_memory_mib=memory[1],
+        memory_mib=memory[0] if memory else None,
+        reference_memory_mib=memory[1] if memory else None,
     )
 
 

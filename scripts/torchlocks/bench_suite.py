@@ -36,7 +36,7 @@ def measure_suite(layout: Layout, rounds: int, progress: Progress) -> Iterator[M
     python = python_of(layout.prefix("cpu"))
     suite = Side(name="the torch suite, all checks", commands=(_torchlocks(layout, "verify", "cpu"),))
     importing = Side(name="import torch, in the same environment", commands=(command(python, "-c", "import torch"),))
-    yield compare("verify", suite, importing, max(1, rounds // 4), progress)
+    yield compare("verify", suite, importing, max(1, rounds // 4), progress, long=True)
 
 
 def slowest_checks(report: Path, count: int = 10) -> tuple[Check, ...]:
