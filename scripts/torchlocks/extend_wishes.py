@@ -140,8 +140,7 @@ class _Reader:
             parsed = MatchSpec(item, strict=False)
         except InvalidMatchSpecError as error:
             raise self._error(line, f"{item!r} is not a match spec: {error}.", "write it as `name >=version`") from None
-        if parsed.name is None or not str(parsed.name.normalized):
-            raise self._error(line, f"{item!r} names no package.", "write it as `name >=version`")
+        assert parsed.name is not None, "py-rattler refuses specs without a name"
         return Wish(spec=item, name=str(parsed.name.normalized), place=f"{self.path.name}, line {line}")
 
     def _texts(self, document: Mapping[str, Any], key: str) -> list[tuple[str, int]]:
