@@ -40,12 +40,14 @@ class BuildWithRepository(build_py):
     """setuptools' build_py, which copies the repository's files beside the modules."""
 
     def run(self) -> None:
-        super().run()
         if self.editable_mode:
+            super().run()
             return
-        data = Path(self.build_lib) / "torchlocks" / "_data"
-        # An earlier build may have left files that are no longer committed.
-        shutil.rmtree(data, ignore_errors=True)
+        package = Path(self.build_lib) / "torchlocks"
+        # An earlier build in the same folder may have left modules and files that are gone since.
+        shutil.rmtree(package, ignore_errors=True)
+        super().run()
+        data = package / "_data"
         for path in repository_files():
             (data / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / path, data / path)

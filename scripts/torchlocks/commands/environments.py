@@ -59,7 +59,11 @@ def env(
     for note in outcome.notes:
         progress.warn(note)
     if not as_json:
-        click.echo(f"Ready: make shell ENV={name}, or make run ENV={name} CMD='python …'")
+        # Outside a checkout there is no Makefile.
+        if layout.packaged:
+            click.echo(f"Ready: torchlocks shell {name}, or torchlocks run {name} 'python …'")
+        else:
+            click.echo(f"Ready: make shell ENV={name}, or make run ENV={name} CMD='python …'")
 
 
 def _gpu_environment(layout: Layout, cuda: str, channel: ChannelChoice, require_gpu: bool, progress: Progress) -> str:
