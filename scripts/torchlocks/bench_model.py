@@ -69,11 +69,12 @@ class Curve(_Value):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def exponent(self) -> float | None:
-        """The slope of log(seconds) over log(size) by least squares, on the larger half of the sizes.
+        """The slope of log(seconds) over log(size) by least squares, on the larger half of the sizes, three at least.
 
         1 is linear. At small sizes fixed costs hide what grows. None where there are not two points.
         """
-        return slope(self.sizes[len(self.sizes) // 2 - 1 :], self.seconds[len(self.sizes) // 2 - 1 :])
+        count = max(3, (len(self.sizes) + 1) // 2)
+        return slope(self.sizes[-count:], self.seconds[-count:])
 
 
 class Check(_Value):

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING
 
 from torchlocks.bench_model import Bench, Curve, Measure
 from torchlocks.files import write_whole
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 def write_bench(found: Bench, folder: Path) -> tuple[tuple[Path, ...], str | None]:
@@ -83,7 +87,7 @@ def _curves(curves: Sequence[Curve]) -> list[str]:
             f"| {each.name} | {' | '.join(_seconds(value) for value in each.seconds)} | **{_exponent(each)}** |"
             for each in mine
         ]
-        lines += ["", "The exponent is that of the larger half of the sizes; 1 is linear."]
+        lines += ["", "The exponent is that of the larger half of the sizes, three at least; 1 is linear."]
         for note in dict.fromkeys(each.note for each in mine if each.note):
             lines[-1] += f" {note[0].upper()}{note[1:]}."
         for each in mine:
@@ -112,36 +116,51 @@ def _plot(found: Bench, folder: Path) -> list[Path]:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    units = list(dict.fromkeys(each.unit for each in found.curves))
-    measures = found.measures
     # The same file for the same figures: no date, and no random ids.
     mpl.rcParams["svg.hashsalt"] = "torchlocks"
-    figure = Figure(figsize=(12, 1.5 + 0.5 * len(measures) + (4.5 if units else 0)), layout="constrained")
-    rows, below = (2, len(units)) if units else (1, 1)
-    grid = figure.add_gridspec(rows, below, height_ratios=[1.5 + 0.5 * len(measures), 4.5][:rows])
-    bars = figure.add_subplot(grid[0, :])
-    labels = [f"{each.group}: {each.name}\nagainst {each.reference}" for each in measures]
-    colours = ["#2a7f62" if each.ratio <= 1 else "#b5651d" for each in measures]
-    drawn = bars.barh(range(len(measures)), [each.ratio for each in measures], color=colours)
-    bars.bar_label(drawn, labels=[f"{each.ratio:.2f}" for each in measures], padding=3, fontsize=8)
-    bars.set_yticks(range(len(measures)), labels, fontsize=7)
-    bars.invert_yaxis()
-    bars.set_xscale("log")
-    bars.axvline(1, color="black", linewidth=0.8)
-    bars.set_xlabel("times what it is compared with (log scale; left of 1 is faster)")
-    bars.margins(x=0.12)
-    for column, unit in enumerate(units):
-        axes = figure.add_subplot(grid[1, column])
-        for each in found.curves:
-            if each.unit == unit:
-                label = f"{each.name}: exponent {_exponent(each)}"
-                axes.loglog(each.sizes, each.seconds, marker="o", label=label)
-        axes.set_xlabel(unit)
-        axes.set_ylabel("seconds")
-        axes.grid(visible=True, which="both", alpha=0.2)
-        axes.legend(fontsize=8)
+    units = list(dict.fromkeys(each.unit for each in found.curves))
+    heights = [1.5 + 0.5 * len(found.measures)] * bool(found.measures) + [4.5] * bool(units)
+    figure = Figure(figsize=(12, max(2.0, sum(heights))), layout="constrained")
+    if heights:
+        grid = figure.add_gridspec(len(heights), max(1, len(units)), height_ratios=heights)
+        if found.measures:
+            _bars(figure.add_subplot(grid[0, :]), found.measures)
+        for column, unit in enumerate(units):
+            _growth(figure.add_subplot(grid[-1, column]), [each for each in found.curves if each.unit == unit])
     figure.suptitle(f"torchlocks: what things cost ({found.machine.cores} cores)")
     paths = [folder / "bench.svg", folder / "bench.png"]
     figure.savefig(paths[0], metadata={"Date": None})
     figure.savefig(paths[1], dpi=120)
     return paths
+
+
+def _bars(axes: Axes, measures: Sequence[Measure]) -> None:
+    labels = [f"{each.group}: {each.name}\nagainst {each.reference}" for each in measures]
+    colours = ["#2a7f62" if each.ratio <= 1 else "#b5651d" for each in measures]
+    drawn = axes.barh(range(len(measures)), [each.ratio for each in measures], color=colours)
+    axes.bar_label(drawn, labels=[f"{each.ratio:.2f}" for each in measures], padding=3, fontsize=8)
+    axes.set_yticks(range(len(measures)), labels, fontsize=7)
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.set_xlabel("times what it is compared with (log scale; left of 1 is faster)")
+    axes.margins(x=0.12)
+
+
+def _growth(axes: Axes, curves: Sequence[Curve]) -> None:
+    from matplotlib.ticker import NullFormatter, StrMethodFormatter
+
+    for each in curves:
+        (line,) = axes.loglog(each.sizes, each.seconds, marker="o", label=f"{each.name}: exponent {_exponent(each)}")
+        # What linear growth to the last point would have been.
+        linear = [each.seconds[-1] * size / each.sizes[-1] for size in each.sizes]
+        axes.loglog(each.sizes, linear, linestyle=":", color=line.get_color(), linewidth=0.8)
+    # Nothing is said below the fastest run: linear lines would go on to nothing.
+    axes.set_ylim(bottom=min(min(each.seconds) for each in curves) / 2)
+    axes.set_xticks(curves[0].sizes, [f"{size:g}" for size in curves[0].sizes])
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.set_xlabel(curves[0].unit)
+    axes.set_ylabel("seconds (dotted: linear)")
+    axes.grid(visible=True, which="both", alpha=0.2)
+    axes.legend(fontsize=8)
