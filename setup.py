@@ -1,4 +1,4 @@
-"""Puts the repository's own files into the wheel: matrix, templates, locks, recipes and the torch suite.
+"""Puts the repository's own files into the wheel: matrix, templates, locks, recipes, the torch suite and docs.
 
 They are committed once, where a checkout has them; the wheel holds them as `torchlocks/_data`, laid out the same,
 and `torchlocks.layout` finds them there. An editable install has no copies. All else is in pyproject.toml.
@@ -16,7 +16,7 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 FILES = ("LICENSE", "matrix.yml", "environment-cpu.yml", "environment-gpu.yml")
-FOLDERS = ("locks", "recipes", "tests/torch")
+FOLDERS = ("docs", "locks", "recipes", "tests/torch")
 
 
 def repository_files() -> Iterator[Path]:

@@ -84,13 +84,13 @@ class Layout:
         return self.envs / env
 
     def require_checkout(self, verb: str) -> None:
-        """Refuse a `verb` that writes committed files where there is no checkout to commit them in.
+        """Refuse a `verb` that writes committed files, or uses the Makefile, where there is no checkout.
 
         Raises NotACheckoutError.
         """
         if self.packaged:
             raise NotACheckoutError(
-                f"`{verb}` writes files that are committed, and this is not a checkout of torchlocks.",
+                f"`{verb}` works on the files of a checkout, and this is not a checkout of torchlocks.",
                 where=f"{Path.cwd()}: no matrix.yml here or in any folder above; "
                 "the locks in use are those of the installed package",
                 fix="run it in a clone of torchlocks, or set TORCHLOCKS_ROOT to one.",

@@ -21,7 +21,10 @@ from torchlocks.lockfile import write_explicit
 
 ROOT = LAYOUT.root
 SLOW = bool(os.environ.get("TORCHLOCKS_SLOW"))
-COMMITTED = ("LICENSE", "matrix.yml", "environment-cpu.yml", "environment-gpu.yml", "locks", "recipes", "tests/torch")
+COMMITTED = (
+    *("LICENSE", "matrix.yml", "environment-cpu.yml", "environment-gpu.yml"),
+    *("docs", "locks", "recipes", "tests/torch"),
+)
 MADE = shutil.ignore_patterns("__pycache__", "*.egg-info", ".pytest_cache", ".mypy_cache", ".ruff_cache")
 
 
@@ -156,8 +159,8 @@ def test_in_an_empty_folder_it_knows_its_environments(installed: Installed) -> N
     assert installed.files() == []
 
 
-@pytest.mark.parametrize("verb", [("lock",), ("update", "numpy"), ("recipes", "--update"), ("update-all",)])
-def test_what_would_be_committed_is_not_written(installed: Installed, verb: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("verb", [("lock",), ("update", "numpy"), ("recipes", "--update"), ("update-all",), ("bench",)])
+def test_what_needs_a_checkout_is_refused_without_one(installed: Installed, verb: tuple[str, ...]) -> None:
     run = installed.run(*verb)
     assert (run.returncode, "not a checkout of torchlocks" in run.stderr) == (22, True), run.stderr
     assert installed.files() == []

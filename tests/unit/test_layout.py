@@ -55,7 +55,7 @@ def test_a_wheel_stands_in_where_there_is_no_checkout(packaged: Path, checkout: 
     (tmp_path / "empty").mkdir()
     layout = find_layout(tmp_path / "empty")
     assert (layout.root, layout.made, layout.packaged) == (packaged, tmp_path / "empty", True)
-    with pytest.raises(NotACheckoutError, match=r"`update` writes files that are committed"):
+    with pytest.raises(NotACheckoutError, match=r"`update` works on the files of a checkout"):
         layout.require_checkout("update")
     assert find_layout(checkout).root == checkout
 

@@ -88,6 +88,7 @@ def bench(rounds: int, snapshot: Path | None, growth: int, parts: tuple[Part, ..
     if snapshot is not None:
         require_snapshot(snapshot)
     layout = find_layout()
+    layout.require_checkout("bench")
     options = BenchOptions(rounds=rounds, snapshot=snapshot, growth=growth, parts=parts or PARTS)
     found = measure(layout, options, make_progress())
     written, note = write_bench(found, layout.reports)
