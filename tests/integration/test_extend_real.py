@@ -153,7 +153,7 @@ def test_the_commands_of_the_documentation_work(tmp_path: Path) -> None:
     assert {command.split()[1] for command in commands} == {"extend", "check", "update"}
     wishes = re.findall(r"```yaml\n# environment.yml\n(.*?)```", page, re.DOTALL)
     (tmp_path / "environment.yml").write_text(wishes[0])
-    for command in commands:
+    for command in dict.fromkeys(commands):
         name, *arguments = command.split()
         assert name == "torchlocks"
         more = () if arguments[0] == "check" else ("--snapshot", str(SNAPSHOT))
