@@ -42,6 +42,9 @@ if TYPE_CHECKING:
     from torchlocks.manifest import Manifest, Record
     from torchlocks.pack import Built, Job
 
+LARGE_WHEEL = 50_000_000
+"""Bytes from which on a wheel is worth a run of pip of its own."""
+
 WORKERS = min(4, os.cpu_count() or 1)
 
 
@@ -141,9 +144,8 @@ def _bring_up_to_date(
     records = _prepare(following, channel, intact, plan)
     missing = [recipe for recipe in plan.recipes if recipe.name not in records]
     pins = [plan.pins[recipe.distribution] for recipe in missing if recipe.distribution]
-    if accelerator != CPU:
-        _announce(layout, folder, accelerator, pins, installs_into, progress)
-    wheels = fetch_wheels(pins, layout.build / "wheels", progress)
+    large = _announce(layout, folder, accelerator, pins, installs_into, progress) if accelerator != CPU else ()
+    wheels = fetch_wheels(pins, layout.build / "wheels", progress, large=large)
     logs = layout.build / "logs" / (channel.name if accelerator != CPU else "")
     logs.mkdir(parents=True, exist_ok=True)
     with work_folder(channel) as work, progress.task("Building the local channel", total=len(missing)) as task:
@@ -194,10 +196,11 @@ def _prepare(following: Path, channel: Path, intact: Mapping[str, Record], plan:
 
 def _announce(
     layout: Layout, folder: Path, cuda: str, pins: Iterable[Pin], installs_into: Path | None, progress: Progress
-) -> None:
+) -> tuple[str, ...]:
     """Say how much a CUDA row will download and take, and refuse a disk that is too small for it.
 
-    Raises DiskFullError, and WheelError where there is no wheel for this Python.
+    Returns the names of the wheels that are large. Raises DiskFullError, and WheelError where there is no wheel for
+    this Python.
     """
     from torchlocks.cache import cache_folder
     from torchlocks.wheel_sizes import COMMON, PACKAGED, disk_of, require_room, row_size, sizes_here
@@ -205,9 +208,11 @@ def _announce(
     row = row_size(folder, cuda)
     if row.torch is None:
         raise no_cuda_torch(cuda, pin_file(folder, cuda))
-    due = sizes_here(folder, pins).values()
+    sizes = sizes_here(folder, pins)
+    due = sizes.values()
     there = {path.name for path in (layout.build / "wheels").glob("*.whl")}
-    download = sum(wheel.size for wheel in due if wheel.file not in there)
+    absent = [wheel.size for wheel in due if wheel.file not in there]
+    download = sum(absent)
     progress.say(
         f"torch {row.torch} for CUDA {cuda}, from PyPI: {download / 1e9:.1f} GB to download "
         f"({(row.download - download) / 1e9:.1f} GB are here), about {row.download * PACKAGED / 1e9:.1f} GB as "
@@ -217,7 +222,8 @@ def _announce(
     # the package twice (as the engine makes it, hardly compressed, and as it stays).
     scratch = sum(sorted((3 * wheel.unpacked + 3 * wheel.size for wheel in due), reverse=True)[:WORKERS])
     needed = {
-        layout.build / "wheels": ("wheels", download),
+        # pip has two copies of the wheel at hand.
+        layout.build / "wheels": ("wheels", download + max(absent, default=0)),
         layout.build: ("packages", int(sum(wheel.size for wheel in due) * PACKAGED) + COMMON),
         layout.build / "work": ("building", scratch),
     }
@@ -227,6 +233,7 @@ def _announce(
         if disk_of(cache) != disk_of(installs_into):
             needed[installs_into] = ("the environment", row.unpacked + COMMON)
     require_room(needed)
+    return tuple(name for name, wheel in sizes.items() if wheel.size > LARGE_WHEEL)
 
 
 def _link(source: Path, target: Path) -> None:

@@ -6,12 +6,13 @@ that has another hash is ever used, wherever it came from: an index, a folder, o
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cache
@@ -26,7 +27,7 @@ from packaging.version import InvalidVersion, Version
 
 from torchlocks.errors import DiskFullError, FetchError, WheelError
 from torchlocks.files import hash_file, says_disk_full
-from torchlocks.progress import Progress
+from torchlocks.progress import Progress, Task
 
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 """PyTorch's own index of CPU wheels, as https://pytorch.org/get-started/locally names it."""
@@ -151,10 +152,13 @@ def select_pins(pins: Iterable[Pin]) -> dict[str, Pin]:
     return chosen
 
 
-def fetch_wheels(pins: Iterable[Pin], folder: Path, progress: Progress) -> dict[str, Wheel]:
+def fetch_wheels(
+    pins: Iterable[Pin], folder: Path, progress: Progress, *, large: Collection[str] = ()
+) -> dict[str, Wheel]:
     """The wheel of every pin, from `folder` where its hash is right, else fetched by pip into `folder`.
 
-    A wheel in the folder that should be the one but has another hash is removed and fetched again. Raises WheelError
+    A wheel in the folder that should be the one but has another hash is removed and fetched again. The `large` ones,
+    by name, are fetched one by one, so that a run that breaks off loses no more than one of them. Raises WheelError
     where pip finds no wheel with a pinned hash, FetchError where it reaches no index, DiskFullError.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -165,10 +169,15 @@ def fetch_wheels(pins: Iterable[Pin], folder: Path, progress: Progress) -> dict[
         # torch first: where it cannot be had, nothing else is worth fetching.
         missing.sort(key=lambda pin: (pin.name != "torch", pin.name))
         progress.say(f"Fetching {len(missing)} wheels with pip: {', '.join(pin.name for pin in missing)}")
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as temporary:
-            _pip_download(missing, Path(temporary), progress)
-            for path in sorted(Path(temporary).glob("*.whl")):
-                path.replace(folder / path.name)
+        rest = [pin for pin in missing if pin.name not in large]
+        batches = [[pin] for pin in missing if pin.name in large] + ([rest] if rest else [])
+        with progress.task("Fetching wheels", unit="bytes") as task:
+            done = 0
+            for batch in batches:
+                with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as temporary:
+                    done = _pip_download(batch, Path(temporary), bool(large), task, done)
+                    for path in sorted(Path(temporary).glob("*.whl")):
+                        path.replace(folder / path.name)
         for pin in missing:
             wheel = _stored_wheel(pin, folder, progress)
             if wheel is None:
@@ -264,41 +273,51 @@ def _spdx(text: str) -> str:
     return text if re.fullmatch(r"[A-Za-z0-9.+-]+", text) else "LicenseRef-see-the-wheel"
 
 
-def _pip_download(pins: list[Pin], target: Path, progress: Progress) -> None:
+def _pip_download(pins: list[Pin], target: Path, uncached: bool, task: Task, before: int) -> int:
+    """Let pip download wheels into `target`; bytes until then in, bytes until now out.
+
+    `uncached` keeps gigabytes out of pip's own cache and of the system's temporary folder.
+    """
     requirements = target / "requirements.txt"
     requirements.write_text("".join(f"{pin.requirement}\n" for pin in pins), encoding="utf-8")
     command = [sys.executable, "-m", "pip", "download", "--no-input", "--disable-pip-version-check"]
     command += ["--progress-bar", "raw", "--no-deps", "--only-binary", ":all:", "--require-hashes"]
+    command += ["--no-cache-dir"] if uncached else []
     command += ["--dest", str(target), "--requirement", str(requirements)]
-    with progress.task("Fetching wheels", unit="bytes") as task:
-        before = 0
-        here = 0
-        output: list[str] = []
-        with subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace"
-        ) as pip:
-            assert pip.stdout is not None
-            try:
-                for line in pip.stdout:
-                    if match := _PROGRESS.search(line):
-                        done, size = int(match[1]), int(match[2])
-                        task.total(before + size)
-                        task.advance(done - here)
-                        here = done
-                        if done == size:
-                            before, here = before + size, 0
-                    else:
-                        output.append(line)
-                        # A wheel in a folder is copied, without a word on how far that is.
-                        if (match := _COPIED.match(line)) and (file := Path(match[1])).is_file():
-                            before += file.stat().st_size
-                            task.total(before)
-                            task.advance(file.stat().st_size)
-            except BaseException:
-                pip.kill()  # Ctrl-C may have reached this process alone
-                raise
+    here = 0
+    output: list[str] = []
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        env=os.environ | ({"TMPDIR": str(target)} if uncached else {}),
+    ) as pip:
+        assert pip.stdout is not None
+        try:
+            for line in pip.stdout:
+                if match := _PROGRESS.search(line):
+                    done, size = int(match[1]), int(match[2])
+                    task.total(before + size)
+                    task.advance(done - here)
+                    here = done
+                    if done == size:
+                        before, here = before + size, 0
+                else:
+                    output.append(line)
+                    # A wheel in a folder is copied, without a word on how far that is.
+                    if (match := _COPIED.match(line)) and (file := Path(match[1])).is_file():
+                        before += file.stat().st_size
+                        task.total(before)
+                        task.advance(file.stat().st_size)
+        except BaseException:
+            pip.kill()  # Ctrl-C may have reached this process alone
+            raise
     if pip.returncode != 0:
         raise _pip_error("".join(output), pins)
+    return before
 
 
 def _pip_error(output: str, pins: list[Pin]) -> DiskFullError | FetchError | WheelError:

@@ -219,6 +219,17 @@ def test_a_missing_wheel_is_fetched_by_name(tmp_path: Path, monkeypatch: pytest.
     assert sorted(path.name for path in (tmp_path / "wheels").iterdir()) == [offered.name]
 
 
+def test_large_wheels_that_were_fetched_stay_when_a_later_one_cannot_be_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pins = [pin_for(make_wheel(tmp_path / "offered", name, "1.0")) for name in ("alpha", "beta", "gamma")]
+    (tmp_path / "offered" / "beta-1.0-py3-none-any.whl").unlink()
+    offline(monkeypatch, tmp_path / "offered")
+    with pytest.raises(WheelError, match="beta"):
+        fetch_wheels(pins, tmp_path / "wheels", Recorder(), large=["alpha", "beta"])
+    assert [path.name for path in (tmp_path / "wheels").iterdir()] == ["alpha-1.0-py3-none-any.whl"]
+
+
 def test_a_damaged_wheel_is_named_and_fetched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     offered = make_wheel(tmp_path / "offered", "demo", "1.0")
     pin = pin_for(offered)
