@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import threading
 from functools import partial
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import LAYOUT, TORCHLOCKS
+from conftest import LAYOUT
 from test_lock import SNAPSHOT, needs_snapshot, torchlocks
 from torchlocks.lockfile import CONDA_LOCK, PIXI, explicit_name, read_lock
 
@@ -127,27 +126,7 @@ def test_a_base_behind_a_url_is_the_same_base(tmp_path: Path) -> None:
 
 
 @needs_snapshot
-def test_locking_the_example_changes_no_byte(tmp_path: Path) -> None:
-    assert SNAPSHOT
-    folder = tmp_path / "downstream"
-    shutil.copytree(EXAMPLE, folder, ignore=shutil.ignore_patterns("build", "env", "__pycache__"))
-    locks = {path.name: path.read_bytes() for path in folder.iterdir() if path.name.endswith((".lock", CONDA_LOCK))}
-    for name in locks:
-        (folder / name).unlink()
-    run = subprocess.run(
-        ["make", "lock", f"TORCHLOCKS={TORCHLOCKS}", f"FROM=--snapshot {SNAPSHOT}"],
-        cwd=folder,
-        env={**os.environ, "TORCHLOCKS_ROOT": str(LAYOUT.root)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
-    assert {name: (folder / name).read_bytes() for name in locks} == locks
-
-
-@needs_snapshot
-def test_the_commands_of_the_documentation_work(tmp_path: Path) -> None:
+def test_the_commands_of_the_documentation_make_the_examples_lock(tmp_path: Path) -> None:
     page = (LAYOUT.root / "docs" / "downstream.md").read_text(encoding="utf-8")
     commands = [line for block in re.findall(r"```bash\n(.*?)```", page, re.DOTALL) for line in block.splitlines()]
     assert {command.split()[1] for command in commands} == {"extend", "check", "update"}
@@ -159,3 +138,7 @@ def test_the_commands_of_the_documentation_work(tmp_path: Path) -> None:
         more = () if arguments[0] == "check" else ("--snapshot", str(SNAPSHOT))
         run = torchlocks(tmp_path, *arguments, *more, TORCHLOCKS_ROOT=str(LAYOUT.root))
         assert run.returncode == 0, (command, run.stdout, run.stderr)
+    # The page's environment.yml is the example's, whose lock is committed: the same bytes again.
+    locks = [path.name for path in EXAMPLE.iterdir() if path.name.endswith((".lock", CONDA_LOCK))]
+    assert [name for name in locks if (tmp_path / name).read_bytes() != (EXAMPLE / name).read_bytes()] == []
+    assert len(locks) == 7
