@@ -210,7 +210,7 @@ class BenchError(TorchlocksError):
 class ActionError(TorchlocksError):
     """The GitHub Action was given inputs that make no sense, or runs outside a workflow."""
 
-    exit_code = 64
+    exit_code = 65
 
 
 class InterruptedByUserError(TorchlocksError):

@@ -79,6 +79,10 @@ def test_the_hooks_are_commands_that_torchlocks_has(tmp_path: Path) -> None:
     template = tmp_path / "environment-cpu.yml"
     template.write_text(template.read_text() + "  - scipy\n")
     assert run(hooks["torchlocks-lock-is-current"]) == 61
+    # Where a lock cannot even be read, nothing says that it is current.
+    shutil.copy(ROOT / "environment-cpu.yml", tmp_path)
+    (tmp_path / "locks" / "cpu" / "conda-lock.yml").write_text("version: 1\nmetadata: {\n")
+    assert run(hooks["torchlocks-lock-is-current"]) == 61
     lock = tmp_path / next(name for name in files if re.search(hooks["torchlocks-check"]["files"], name))
     lock.write_text(lock.read_text().replace("#", "#0", 9))
     assert run(hooks["torchlocks-check"]) == 61
@@ -278,4 +282,4 @@ def test_outside_a_workflow_the_action_says_so(tmp_path: Path) -> None:
     run = subprocess.run(
         [str(TORCHLOCKS), "action", "plan"], cwd=ROOT, env=names, capture_output=True, text=True, check=False
     )
-    assert (run.returncode, "not a step of a GitHub workflow" in run.stderr) == (64, True)
+    assert (run.returncode, "not a step of a GitHub workflow" in run.stderr) == (65, True)
