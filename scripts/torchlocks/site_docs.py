@@ -61,7 +61,7 @@ def render_page(slug: str, text: str) -> DocPage:
     _each_inline(tokens, _relink)
     html = parser.renderer.render(tokens, parser.options, {})
     # Tables and code scroll sideways on a narrow screen, also for those who use the keyboard.
-    html = html.replace("<table>", '<div class="scroll" tabindex="0" role="region" aria-label="Table"><table>')
+    html = html.replace("<table>", '<div class="scroll" tabindex="0" role="group" aria-label="Table"><table>')
     html = html.replace("</table>", "</table></div>").replace("<pre>", '<pre tabindex="0">')
     return DocPage(slug=slug, title=title, headings=tuple(headings), html=Markup(html))
 

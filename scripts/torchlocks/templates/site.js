@@ -250,7 +250,7 @@
     const head = element("thead", {}, element("tr", {}, ...heads.map((text) => element("th", { scope: "col" }, text))));
     const body = element("tbody", {}, ...rows.map(([first, ...rest]) =>
       element("tr", {}, element("th", { scope: "row" }, first), ...rest.map((cell) => element("td", {}, cell)))));
-    return element("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption },
+    return element("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": caption },
       element("table", {}, element("caption", {}, caption), head, body));
   }
 
@@ -279,7 +279,7 @@
       shown.replaceChildren(
         element("h2", {}, `${keys[0].replace("/", " on ")} → ${keys[1].replace("/", " on ")}`),
         element("p", { class: "chosen" }, `${summary}.`),
-        table("What it means", ["", ...keys.map((key) => key.replace("/", " on "))], facts),
+        table("What it means", ["Fact", ...keys.map((key) => key.replace("/", " on "))], facts),
         ...(found.length ? [element("h2", {}, "Packages"), table(`${found.length} packages that are different`, ["Package", "Change", "From", "To", "Download"], rows)] : []),
       );
     };
