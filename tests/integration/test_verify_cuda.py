@@ -301,6 +301,19 @@ def test_libraries_of_another_version_are_found(
         assert re.search(rf"{re.escape(mine.name)} is [\d.]+, the lock has ", failed["test_library_versions"])
 
 
+def test_a_compiler_that_lost_a_part_is_found(broken: Broken) -> None:
+    for path in broken.library("libnvrtc.so.*").parent.glob("libnvrtc-builtins*"):
+        path.unlink()
+    assembler = broken.site_packages / "triton" / "backends" / "nvidia" / "bin" / "ptxas"
+    if not assembler.is_file():
+        pytest.skip("Triton has no assembler of its own here")
+    assembler.unlink()
+    failed = failures(broken.verify("static", "cuda-build"))
+    assert "libnvrtc-builtins" in failed["test_nvrtc"]
+    assert "ptxas" in failed["test_triton"]
+    assert "libnvrtc-builtins" in failed["test_no_recorded_file_is_missing"]
+
+
 def test_another_openmp_is_found(broken: Broken) -> None:
     own = [*broken.prefix.glob("lib/libgomp*.so*"), *broken.site_packages.glob("torch/lib/libgomp*.so*")]
     assert own

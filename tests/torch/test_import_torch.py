@@ -52,6 +52,15 @@ def test_numpy_bridge(imported: Imported) -> None:
     assert not complaints, complaints[0]
 
 
+@check("extensions compare the Python that they were built for with what the interpreter calls itself")
+def test_python_knows_its_version(imports: Imports, measure: Measure) -> None:
+    seen = imports.get("torch").seen
+    if not seen:
+        pytest.skip("torch cannot be imported")
+    measure("sys.version", seen["python_says"])
+    assert str(seen["python_says"]).startswith(".".join(map(str, seen["python"])))
+
+
 @check("torch is the version that the lock names")
 def test_torch_version(imports: Imports, expectation: Expectation, measure: Measure) -> None:
     seen = imports.get("torch").seen

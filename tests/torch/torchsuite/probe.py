@@ -114,6 +114,7 @@ def probe(first: str) -> dict[str, Any]:
         "path": sys.path,
         "isolated": bool(sys.flags.isolated),
         "python": list(sys.version_info[:3]),
+        "python_says": sys.version,
     }
 
 
