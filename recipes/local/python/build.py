@@ -167,9 +167,10 @@ def machine_paths(source: Path) -> list[str]:
 
 
 def blank_binaries(prefix: Path, paths: list[str]) -> None:
-    """Overwrite this machine's folders inside binaries with a text of the same length that names no folder.
+    """Overwrite this machine's folders inside binaries with a text of the same length that names no folder of it.
 
-    CPython uses the compiled-in prefix only where it cannot find its library from its own location.
+    CPython uses the compiled-in prefix only where it cannot find its library from its own location. The last part
+    stays: linkers keep one text where another ends with it, and in `…/versions/3.11.7` that other is CPython's version.
     """
     for path in files_below(prefix):
         if not is_binary(path):
@@ -177,7 +178,8 @@ def blank_binaries(prefix: Path, paths: list[str]) -> None:
         data = path.read_bytes()
         clean = data
         for folder in paths:
-            neutral = ("/relocated" + "_" * len(folder))[: len(folder)]
+            name = folder[folder.rindex("/") :] if folder.count("/") > 1 else ""
+            neutral = ("/relocated" + "_" * len(folder))[: len(folder) - len(name)] + name
             clean = clean.replace(folder.encode(), neutral.encode())
         if clean != data:
             path.write_bytes(clean)
