@@ -49,7 +49,12 @@ class History:
 
 
 def revision(root: Path) -> str | None:
-    """The commit of a checkout, or None where git or a repository is missing."""
+    """The commit of a checkout, or None where git or the repository is missing.
+
+    A folder in somebody else's repository, such as a virtual environment in it, is not part of that.
+    """
+    if _git(root, "ls-files", "--error-unmatch", "matrix.yml") is None:
+        return None
     said = _git(root, "rev-parse", "HEAD")
     return said.decode().strip() if said is not None else None
 

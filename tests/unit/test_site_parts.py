@@ -217,3 +217,18 @@ def test_without_git_the_history_says_so(checkout: Layout) -> None:
     history = read_history(checkout, {})
     assert not history.steps
     assert "no git repository" in str(history.note)
+
+
+def test_the_commits_of_somebody_elses_repository_are_not_ours(checkout: Layout) -> None:
+    git(checkout.root.parent, "init", "-q")
+    git(checkout.root.parent, "commit", "-q", "--allow-empty", "-m", "Theirs")
+    assert revision(checkout.root) is None
+
+
+def test_a_clone_without_all_commits_says_so(checkout: Layout, tmp_path: Path) -> None:
+    git(checkout.root, "init", "-q")
+    git(checkout.root, "add", "-A")
+    git(checkout.root, "commit", "-qm", "First")
+    git(checkout.root, "commit", "-q", "--allow-empty", "-m", "Second")
+    git(tmp_path, "clone", "-q", "--depth=1", checkout.root.as_uri(), "shallow")
+    assert "does not have all commits" in str(read_history(Layout(tmp_path / "shallow"), {}).note)
