@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,12 +56,21 @@ class Cell:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LocalRow:
+    """A CUDA environment of the local channel, which has no committed lock; `verdict` is that of a build of it here."""
+
+    target: Target
+    verdict: Verdict | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Catalogue:
     """Everything, in the order of the matrix."""
 
     matrix: Matrix
     index: Index
     cells: tuple[Cell, ...]
+    local: tuple[LocalRow, ...]
 
 
 def read_catalogue(layout: Layout, *, revision: str | None = None) -> Catalogue:
@@ -98,7 +108,15 @@ def read_catalogue(layout: Layout, *, revision: str | None = None) -> Catalogue:
         not_locked=tuple(missing),
         left_out=dict(matrix.left_out),
     )
-    return Catalogue(matrix=matrix, index=index, cells=tuple(cells))
+    return Catalogue(matrix=matrix, index=index, cells=tuple(cells), local=tuple(_local_rows(layout, matrix)))
+
+
+def _local_rows(layout: Layout, matrix: Matrix) -> Iterator[LocalRow]:
+    for platform in matrix.platforms:
+        for target in matrix.local_targets(platform):
+            verdict = _verdict(layout.reports / f"{target.env}.json")
+            built = verdict is not None and verdict.platform == platform and _is_local(verdict)
+            yield LocalRow(target=target, verdict=verdict if built else None)
 
 
 def _entries(cells: list[Cell], env: str) -> tuple[IndexPlatform, ...]:
@@ -212,7 +230,7 @@ def _verification(target: Target, lock: Lock, verdict: Verdict | None) -> IndexV
             "cuda-build": "build-verified",
         }[verdict.state]
         text = verdict.headline
-    elif verdict.channels and all(channel.startswith("file:") for channel in verdict.channels):
+    elif _is_local(verdict):
         state = "local" if verdict.ok else "local-failed"
         text = (
             f"this lock is not verified here; a build of the local channel, out of PyPI wheels, was: {verdict.headline}"
@@ -220,6 +238,11 @@ def _verification(target: Target, lock: Lock, verdict: Verdict | None) -> IndexV
     else:
         state, text = "outdated", f"another state of this lock was verified: {verdict.headline}"
     return IndexVerification.model_validate({"state": state, "text": text, "report": report, "date": date})
+
+
+def _is_local(verdict: Verdict) -> bool:
+    """Whether the environment came from the local channel."""
+    return bool(verdict.channels) and all(channel.startswith("file:") for channel in verdict.channels)
 
 
 def _installed(layout: Layout, target: Target, lock: Lock) -> tuple[dict[str, int] | None, bool]:

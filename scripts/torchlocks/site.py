@@ -102,7 +102,7 @@ def site_files(catalogue: Catalogue, history: History, docs: Sequence[DocPage]) 
         "data.js": data_script(catalogue),
         "index.json": index_json(catalogue.index),
         "index.schema.json": index_schema(),
-        "index.html": render("home.html", platforms=platforms, by_key=by_key, here="home"),
+        "index.html": render("home.html", platforms=platforms, by_key=by_key, local=catalogue.local, here="home"),
         "compare.html": render("compare.html", here="compare"),
         "packages.html": render("packages.html", here="packages"),
         "changes.html": render(
@@ -130,6 +130,9 @@ def site_files(catalogue: Catalogue, history: History, docs: Sequence[DocPage]) 
         )
         if cell.verdict:
             files[f"reports/{cell.target.env}.html"] = report_html(cell.verdict)
+    for row in catalogue.local:
+        if row.verdict:
+            files[f"reports/{row.target.env}.html"] = report_html(row.verdict)
     for doc in docs:
         files[f"docs/{doc.slug}.html"] = render("doc.html", doc=doc, here="docs", root="../")
     return files

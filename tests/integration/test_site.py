@@ -30,6 +30,8 @@ from torchlocks.fits import fits
 from torchlocks.index import Index
 from torchlocks.layout import Layout
 from torchlocks.pick import Machine, gpu_names, host_of, needs
+from torchlocks.report_html import report_html
+from torchlocks.verdict import Verdict
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -210,10 +212,7 @@ def test_pick_on_the_command_line() -> None:
     found = json.loads(torchlocks(LAYOUT.root, *asked, "--json").stdout)
     assert found["environment"] == "gpu-cu129"
     assert found["commands"]["micromamba"] == line
-    old = torchlocks(LAYOUT.root, *asked, "--cuda", "13.1")
-    assert (old.returncode, "580" in old.stderr) == (17, True)
     assert torchlocks(LAYOUT.root, "pick", "--gpu", "A100").returncode == 17
-    assert torchlocks(LAYOUT.root, "pick", "--client", "yarn").returncode == 11
 
 
 @needs_snapshot
@@ -351,6 +350,20 @@ def test_every_kind_of_page_fits_the_window(site: Site, window: Window) -> None:
         window.open(site.url(page))
         assert window.page.locator("h1").count() == 1
         assert window.page.locator("main").count() == 1
+
+
+@needs_browser
+def test_a_report_of_failures_fits_the_window(site: Site, window: Window, tmp_path: Path) -> None:
+    passed = Verdict.model_validate_json((site.layout.reports / "cpu.json").read_bytes())
+    long = "/a/path/without/a/space/" * 9
+    broken = passed.checks[20].model_copy(update={"outcome": "failed", "why": long, "error": f"E  {long}\n" * 40})
+    skipped = passed.checks[21].model_copy(update={"outcome": "skipped", "why": long})
+    checks = (*passed.checks[:20], broken, skipped, *passed.checks[22:])
+    page = tmp_path / "report.html"
+    page.write_text(report_html(passed.model_copy(update={"checks": checks})), encoding="utf-8")
+    window.open(page.as_uri())
+    assert window.page.get_by_role("heading", name="What failed").is_visible()
+    assert "FAILED" in window.page.locator(".verdict").inner_text()
 
 
 @needs_browser

@@ -82,6 +82,16 @@ def test_rows_without_a_lock_are_named(checkout: Layout) -> None:
     assert "gpu-cu126/win-64" in index.not_locked
 
 
+def test_builds_of_the_local_channel_have_rows_of_their_own(checkout: Layout) -> None:
+    local = {"env": "gpu-cu130", "accelerator": "cuda", "cuda": "13.0", **LOCAL}
+    write_reports(verdict(check("a", tier="gpu")).model_copy(update=local), checkout.reports)
+    rows = {(row.target.env, row.target.platform): row.verdict for row in read_catalogue(checkout).local}
+    built = rows.pop(("gpu-cu130", "linux-64"))
+    assert built is not None
+    assert built.state == "gpu"
+    assert set(rows.values()) == {None}
+
+
 def test_the_index_reads_back_and_has_a_schema(checkout: Layout) -> None:
     index = read_catalogue(checkout, revision="abc").index
     assert Index.model_validate_json(index_json(index)) == index
