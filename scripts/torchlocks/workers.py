@@ -35,14 +35,16 @@ class Here(Executor):
 def processes(count: int, preload: Sequence[str]) -> Iterator[Executor]:
     """As many processes of this machine as it has cores, `count` at most.
 
-    `preload` are modules to import once, before there are processes: each then starts with them. What is left to do is
-    not begun when the block is left by an exception.
+    `preload` are modules to import once, before there are processes: each then starts with them. When the block is left
+    by an exception, what is left to do is not begun, and the processes are ended: nobody waits for them any more.
+    Raises SolveError when one of them was ended from outside.
     """
     # Forked from a process that has no threads, unlike this one; where there is no such thing, started anew.
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(method)
     if method == "forkserver":
         multiprocessing.set_forkserver_preload(list(preload))
+    others = set(multiprocessing.active_children())
     with ProcessPoolExecutor(min(count, os.cpu_count() or 1), context, initializer=_leave_signals) as pool:
         try:
             yield pool
@@ -54,6 +56,10 @@ def processes(count: int, preload: Sequence[str]) -> Iterator[Executor]:
             ) from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            # This process may end at once (`leave`), and idle workers would outlive it.
+            for process in set(multiprocessing.active_children()) - others:
+                process.terminate()
+                process.join(timeout=5)
             raise
 
 
