@@ -16,6 +16,8 @@ REQUIRE_GPU ?=#        1: make env-gpu fails where no GPU can be used
 OFFLINE  ?=#           1: use the package cache alone
 FIX      ?=#           1: make fsck puts damaged files back
 PORTABLE ?=#           1: a bundle for machines that cannot read Zstandard
+SCHEDULER ?=#          Dask scheduler whose workers lock or verify, such as tcp://host:8786
+GROWTH   ?=#           the largest number of environments that make bench locks (1000)
 FILE     ?=#           a bundle to unpack into the package cache
 FORMAT   ?=#           one form for make export, such as dockerfile
 KEY      ?=#           SSH key for make sign
@@ -34,6 +36,7 @@ CONDA := $(if $(filter command,$(firstword $(origin CONDA_EXE))),--conda $(CONDA
 COMPILE := $(VENV)/bin/uv pip compile -q --universal --generate-hashes --python-version 3.10 --no-header
 WHICH := $(if $(ENV),--env $(ENV)) $(if $(PLATFORM),--platform $(PLATFORM))
 FROM  := $(if $(SNAPSHOT),--snapshot $(SNAPSHOT)) $(if $(AS_OF),--as-of $(AS_OF)) $(if $(MIRROR),--mirror $(MIRROR))
+DASK  := $(if $(SCHEDULER),--scheduler $(SCHEDULER))
 FETCH := --channel $(CHANNEL) $(if $(MIRROR),--mirror $(MIRROR)) $(if $(OFFLINE),--offline)
 ONE    = $(or $(ENV),$(error name the environment: make $@ ENV=cpu))
 
@@ -56,8 +59,8 @@ run: $(READY) ## run a command in an environment  [ENV=cpu or auto; CMD='python 
 	@$(TOOL) run $(ONE) $(if $(CMD),'$(subst ','\'',$(CMD))',$(error name the command: make run ENV=$(ENV) CMD='python train.py'))
 shell: $(READY) ## start a shell in an environment  [ENV=cpu or auto]
 	@$(TOOL) shell $(ONE)
-verify: $(READY) ## run the torch suite again in an installed environment  [ENV=cpu]
-	@$(TOOL) verify $(ONE)
+verify: $(READY) ## run the torch suite again in an installed environment  [ENV=cpu SCHEDULER=]
+	@$(TOOL) verify $(ONE) $(DASK)
 fsck: $(READY) ## compare every file of an environment with its packages  [ENV=cpu FIX=1]
 	@$(TOOL) fsck $(ONE) $(if $(FIX),--fix)
 rollback: $(READY) ## go back to the previous environment  [ENV=cpu]
@@ -71,8 +74,8 @@ matrix: $(READY) ## list the environments there are
 	@$(TOOL) matrix
 render: $(READY) ## print the rendered environment files  [ENV= PLATFORM=]
 	@$(TOOL) render $(WHICH)
-lock: $(READY) ## solve the matrix and write the lockfiles  [ENV= PLATFORM= SNAPSHOT= AS_OF= MIRROR= CONDA_EXE=]
-	@$(TOOL) lock $(WHICH) $(FROM) $(CONDA)
+lock: $(READY) ## solve the matrix and write the lockfiles  [ENV= PLATFORM= SNAPSHOT= AS_OF= MIRROR= CONDA_EXE= SCHEDULER=]
+	@$(TOOL) lock $(WHICH) $(FROM) $(CONDA) $(DASK)
 update: $(READY) ## move one package and nothing else that can stay  [PKG=numpy ENV= PLATFORM= SNAPSHOT= AS_OF=]
 	@$(TOOL) update $(or $(PKG),$(error name the package: make update PKG=numpy)) $(WHICH) $(FROM)
 example: $(READY) ## move the lock of examples/downstream to the CPU lock as it is now  [SNAPSHOT= AS_OF= MIRROR=]
@@ -102,8 +105,8 @@ site: $(READY) ## write the catalogue as a static site into build/site
 	@$(TOOL) site
 recipes: $(READY) ## build torch-verify and the environments as conda packages into build/recipes  [UPDATE=1 PLATFORM=]
 	@$(TOOL) recipes $(if $(UPDATE),--update) $(if $(PLATFORM),--platform $(PLATFORM))
-bench: $(READY) ## measure what installing and locking cost, against floors and peers  [SNAPSHOT=]
-	@$(TOOL) bench $(if $(SNAPSHOT),--snapshot $(SNAPSHOT))
+bench: $(DEV) ## measure what everything costs, against floors and peers  [SNAPSHOT= GROWTH=1000]
+	@$(TOOL) bench $(if $(SNAPSHOT),--snapshot $(SNAPSHOT)) $(if $(GROWTH),--growth $(GROWTH))
 lint: $(DEV) ## ruff and mypy
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
 test: lint ## lint, then the unit and integration tests  [SNAPSHOT=; TORCHLOCKS_SLOW=1 for the long form]
