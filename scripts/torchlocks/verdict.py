@@ -15,8 +15,8 @@ Outcome = Literal["passed", "failed", "skipped"]
 #: The suite's tiers, in the order they run.
 TIERS = ("static", "import", "cpu", "cuda-build", "gpu", "multi-gpu", "multi-node")
 
-#: What a verdict comes to. `partial`: only a part of the suite was asked for, or ran. `cuda-build`: a CUDA environment is
-#: what its lock says, and no GPU was there to compute on.
+#: What a verdict comes to. `partial`: only a part of the suite was asked for, or ran. `cuda-build`: a CUDA environment
+#: is what its lock says, and no GPU was there to compute on.
 State = Literal["failed", "nothing", "partial", "cpu", "cuda-build", "gpu"]
 
 
