@@ -356,9 +356,9 @@ def test_every_kind_of_page_fits_the_window(site: Site, window: Window) -> None:
 def test_a_report_of_failures_fits_the_window(site: Site, window: Window, tmp_path: Path) -> None:
     passed = Verdict.model_validate_json((site.layout.reports / "cpu.json").read_bytes())
     long = "/a/path/without/a/space/" * 9
-    broken = passed.checks[20].model_copy(update={"outcome": "failed", "why": long, "error": f"E  {long}\n" * 40})
-    skipped = passed.checks[21].model_copy(update={"outcome": "skipped", "why": long})
-    checks = (*passed.checks[:20], broken, skipped, *passed.checks[22:])
+    broken = passed.checks[5].model_copy(update={"outcome": "failed", "why": long, "error": f"E  {long}\n" * 40})
+    skipped = passed.checks[6].model_copy(update={"outcome": "skipped", "why": long})
+    checks = (*passed.checks[:5], broken, skipped, *passed.checks[7:])
     page = tmp_path / "report.html"
     page.write_text(report_html(passed.model_copy(update={"checks": checks})), encoding="utf-8")
     window.open(page.as_uri())
