@@ -156,7 +156,7 @@ def verify_fleet(
                     name = running.pop(future)
                     results[name] = _result(nodes[name], future, reports, request.env)
                     task.advance(1, note=name)
-                alive = set(client.nthreads())
+                alive = _alive(client, request.address)
                 for future, name in list(running.items()):
                     if alive & set(nodes[name].workers):
                         lost_since.pop(name, None)
@@ -272,6 +272,17 @@ def _nodes(client: Any, per: Per) -> list[Node]:
     ]
 
 
+def _alive(client: Any, address: str) -> set[str]:
+    try:
+        return set(client.nthreads())
+    except (OSError, RuntimeError) as error:
+        raise FleetError(
+            "The scheduler does not answer any more.",
+            where=f"{address}: {error}",
+            fix="see that it runs, and verify again; the reports that were written count",
+        ) from error
+
+
 def _describe() -> tuple[str, str, str]:
     """Of the node that this runs on: its name, what kind it is, and its platform."""
     import platform
@@ -290,7 +301,11 @@ def _file_name(key: str) -> str:
 
 
 def _result(node: Node, future: Future[Verdict | TorchlocksError], reports: Path, env: str) -> NodeResult:
-    found = future.result()
+    try:
+        found = future.result()
+    except Exception as error:
+        # Whatever it was, the other nodes' verdicts count.
+        return NodeResult(node=node, error=FleetError(f"The worker failed: {type(error).__name__}: {error}"))
     if isinstance(found, TorchlocksError):
         return NodeResult(node=node, error=found)
     write_reports(found.model_copy(update={"env": f"{env}@{node.name}"}), reports)

@@ -16,6 +16,8 @@ import pytest
 
 from conftest import Checkout
 from small_matrix import SmallMatrix, small_matrix
+from torchlocks.errors import FleetError
+from torchlocks.fleet import fleet
 
 BIN = Path(sys.executable).parent
 pytest.importorskip("distributed", reason="working on a fleet needs Dask: pip install 'torchlocks[fleet]'")
@@ -160,6 +162,24 @@ def test_a_fleet_that_is_not_there_is_an_error(tmp_path: Path) -> None:
         assert said in run.stderr
         assert address in run.stderr
     assert not matrix.locks
+
+
+def test_when_all_workers_are_lost_and_none_comes_the_run_ends(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path)
+
+    def work_on(only: subprocess.Popen[bytes]) -> None:
+        with fleet(cluster.address, [], patience=2) as pool:
+            future = pool.submit(time.sleep, 600)
+            time.sleep(0.5)
+            only.kill()
+            future.result(timeout=120)
+
+    try:
+        only = cluster.worker("only")
+        with pytest.raises(FleetError, match="fleet was lost"):
+            work_on(only)
+    finally:
+        cluster.stop()
 
 
 @pytest.fixture
