@@ -345,7 +345,8 @@ def test_every_kind_of_page_fits_the_window(site: Site, window: Window) -> None:
     pages = ["index.html", "compare.html", "packages.html", "changes.html", "reports/cpu.html"]
     pages += ["compare.html#cpu/linux-64...gpu-cu129/win-64", "packages.html#lib"]
     pages += [f"env/{name}.html" for name in ("cpu/osx-arm64", "gpu-cu124/win-64", "gpu-cu126/linux-64")]
-    pages += [f"docs/{path.name}" for path in (site.root / "docs").glob("*.html")]
+    if window.page.viewport_size == {"width": WIDTHS[0], "height": 900}:  # What is narrow enough there fits everywhere.
+        pages += [f"docs/{path.name}" for path in (site.root / "docs").glob("*.html")]
     for page in pages:
         window.open(site.url(page))
         assert window.page.locator("h1").count() == 1
