@@ -135,20 +135,25 @@ def _plot(found: Bench, folder: Path) -> list[Path]:
 
 
 def _bars(axes: Axes, measures: Sequence[Measure]) -> None:
+    from matplotlib.ticker import NullFormatter, StrMethodFormatter
+
     labels = [f"{each.group}: {each.name}\nagainst {each.reference}" for each in measures]
     colours = ["#2a7f62" if each.ratio <= 1 else "#b5651d" for each in measures]
-    drawn = axes.barh(range(len(measures)), [each.ratio for each in measures], color=colours)
+    # Bars begin at 1, where both sides cost the same.
+    drawn = axes.barh(range(len(measures)), [each.ratio - 1 for each in measures], left=1, color=colours)
     axes.bar_label(drawn, labels=[f"{each.ratio:.2f}" for each in measures], padding=3, fontsize=8)
     axes.set_yticks(range(len(measures)), labels, fontsize=7)
     axes.invert_yaxis()
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_xlabel("times what it is compared with (log scale; left of 1 is faster)")
     axes.margins(x=0.12)
 
 
 def _growth(axes: Axes, curves: Sequence[Curve]) -> None:
-    from matplotlib.ticker import NullFormatter, StrMethodFormatter
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     for each in curves:
         (line,) = axes.loglog(each.sizes, each.seconds, marker="o", label=f"{each.name}: exponent {_exponent(each)}")
@@ -159,7 +164,9 @@ def _growth(axes: Axes, curves: Sequence[Curve]) -> None:
     axes.set_ylim(bottom=min(min(each.seconds) for each in curves) / 2)
     axes.set_xticks(curves[0].sizes, [f"{size:g}" for size in curves[0].sizes])
     axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel(curves[0].unit)
     axes.set_ylabel("seconds (dotted: linear)")
     axes.grid(visible=True, which="both", alpha=0.2)
