@@ -39,10 +39,14 @@ NEEDS = {
 }
 
 
-@pytest.fixture
-def clone(tmp_path: Path, environment: Path) -> Path:
+@pytest.fixture(scope="module")
+def clone(environment: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone that commands share which leave what is committed as it is."""
+    return make_clone(tmp_path_factory.mktemp("readme") / "clone")
+
+
+def make_clone(root: Path) -> Path:
     """A clone of the project as it stands, with the tool and the environment that were made before."""
-    root = tmp_path / "clone"
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"], cwd=LAYOUT.root, capture_output=True, text=True, check=True
     )
@@ -59,9 +63,10 @@ def clone(tmp_path: Path, environment: Path) -> Path:
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c not in ("make env-cpu", "make test")])
-def test_every_command_works_or_says_what_it_needs(clone: Path, command: str) -> None:
-    if SNAPSHOT and command.startswith(("make lock", "make update")):
-        command += f" SNAPSHOT='{SNAPSHOT}'"
+def test_every_command_works_or_says_what_it_needs(clone: Path, command: str, tmp_path: Path) -> None:
+    if command.startswith(("make lock", "make update")):
+        clone = make_clone(tmp_path / "clone")
+        command += f" SNAPSHOT='{SNAPSHOT}'" if SNAPSHOT else ""
     run = subprocess.run(
         command, shell=True, cwd=clone, capture_output=True, text=True, timeout=600, input="exit\n", check=False
     )
