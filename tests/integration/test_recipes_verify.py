@@ -127,8 +127,8 @@ def test_a_damaged_environment_fails(locked: tuple[Path, Lock], tmp_path: Path) 
     next((tmp_path / "env" / "conda-meta").glob("sympy-*.json")).unlink()
     done = torch_verify(program, "--expect", "cpu", "--tier", "static")
     assert done.returncode == 1
-    (line,) = (line for line in done.stdout.splitlines() if "test_packages_are_those_of_the_lock" in line)
-    assert line.startswith("failed")
+    failed = [line for line in done.stdout.splitlines() if line.startswith("failed ")]
+    (line,) = (line for line in failed if "test_packages_are_those_of_the_lock" in line)
     assert re.search("sympy: the lock has .*, the environment has nothing", line)
     assert "is NOT what it is expected to be" in done.stdout
     assert done.stdout.splitlines()[-1].startswith("FAILED: test_static_lock.py::")
