@@ -84,7 +84,7 @@ def verify(data: bytes, signature: bytes, allowed: Path, *, signer: str | None =
     `allowed` is a file of allowed signers, `name` the lock as messages call it. Raises MissingFileError when there is
     no such file, and SignatureError, which says what of the three is wrong: the lock, the signature, or the signer.
     """
-    trusted = _allowed_signers(allowed)
+    trusted, asked = _allowed_signers(allowed), signer is not None
     key = _signing_key(data, signature, name, name + SUFFIX)
     with tempfile.TemporaryDirectory(prefix="torchlocks-") as scratch:
         # Both questions are put to the same bytes, whatever happens to the files meanwhile.
@@ -93,16 +93,36 @@ def verify(data: bytes, signature: bytes, allowed: Path, *, signer: str | None =
         sig.write_bytes(signature)
         if signer is None:
             found = _ssh_keygen(["find-principals", "-f", str(signers), "-s", str(sig)])
-            names = found.stdout.decode(errors="replace").split()
+            names = found.stdout.decode(errors="replace").splitlines()
             if found.returncode != 0 or not names:
                 what = f"The lock was signed with the {key}, which no allowed signer has"
                 raise _not_allowed(what, found, signers, allowed)
             signer = names[0]
-        done = _ssh_keygen(["verify", "-f", str(signers), "-I", signer, "-n", NAMESPACE, "-s", str(sig)], data)
+        done = _verify_as(signer, data, sig, signers)
         if done.returncode != 0:
-            what = f"The lock was signed with the {key}, which may not sign locks as {signer}"
-            raise _not_allowed(what, done, signers, allowed)
+            # ssh-keygen names the first line that has the key. Another one may give it for locks.
+            other = None if asked else _by_line(data, sig, trusted, Path(scratch) / "one_signer")
+            if other is None:
+                what = f"The lock was signed with the {key}, which may not sign locks as {signer}"
+                raise _not_allowed(what, done, signers, allowed)
+            signer = other
     return Signer(identity=signer, key=key)
+
+
+def _verify_as(signer: str, data: bytes, signature: Path, signers: Path) -> subprocess.CompletedProcess[bytes]:
+    arguments = ["-f", str(signers), "-I", signer, "-n", NAMESPACE, "-s", str(signature)]
+    return _ssh_keygen(["verify", *arguments], data)
+
+
+def _by_line(data: bytes, signature: Path, trusted: bytes, one: Path) -> str | None:
+    """The first identity that any single line of the allowed signers lets sign this lock; None when there is none."""
+    for line in trusted.splitlines():
+        one.write_bytes(line + b"\n")
+        found = _ssh_keygen(["find-principals", "-f", str(one), "-s", str(signature)])
+        for name in found.stdout.decode(errors="replace").splitlines():
+            if _verify_as(name, data, signature, one).returncode == 0:
+                return name
+    return None
 
 
 def open_signed_lock(name: str, allowed: Path, *, signer: str | None = None) -> tuple[Lock, Signer]:

@@ -206,6 +206,19 @@ def test_nothing_is_installed_from_what_was_tampered_with(signed: Signed, tamper
     assert f"signed by {ME}" not in run.stderr
 
 
+@pytest.mark.parametrize(
+    ("lines", "who"),
+    [
+        ('git@example.org namespaces="git" {key}\nlocks@example.org namespaces="torchlocks-lock" {key}', "locks@example.org"),
+        ('"Ada Lovelace" {key}', "Ada Lovelace"),
+    ],
+    ids=["one key for two purposes", "a name of two words"],
+)
+def test_the_line_that_lets_a_key_sign_is_found(signed: Signed, lines: str, who: str) -> None:
+    signed.allowed.write_text(lines.format(key=signed.public) + "\n")
+    assert open_signed_lock(str(signed.lock), signed.allowed)[1].identity == who
+
+
 def test_a_signer_who_is_allowed_but_not_the_one_named(signed: Signed) -> None:
     run = signed.install("--signer", "you@example.org")
     assert (run.returncode, "may not sign locks as you@example.org" in run.stderr) == (34, True), run.stderr
