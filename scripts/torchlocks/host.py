@@ -84,6 +84,8 @@ def detect_host(
     if architecture is not None and (cuda or driver):
         notes.append(_overridden("CUDA_ARCH", architecture, ", ".join(map(str, gpus)) or "no GPU"))
         gpus = (_stated_gpu(architecture),) if architecture else ()
+    elif architecture:
+        notes.append(f"CONDA_OVERRIDE_CUDA_ARCH={architecture} says nothing without a driver: set CONDA_OVERRIDE_CUDA too.")
     if environ.get("CUDA_VISIBLE_DEVICES") is not None and gpus:
         notes.append(f"CUDA_VISIBLE_DEVICES={environ['CUDA_VISIBLE_DEVICES']!r} decides which GPUs programs see.")
     return Host(

@@ -72,10 +72,11 @@ def read_host(path: Path) -> Host:
     """
     fix = "make one on the machine in question: torchlocks doctor --json > host.json"
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        # From bytes: Windows PowerShell's `>` writes UTF-16, and a mark at the beginning.
+        document = json.loads(path.read_bytes())
     except OSError as error:
         raise HostRecordError(f"Cannot read the host record: {error.strerror}.", where=str(path), fix=fix) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise HostRecordError(f"The host record is not JSON: {error}.", where=str(path), fix=fix) from error
     if isinstance(document, dict) and "host" in document:
         document = document["host"]

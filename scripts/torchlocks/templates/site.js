@@ -156,6 +156,15 @@
     return { chosen: at < 0 ? null : judged[at], judged };
   }
 
+  // What an address asks for behind its #; a fragment that is not well formed asks for nothing.
+  function asked() {
+    try {
+      return decodeURIComponent(location.hash.slice(1));
+    } catch {
+      return "";
+    }
+  }
+
   const asVersion = (text) => (text.includes(".") ? text : `${text}.0`);
 
   function setUpPicker(form) {
@@ -167,8 +176,8 @@
       const [platform, wsl] = form.elements.platform.value.split(" ");
       const said = form.elements.driver.value.trim(), glibc = form.elements.glibc.value.trim();
       for (const [name, value] of [["driver", said], ["glibc", glibc]]) {
-        const wrong = value && !/^\d+(\.\d+)*$/.test(value);
-        form.elements[name].toggleAttribute("aria-invalid", wrong);
+        const wrong = value !== "" && !/^\d+(\.\d+)*$/.test(value);
+        form.elements[name].setAttribute("aria-invalid", String(wrong));
         if (wrong) {
           shown.replaceChildren(element("p", { class: "warn" }, `“${value}” is no version of ${name}: give numbers and dots, such as 535.104.05.`));
           return;
@@ -194,6 +203,9 @@
         pasteLine(fill(onTheWeb ? client.remote : client.line, env.name, platform, path)),
         ...fit.reasons.map(([, text]) => element("p", { class: "small muted" }, `Note: ${text}.`)),
       ];
+      if (machine.capability && !machine.driver && judged.some((each) => each.entry.cuda)) {
+        parts.push(element("p", { class: "warn" }, "A GPU needs a driver to run on: say which one it has, and see the environment for it."));
+      }
       const refused = judged.filter((each) => each.entry.cuda && each.fit.state === "does-not-run");
       if (!entry.cuda && machine.driver && refused.length) {
         const why = refused.map((each) => element("li", {}, `${each.env.name}: ${each.fit.reasons.map(([, text]) => text).join("; ")}`));
@@ -258,8 +270,8 @@
     const shown = document.getElementById("compared");
     const { before, after } = form.elements;
     const fromAddress = () => {
-      const named = decodeURIComponent(location.hash.slice(1)).split("...");
-      if (named.length === 2 && named.every((key) => key in data.cells)) [before.value, after.value] = named;
+      const named = asked().split("...");
+      if (named.length === 2 && named.every((key) => Object.hasOwn(data.cells, key))) [before.value, after.value] = named;
       show();
     };
     const show = () => {
@@ -346,7 +358,7 @@
       shown.replaceChildren(...parts);
     };
     const fromAddress = () => {
-      if (location.hash) field.value = decodeURIComponent(location.hash.slice(1));
+      if (location.hash) field.value = asked();
       show();
     };
     form.addEventListener("submit", (event) => event.preventDefault());
