@@ -237,6 +237,39 @@ def test_a_batch_script_asks_for_what_the_environment_needs() -> None:
     assert len(re.findall(r"^#SBATCH ", before, flags=re.MULTILINE)) == gpu.count("#SBATCH")
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="batch scripts are for Linux")
+@pytest.mark.parametrize(
+    ("nvidia_smi", "code", "said"),
+    [
+        (
+            "echo 'NVIDIA-SMI has failed: no driver'; exit 9",
+            1,
+            "nvidia-smi fails on .*: NVIDIA-SMI has failed: no driver",
+        ),
+        ("echo 470.57.02", 1, "needs NVIDIA driver 525.60.13 or newer, and .* has 470.57.02$"),
+        ("echo 535.104.05; echo 535.104.05", 0, "^$"),
+    ],
+    ids=["broken driver", "old driver", "two GPUs"],
+)
+def test_a_batch_job_says_what_is_wrong_with_the_driver(tmp_path: Path, nvidia_smi: str, code: int, said: str) -> None:
+    record = tmp_path / "conda-meta" / "torchlocks"
+    record.parent.mkdir()
+    record.write_text(json.dumps({"lock_sha256": locked_as("gpu-cu126").lock.sha256}))
+    (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{nvidia_smi}\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    script = tmp_path / "job.sbatch"
+    script.write_text(made("slurm", "gpu-cu126", place=Place(prefix=str(tmp_path))))
+    run = subprocess.run(
+        ["bash", str(script), "echo", "ran"],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (run.returncode, run.stdout) == (code, "" if code else "ran\n"), run.stderr
+    assert re.search(said, run.stderr.strip()), run.stderr
+
+
 MODULE_COMMANDS = """
 set done {}
 foreach name {module-whatis conflict setenv prepend-path} {
