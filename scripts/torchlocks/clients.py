@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from torchlocks.errors import NoSuchRowError
 from torchlocks.lockfile import CONDA_LOCK, PIXI, explicit_name
@@ -23,9 +25,10 @@ class Client:
     line: str
     remote: str
 
-    def command(self, env: str, platform: str) -> str:
-        """The line for a clone of the repository."""
-        return self.line.format(env=env, platform=platform, path=self.path(env, platform))
+    def command(self, env: str, platform: str, root: Path | None = None) -> str:
+        """The line for a clone of the repository; `root` is where it is, None for the current folder."""
+        path = self.path(env, platform)
+        return self.line.format(env=env, platform=platform, path=shlex.quote(str(root / path)) if root else path)
 
     def path(self, env: str, platform: str) -> str:
         """The lockfile in the repository."""

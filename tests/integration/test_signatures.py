@@ -209,7 +209,10 @@ def test_nothing_is_installed_from_what_was_tampered_with(signed: Signed, tamper
 @pytest.mark.parametrize(
     ("lines", "who"),
     [
-        ('git@example.org namespaces="git" {key}\nlocks@example.org namespaces="torchlocks-lock" {key}', "locks@example.org"),
+        (
+            'git@example.org namespaces="git" {key}\nlocks@example.org namespaces="torchlocks-lock" {key}',
+            "locks@example.org",
+        ),
         ('"Ada Lovelace" {key}', "Ada Lovelace"),
     ],
     ids=["one key for two purposes", "a name of two words"],

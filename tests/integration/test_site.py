@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import threading
@@ -213,6 +214,11 @@ def test_pick_on_the_command_line() -> None:
     assert found["environment"] == "gpu-cu129"
     assert found["commands"]["micromamba"] == line
     assert torchlocks(LAYOUT.root, "pick", "--gpu", "A100").returncode == 17
+    # A line names files that are there, in whatever folder it is asked for.
+    below = torchlocks(LAYOUT.root / "docs", *asked, "--client", "torchlocks").stdout.splitlines()[-1]
+    verb, path, prefix = shlex.split(below)[1:]
+    assert (verb, prefix) == ("install", "./gpu-cu129")
+    assert (LAYOUT.root / "docs" / path).is_file()
 
 
 @needs_snapshot
@@ -293,8 +299,10 @@ def test_a_walk_through_the_site(site: Site, window: Window, catalogue: Catalogu
     page = window.page
     # Say what the machine is, and get the line.
     window.open(site.url("index.html"))
-    page.get_by_label("My NVIDIA driver").fill("535")
     page.get_by_label("My GPU").select_option(label="A100 (sm_80)")
+    assert "A GPU needs a driver" in page.locator("#picked").inner_text()
+    page.get_by_label("My NVIDIA driver").fill("535")
+    assert "A GPU needs a driver" not in page.locator("#picked").inner_text()
     page.get_by_label("I install with").select_option("micromamba")
     line = "micromamba create -p ./gpu-cu129 -f locks/gpu-cu129/conda-linux-64.lock"
     assert page.locator("#picked code").inner_text() == line
@@ -305,7 +313,9 @@ def test_a_walk_through_the_site(site: Site, window: Window, catalogue: Catalogu
     page.keyboard.press("Control+v")
     assert page.get_by_label("glibc").input_value() == line
     assert "is no version of glibc" in page.locator("#picked").inner_text()
+    assert page.get_by_label("glibc").get_attribute("aria-invalid") == "true"
     page.get_by_label("glibc").fill("2.17")
+    assert page.get_by_label("glibc").get_attribute("aria-invalid") == "false"
     assert page.locator("#picked a").first.inner_text() == "gpu-cu124"
     page.get_by_label("glibc").fill("")
     # Read about it.
@@ -331,6 +341,10 @@ def test_a_walk_through_the_site(site: Site, window: Window, catalogue: Catalogu
     assert "3 packages with “cudnn” in the name" in found.inner_text()
     found.get_by_role("link", name="gpu-cu118 on linux-64").first.click()
     page.wait_for_url("**/env/gpu-cu118/linux-64.html")
+    # Half an address, as a chat cuts it, asks for nothing.
+    for name, shown in (("packages.html", "#found"), ("compare.html", "#compared")):
+        window.open(site.url(name) + "#%")
+        assert page.locator(shown).inner_text()
     # Read the documentation, and the report of what was verified.
     page.get_by_role("link", name="Docs").click()
     page.get_by_role("link", name="How locking works").click()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -156,6 +157,8 @@ def test_in_an_empty_folder_it_knows_its_environments(installed: Installed) -> N
     assert (why.returncode, "→ cudnn" in why.stdout) == (0, True), why.stderr
     check = installed.run("check", "--env", "cpu", "--format", "json")
     assert check.returncode == 0, check.stdout
+    line = installed.run("pick", "--platform", "linux-64", "--client", "micromamba").stdout.splitlines()[-1]
+    assert Path(shlex.split(line)[-1]).is_file(), line
     assert installed.files() == []
 
 

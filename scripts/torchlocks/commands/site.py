@@ -45,6 +45,8 @@ def pick(
 
     `torchlocks doctor` looks at the machine it runs on; this looks at none.
     """
+    from pathlib import Path
+
     from torchlocks.catalogue import read_catalogue
     from torchlocks.clients import CLIENTS, find_client
     from torchlocks.errors import UnfitHostError
@@ -57,9 +59,11 @@ def pick(
     if gpu is not None and driver is None:
         raise UnfitHostError("A GPU needs a driver to run on.", fix="name it: --driver 535")
     machine = Machine(platform=platform or host_platform(), driver=driver, gpu=gpu, wsl=wsl, glibc=glibc)
-    picked = choose(read_catalogue(find_layout()).index, machine, cuda)
+    layout = find_layout()
+    picked = choose(read_catalogue(layout).index, machine, cuda)
     where = picked.environment.name, picked.platform.platform
-    lines = {each.name: each.command(*where) for each in clients}
+    root = None if layout.root == Path.cwd() else layout.root
+    lines = {each.name: each.command(*where, root) for each in clients}
     if as_json:
         import json
 
