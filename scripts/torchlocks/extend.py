@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING
 from torchlocks import __version__
 from torchlocks.base import Base, Built, read_built, relative_path, virtual_packages
 from torchlocks.errors import BaseLockError, EnvironmentFileError, LockfileError, NoSuchRowError, TorchlocksError
-from torchlocks.extend_solve import Question, answer, base_records, read_pixi_records
+from torchlocks.extend_solve import Question, answer, base_records
 from torchlocks.extend_wishes import Wishes
-from torchlocks.files import write_whole
+from torchlocks.files import write_changed
 from torchlocks.lock_fields import channel_urls
+from torchlocks.lock_pixi import read_pixi_records
 from torchlocks.lockfile import (
     CONDA_LOCK,
     PIXI,
@@ -93,6 +94,7 @@ def extend(wishes: Wishes, base: Base, output: Path, options: ExtendOptions, pro
     """
     from torchlocks.extend_conflict import explain
 
+    _must_not_be_itself(base, output)
     before = _own_lock(output)
     platforms = _platforms(wishes, base, options)
     _must_be_in_base(options.moves, base, platforms)
@@ -155,6 +157,18 @@ def input_hash(wishes: Wishes, like: Lock, platform: str, channels: tuple[str, .
         raise
     except Exception as error:  # conda-lock has no common base class for what it may raise here
         raise EnvironmentFileError(f"conda-lock cannot read the file: {error}", where=str(wishes.path)) from error
+
+
+def _must_not_be_itself(base: Base, output: Path) -> None:
+    if not base.name.is_path:
+        return
+    named = (output.parent / base.name.text).resolve()
+    if output.resolve() in (named, named / CONDA_LOCK):
+        raise BaseLockError(
+            "A lock cannot be built on itself.",
+            where=str(output),
+            fix="name the base, or another folder for the lock with --output",
+        )
 
 
 # --- what is asked for ------------------------------------------------------------------------------
@@ -319,13 +333,7 @@ def _entry(record: RepoDataRecord, platform: str) -> LockedDependency:
 def _write(folder: Path, files: Mapping[str, str], before: Lock | None) -> tuple[str, ...]:
     """Write what changed, each file whole; remove the explicit files of platforms that the lock had and has no more."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        changed = []
-        for name, text in files.items():
-            path = folder / name
-            if not path.is_file() or path.read_bytes() != text.encode():
-                write_whole(path, text)
-                changed.append(name)
+        changed = write_changed(folder, files)
         for platform in before.platforms if before else ():
             if explicit_name(platform) not in files and (folder / explicit_name(platform)).is_file():
                 (folder / explicit_name(platform)).unlink()

@@ -6,18 +6,16 @@ only preferred. Nothing else of the base's making counts: what it once asked for
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torchlocks.base import Base, virtual_packages
-from torchlocks.errors import LockfileError
 from torchlocks.extend_wishes import Wish
-from torchlocks.lockfile import PIXI, select_records, to_record
+from torchlocks.lock_pixi import read_pixi_records
+from torchlocks.lockfile import select_records, to_record
 from torchlocks.repodata import RecordSource, records_by_url
 from torchlocks.solver import SolveRequest, generic_virtual_packages, solve
 
@@ -113,25 +111,6 @@ def base_records(base: Base, platform: str, source: RecordSource) -> tuple[RepoD
 
 def _pixi_records(base: Base, platform: str) -> list[RepoDataRecord]:
     return read_pixi_records(base.pixi).get(platform, []) if base.pixi else []
-
-
-def read_pixi_records(data: bytes) -> dict[str, list[RepoDataRecord]]:
-    """The records of a pixi.lock's default environment by platform, as it has them.
-
-    Raises LockfileError when it cannot be read.
-    """
-    from rattler import LockFile
-    from rattler.exceptions import ParseCondaLockError
-
-    with tempfile.TemporaryDirectory(prefix="torchlocks-") as scratch:
-        file = Path(scratch) / PIXI
-        file.write_bytes(data)
-        try:
-            environment = LockFile.from_path(file).default_environment()
-        except ParseCondaLockError as error:
-            raise LockfileError(f"The {PIXI} cannot be read: {error}.", fix="remove it, and lock again") from error
-        found = environment.conda_repodata_records() if environment else None
-    return {str(name): records for name, records in (found or {}).items()}
 
 
 def without_base(question: Question, specs: Sequence[str]) -> list[RepoDataRecord]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,6 +23,18 @@ def write_whole(path: Path, text: str) -> None:
         with suppress(OSError):
             beside.unlink(missing_ok=True)
         raise
+
+
+def write_changed(folder: Path, files: Mapping[str, str]) -> list[str]:
+    """Put text files in place by name, those alone whose text is another; the names of these. Raises OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    changed = []
+    for name, text in files.items():
+        path = folder / name
+        if not path.is_file() or path.read_bytes() != text.encode():
+            write_whole(path, text)
+            changed.append(name)
+    return changed
 
 
 def hash_file(path: Path, algorithm: str = "sha256") -> str:

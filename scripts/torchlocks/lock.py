@@ -19,7 +19,7 @@ from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from torchlocks.errors import LockfileError, SolveError, TorchlocksError
-from torchlocks.files import write_whole
+from torchlocks.files import write_changed
 from torchlocks.layout import Layout
 from torchlocks.lock_cell import Cell, CellTask, content_hash, solve_cell
 from torchlocks.lock_files import FilesTask, lock_files, platform_metadata, tool_metadata
@@ -261,13 +261,7 @@ def _write(wanted: _Wanted, files: Mapping[str, str], options: LockOptions) -> L
     folder = wanted.folder
     before = hashes(folder)
     memory = recall(options.remembered, wanted.env) if options.remembered is not None else None
-    folder.mkdir(parents=True, exist_ok=True)
-    changed = []
-    for name, text in files.items():
-        path = folder / name
-        if not path.is_file() or path.read_bytes() != text.encode():
-            write_whole(path, text)
-            changed.append(name)
+    changed = write_changed(folder, files)
     for stale in folder.glob("conda-*.lock"):
         if stale.name not in files:
             stale.unlink()

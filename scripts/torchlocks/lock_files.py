@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 from torchlocks import __version__
 from torchlocks.errors import LockfileError, TorchlocksError
 from torchlocks.lock_cell import Cell, packages_of
+from torchlocks.lock_pixi import read_pixi_records
 from torchlocks.lockfile import CONDA_LOCK, PIXI, explicit_name, parse_lock, select_records, write_explicit, write_pixi
 from torchlocks.matrix import Target
 
 if TYPE_CHECKING:
     from conda_lock.lockfile.v2prelim.models import Lockfile
-    from rattler import RepoDataRecord
 
 _HEADER = """\
 # The lock of the environment {env}: every package, by URL and hash. Written by torchlocks with conda-lock;
@@ -83,7 +83,9 @@ def _files(task: FilesTask) -> dict[str, str]:
     metadata = dict(task.metadata)
     packages = [package for cell in task.cells for package in packages_of(cell)]
     hashes = {platform: cell.content_hash for platform, cell in solved.items()}
-    pool = [record for cell in task.cells for record in _records(cell.pixi, cell.target.platform)]
+    pool = [
+        record for cell in task.cells for record in read_pixi_records(cell.pixi.encode()).get(cell.target.platform, [])
+    ]
     kept = _kept(task, solved)
     if kept is not None:
         others = [p for p in kept.metadata.platforms if p not in solved and p in first.row_platforms]
@@ -93,7 +95,7 @@ def _files(task: FilesTask) -> dict[str, str]:
         old = kept.metadata.custom_metadata or {}
         metadata.update({key: value for key, value in old.items() if suffixes and key.endswith(suffixes)})
         for platform in others:
-            pool += _records(_other_pixi(task, others), platform)
+            pool += read_pixi_records(_other_pixi(task, others).encode()).get(platform, [])
     platforms = sorted(hashes)
     content = Lockfile(
         package=packages,
@@ -140,15 +142,3 @@ def _other_pixi(task: FilesTask, others: list[str]) -> str:
             fix="lock all platforms of the environment (leave PLATFORM unset)",
         )
     return task.pixi
-
-
-def _records(pixi: str, platform: str) -> list[RepoDataRecord]:
-    """The complete records that a pixi.lock has for `platform`."""
-    from rattler import LockFile
-
-    with tempfile.TemporaryDirectory(prefix="torchlocks-") as scratch:
-        path = Path(scratch) / PIXI
-        path.write_text(pixi, encoding="utf-8")
-        environment = LockFile.from_path(path).default_environment()
-        found = environment.conda_repodata_records() if environment else None
-    return [record for name, records in (found or {}).items() if str(name) == platform for record in records]

@@ -67,6 +67,24 @@ def parse_pixi(text: str, path: Path, sha256: str) -> Lock:
     )
 
 
+def read_pixi_records(data: bytes) -> dict[str, list[RepoDataRecord]]:
+    """The records of a pixi.lock's default environment by platform, as it has them.
+
+    Raises LockfileError when it cannot be read.
+    """
+    from rattler.exceptions import ParseCondaLockError
+    from rattler.lock import LockFile
+
+    with _scratch_file() as scratch:
+        scratch.write_bytes(data)
+        try:
+            environment = LockFile.from_path(scratch).default_environment()
+        except ParseCondaLockError as error:
+            raise LockfileError(f"The pixi.lock cannot be read: {error}.", fix="remove it, and lock again") from error
+        found = environment.conda_repodata_records() if environment else None
+    return {str(name): records for name, records in (found or {}).items()}
+
+
 def from_record(record: RepoDataRecord, where: str) -> LockedPackage:
     """The locked package of a channel's record. Raises LockfileError, at `where`, when its URL is none."""
     url = parse_package_url(record.url, where)

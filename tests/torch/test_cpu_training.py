@@ -51,13 +51,7 @@ def test_a_network_learns(optimizer: str, measure: Measure) -> None:
 def test_a_convolutional_network_learns(measure: Measure) -> None:
     torch.manual_seed(7)
     nn = torch.nn
-    # Is the bright bar upright or flat? Noise as strong as a third of the bar.
-    label = torch.arange(128) % 2
-    images = torch.randn(128, 1, 12, 12) * 0.3
-    for index in range(128):
-        place = index % 12
-        images[index, 0, :, place] += label[index]
-        images[index, 0, place, :] += 1 - label[index]
+    images, label = training.bars()
     model = nn.Sequential(
         nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2),
         nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(3), nn.Flatten(),

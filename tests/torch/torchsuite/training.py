@@ -39,16 +39,22 @@ def losses(device: Any, dtype: Any, steps: int, *, fused: bool = False) -> list[
     return seen
 
 
-def convolutional_losses(device: Any, steps: int) -> list[float]:
-    """The losses of a network of convolutions, batch norm and pooling in fp32: is the bright bar upright or flat?"""
-    torch.manual_seed(7)
-    nn = torch.nn
+def bars() -> tuple[Any, Any]:
+    """Images with one bright bar, and whether it is upright or flat; noise as strong as a third of the bar."""
     label = torch.arange(128) % 2
     images = torch.randn(128, 1, 12, 12) * 0.3
     for index in range(128):
         place = index % 12
         images[index, 0, :, place] += label[index]
         images[index, 0, place, :] += 1 - label[index]
+    return images, label
+
+
+def convolutional_losses(device: Any, steps: int) -> list[float]:
+    """The losses of a network of convolutions, batch norm and pooling in fp32: is the bright bar upright or flat?"""
+    torch.manual_seed(7)
+    nn = torch.nn
+    images, label = bars()
     model = nn.Sequential(
         nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2),
         nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(72, 2),
