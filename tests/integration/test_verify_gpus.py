@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -122,7 +123,7 @@ def test_a_machine_whose_driver_library_is_missing_has_a_gpu_that_is_not_used(tm
 def test_a_container_that_was_refused_the_gpus_of_its_host_expects_none(tmp_path: Path) -> None:
     refused = make_driver(tmp_path, nvml=False, cuda=False)
     assert seen(refused, NVIDIA_VISIBLE_DEVICES="void")["absence"] in (
-        "not run: this container was given no GPU (NVIDIA_VISIBLE_DEVICES)",
+        "not run: this container was given no GPU",
         "not run: no NVIDIA driver",
     )
     # With a GPU in it, the word does not count.
@@ -130,13 +131,24 @@ def test_a_container_that_was_refused_the_gpus_of_its_host_expects_none(tmp_path
     assert seen(whole, NVIDIA_VISIBLE_DEVICES="void")["absence"] is None
 
 
-def capability_module() -> Any:
+def test_a_container_sees_the_kernel_module_of_its_host() -> None:
+    machine = suite_module("gpus").Machine
+    host = {"driver": "575.57.08", "kernel": ("0000:41:00.0",), "problem": "libcuda.so.1: cannot open"}
+    without = machine(**host, container=True)
+    assert without.absence() == "not run: this container was given no GPU"
+    assert without.reason_unused() is None
+    # With a device file it was given one, and outside of a container nothing can have withheld it.
+    assert machine(**host, container=True, nodes=("/dev/nvidia0",)).reason_unused()
+    assert machine(**host).absence() is None
+    assert machine(container=True).absence() == "not run: no NVIDIA driver"
+
+
+def suite_module(name: str) -> Any:
     sys.path.insert(0, str(SUITE))
     try:
-        from torchsuite import capability
+        return importlib.import_module(f"torchsuite.{name}")
     finally:
         sys.path.remove(str(SUITE))
-    return capability
 
 
 @pytest.mark.parametrize(
@@ -157,4 +169,4 @@ def capability_module() -> Any:
     ],
 )
 def test_which_code_runs_on_which_gpu(device: tuple[int, int], built: list[str], how: str | None) -> None:
-    assert capability_module().how_it_runs(device, built) == how
+    assert suite_module("capability").how_it_runs(device, built) == how

@@ -127,7 +127,7 @@ def test_out_of_memory(gpu: Any, measure: Measure) -> None:
         while rows:
             tried.append(rows)
             try:
-                total_of_batch = torch.ones(rows, 1 << 18, device=gpu).sum().item()
+                total_of_batch = torch.ones(rows, 1 << 18, device=gpu).sum(dtype=torch.float64).item()
                 break
             except torch.cuda.OutOfMemoryError:
                 rows //= 2

@@ -47,7 +47,8 @@ class Machine:
     `listed` are those that NVML names, `nodes` their device files, `kernel` the PCI addresses that the kernel module
     has: none of them knows of CUDA_VISIBLE_DEVICES. `visible` is the number that CUDA gives to a process started with
     the variables of this one; None where `libcuda` cannot be loaded, and `problem` then says why there are none.
-    `cuda` is the newest CUDA version that the driver runs, such as "12.9".
+    `cuda` is the newest CUDA version that the driver runs, such as "12.9". `container`: in a container, which sees
+    the kernel module of its host whether it was given GPUs or not.
     """
 
     driver: str | None = None
@@ -58,6 +59,7 @@ class Machine:
     visible: int | None = None
     problem: str | None = None
     hidden_by: dict[str, str] = field(default_factory=dict)
+    container: bool = False
 
     @property
     def installed(self) -> int:
@@ -66,15 +68,16 @@ class Machine:
 
     @property
     def withheld(self) -> bool:
-        """A container that was started without the GPUs of its host, by the word of NVIDIA's container runtime."""
+        """A container without the GPUs of its host: no device file, and nothing of the driver that finds one."""
         refused = self.hidden_by.get("NVIDIA_VISIBLE_DEVICES") in ("void", "none")
-        return refused and not (self.listed or self.nodes or self.visible)
+        return (refused or self.container) and not (self.listed or self.nodes or self.visible)
 
     def absence(self) -> str | None:
         """Why nothing can be expected of a GPU here; None where the machine has one."""
         if self.withheld:
-            return "not run: this container was given no GPU (NVIDIA_VISIBLE_DEVICES)"
-        if self.installed:
+            if self.installed or "NVIDIA_VISIBLE_DEVICES" in self.hidden_by:
+                return "not run: this container was given no GPU"
+        elif self.installed:
             return None
         if self.visible is None and self.driver is None:
             return "not run: no NVIDIA driver"
@@ -134,6 +137,7 @@ def look() -> Iterator[Machine]:
         nodes=_nodes(),
         kernel=_kernel(),
         hidden_by={name: os.environ[name] for name in named if name in os.environ},
+        container=_container(),
     )
     yield without_cuda
     cuda, visible, problem = _cuda()
@@ -187,6 +191,14 @@ def _nodes() -> tuple[str, ...]:
 def _kernel() -> tuple[str, ...]:
     """The GPUs that the kernel module has, by their PCI addresses (Linux)."""
     return tuple(sorted(path.name for path in Path("/proc/driver/nvidia/gpus").glob("*")))
+
+
+def _container() -> bool:
+    """Whether this is a container, by the marks that Docker, Podman and Kubernetes leave in it."""
+    return (
+        any(Path(mark).exists() for mark in ("/.dockerenv", "/run/.containerenv"))
+        or "KUBERNETES_SERVICE_HOST" in os.environ
+    )
 
 
 def _kernel_version() -> str | None:
