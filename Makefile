@@ -52,7 +52,7 @@ help: ## print this help
 env-cpu: $(READY) ## build the CPU environment and run the torch suite in it  [CHANNEL= MIRROR= OFFLINE=1]
 	@$(TOOL) env cpu $(FETCH)
 env-gpu: $(READY) ## the same for one CUDA version  [CUDA=11.8 CHANNEL= MIRROR= OFFLINE=1 REQUIRE_GPU=1]
-	@$(TOOL) env gpu --cuda $(CUDA) $(FETCH) $(if $(REQUIRE_GPU),--require-gpu)
+	@$(TOOL) env gpu $(if $(CUDA),--cuda $(CUDA)) $(FETCH) $(if $(REQUIRE_GPU),--require-gpu)
 doctor: $(READY) ## say which environments run on this machine, and why the others do not
 	@$(TOOL) doctor
 run: $(READY) ## run a command in an environment  [ENV=cpu or auto; CMD='python train.py']

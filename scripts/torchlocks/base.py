@@ -25,6 +25,8 @@ from torchlocks.lockfile import CONDA_LOCK, PIXI, merge, parse_lock
 from torchlocks.models import Lock
 
 _ENVIRONMENT = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+# In the query of a link to a private file, and of one that was signed for a while.
+_SECRET = re.compile(r"(token|sig|signature|password|secret)=", re.IGNORECASE)
 _REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./+-]*")
 
 Read = Callable[[str], bytes]
@@ -89,7 +91,7 @@ def name_base(text: str, repository: str | None, folder: Path) -> BaseName:
     repository with a base that has no revision, and for a URL with a secret in it.
     """
     for url in (text, repository or ""):
-        _must_hold_no_secret(url)
+        must_hold_no_secret(url)
     name = BaseName(text=text, repository=repository)
     if repository is not None and not name.is_revision:
         raise BaseLockError(
@@ -101,10 +103,12 @@ def name_base(text: str, repository: str | None, folder: Path) -> BaseName:
     return replace(name, text=relative_path(Path(text), folder)) if name.is_path else name
 
 
-def _must_hold_no_secret(url: str) -> None:
+def must_hold_no_secret(url: str) -> None:
+    """Raise BaseLockError for a URL with a password, a token, or (over http) a user name in it."""
     parts = urlsplit(url) if "://" in url else None
     # The user of ssh://git@host is no secret; over http a token often stands in its place.
-    if parts and (parts.password or (parts.username and parts.scheme in ("http", "https")) or "/t/" in parts.path):
+    web = parts is not None and parts.scheme in ("http", "https")
+    if parts and (parts.password or (web and (parts.username or "/t/" in parts.path or _SECRET.search(parts.query)))):
         raise BaseLockError(
             "The URL carries a user name, password or token, and the lock would record it for all to see.",
             where=f"{parts.scheme}://…@{parts.hostname}",
@@ -134,7 +138,7 @@ def open_base(name: BaseName, folder: Path, *, as_recorded: bool = False) -> Bas
             pixi = read(PIXI)
     shown = Path(name.text.rsplit("/", 1)[-1] if name.is_url else name.text)
     lock = parse_lock(data, shown)
-    complete = merge(lock, parse_lock(pixi, shown.with_name(PIXI))) if pixi else lock
+    complete = merge(lock, parse_lock(pixi, shown.parent / PIXI)) if pixi else lock
     _must_be_a_base(lock, name)
     return Base(name=replace(name, commit=commit), lock=lock, complete=complete, data=data, pixi=pixi)
 

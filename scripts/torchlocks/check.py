@@ -81,11 +81,12 @@ def check_lock(lock: Lock, row: Expectation | None = None, *, shown: str | None 
 def check_files_of(paths: Sequence[Path]) -> Report:
     """Check lockfiles from anywhere. Raises MissingFileError for a path that is not there.
 
-    A lock that was built on a base is also held against that base. A file that is no lock is a finding, so that the
-    others are still looked at.
+    A folder stands for the conda-lock.yml in it. A lock that was built on a base is also held against that base. A file
+    that is no lock is a finding, so that the others are still looked at.
     """
     report = Report()
-    for path in paths:
+    for named in paths:
+        path = named / CONDA_LOCK if named.is_dir() else named
         try:
             lock = read_lock(path)
             report += check_lock(lock) + check_extended.check_extended(lock, str(path))

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torchlocks import __version__
-from torchlocks.base import Base, Built, read_built, relative_path, virtual_packages
+from torchlocks.base import Base, Built, must_hold_no_secret, read_built, relative_path, virtual_packages
 from torchlocks.errors import BaseLockError, EnvironmentFileError, LockfileError, NoSuchRowError, TorchlocksError
 from torchlocks.extend_solve import Question, answer, base_records
 from torchlocks.extend_wishes import Wishes
@@ -94,8 +94,8 @@ def extend(wishes: Wishes, base: Base, output: Path, options: ExtendOptions, pro
     """
     from torchlocks.extend_conflict import explain
 
-    _must_not_be_itself(base, output)
     before = _own_lock(output)
+    _must_not_be_itself(base, output)
     platforms = _platforms(wishes, base, options)
     _must_be_in_base(options.moves, base, platforms)
     channels = all_channels(base, wishes.channels if options.channels is None else options.channels)
@@ -137,9 +137,14 @@ def extend(wishes: Wishes, base: Base, output: Path, options: ExtendOptions, pro
 
 
 def all_channels(base: Base, added: Sequence[str]) -> tuple[str, ...]:
-    """The base's channels, which come first, and those added that are not among them."""
+    """The base's channels, which come first, and those added that are not among them.
+
+    Raises BaseLockError for an added one with a secret in its URL: the lock would hold it.
+    """
     known = {url for channel in base.lock.channels for url in channel_urls(channel)}
     new = [channel for channel in added if not known.issuperset(channel_urls(channel))]
+    for channel in new:
+        must_hold_no_secret(channel)
     return (*base.lock.channels, *dict.fromkeys(new))
 
 

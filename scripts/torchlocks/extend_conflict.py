@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
+from torchlocks.base import virtual_packages
 from torchlocks.check_graph import parse_spec, spec_name
 from torchlocks.errors import BaseLockError, ContradictionError, SolveError, TorchlocksError
 from torchlocks.extend_solve import Question, answer, without_base
@@ -171,6 +172,8 @@ def _impossible(
 ) -> TorchlocksError:
     """Nothing of the base could move to make room: either the wish cannot be had at all, or not with these packages."""
     specs = [wish.spec for wish in culprits]
+    if machine := [wish for wish in culprits if wish.name.startswith("__")]:
+        return _machine(question, machine, notes)
     try:
         without = without_base(question, specs)
     except SolveError as error:
@@ -193,6 +196,18 @@ def _impossible(
         f"{_named(culprits)} cannot go with {_against(question)}, whatever of it may move: {why}.",
         fix="\nor ".join([*_looser(question, culprits, alone), "build on another base"]),
         details=details,
+    )
+
+
+def _machine(question: Question, wishes: Sequence[Wish], notes: Sequence[str]) -> TorchlocksError:
+    """Wishes for a virtual package (`__glibc >=2.34`) that the machines do not have for which the base was solved."""
+    has = virtual_packages(question.base.lock, question.platform)
+    asked = dict.fromkeys(wish.name for wish in wishes)
+    there = " and ".join(f"{name} {has[name]}" if name in has else f"no {name}" for name in asked)
+    return ContradictionError(
+        f"{_named(wishes)} cannot go with {_against(question)}, which is for every machine with {there}.",
+        fix="leave it out: the lock installs there all the same\nor build on a base that was solved for such machines",
+        details="\n".join(notes) or None,
     )
 
 

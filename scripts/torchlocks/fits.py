@@ -194,8 +194,8 @@ def _system_reasons(needs: Needs, host: Host) -> list[Reason]:
         if needed is None:
             continue
         if there is None:
-            absent = "this machine has none" if kind == "glibc" else "this machine's is not known"
-            reasons.append(Reason(kind=kind, weight="blocks", text=f"it needs {name} {needed} or newer; {absent}"))
+            text = f"it needs {name} {needed} or newer; none is known of this machine"
+            reasons.append(Reason(kind=kind, weight="blocks", text=text))
         elif Version(there) < Version(needed):
             reasons.append(
                 Reason(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -63,6 +64,7 @@ def detect_host(
     environ = os.environ if environ is None else environ
     facts = nvidia_facts(root) if nvidia is None else nvidia
     seen = _virtual_packages(environ) if virtual is None else virtual
+    _must_be_versions(seen, environ)
     notes = list(facts.notes)
     subdir = host_platform()
     linux = subdir.startswith("linux")
@@ -85,7 +87,9 @@ def detect_host(
         notes.append(_overridden("CUDA_ARCH", architecture, ", ".join(map(str, gpus)) or "no GPU"))
         gpus = (_stated_gpu(architecture),) if architecture else ()
     elif architecture:
-        notes.append(f"CONDA_OVERRIDE_CUDA_ARCH={architecture} says nothing without a driver: set CONDA_OVERRIDE_CUDA too.")
+        notes.append(
+            f"CONDA_OVERRIDE_CUDA_ARCH={architecture} says nothing without a driver: set CONDA_OVERRIDE_CUDA too."
+        )
     if environ.get("CUDA_VISIBLE_DEVICES") is not None and gpus:
         notes.append(f"CUDA_VISIBLE_DEVICES={environ['CUDA_VISIBLE_DEVICES']!r} decides which GPUs programs see.")
     return Host(
@@ -125,10 +129,20 @@ def _virtual_packages(environ: Mapping[str, str]) -> dict[str, str]:
     }
 
 
+def _must_be_versions(seen: Mapping[str, str], environ: Mapping[str, str]) -> None:
+    """Refuse an override that conda takes for a version (`2.x`, `abc`) and that nothing can be compared with."""
+    for name in ("glibc", "osx"):
+        variable, version = f"CONDA_OVERRIDE_{name.upper()}", seen.get(f"__{name}")
+        if version is not None and environ.get(variable) and not re.fullmatch(r"[0-9]+(\.[0-9]+)*", version):
+            raise HostRecordError(
+                f"{variable}={environ[variable]} is not a version such as 2.28.",
+                where="the environment's variables",
+                fix=f"give major and minor, leave it empty for none at all, or unset {variable}",
+            )
+
+
 def _version(environ: Mapping[str, str], name: str) -> str | None:
     """The version that an override holds, empty for "there is none", or None where the variable is not set."""
-    import re
-
     value = environ.get(name)
     if value is not None and not re.fullmatch(r"(\d{1,4}\.\d{1,4}(\.\d{1,4})*)?", value.strip(), re.ASCII):
         raise HostRecordError(

@@ -301,7 +301,8 @@ class Matrix(_Model):
         if not re.fullmatch(r"\d+\.\d+", cuda):
             raise NoSuchRowError(
                 f"CUDA={cuda} is not a CUDA version.",
-                fix=f"give major and minor, one of: {', '.join(sorted(rows, key=Version))}",
+                fix=f"give major and minor, one of: {', '.join(sorted(rows, key=Version))}"
+                "\nor auto: the best for this machine",
             )
         why = self.left_out.get(cuda, "no PyTorch build for it is known to this repository")
         here = [v for v in sorted(rows, key=Version) if platform in self.environments[rows[v]].platforms]

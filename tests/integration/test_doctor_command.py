@@ -166,8 +166,8 @@ def test_a_gpu_that_is_required(tmp_path: Path) -> None:
     run = torchlocks(tmp_path, "env", "gpu", "--cuda", "11.8", "--require-gpu", CONDA_OVERRIDE_CUDA="")
     assert run.returncode == UnfitHostError.exit_code
     assert "no NVIDIA driver" in run.stderr
-    wrong = torchlocks(tmp_path, "env", "cpu", "--require-gpu")
-    assert wrong.returncode == 2
+    for option in (("--require-gpu",), ("--cuda", "12.4")):
+        assert torchlocks(tmp_path, "env", "cpu", *option).returncode == 2
 
 
 def test_a_lock_that_is_fine_and_a_channel_that_is_not(tmp_path: Path) -> None:

@@ -245,6 +245,9 @@ def test_a_package_that_may_move_moves_alone_and_the_report_says_so(project: Pro
         (("--base", "cpu@v1", "--repository", "../nowhere.git"), 19, "git cannot get v1"),
         (("--base", "environment.yml"), 13, "environment file, not a lockfile"),
         (("elsewhere.yml", "--base", "../base"), 18, "elsewhere.yml"),
+        (("--base", "../base", "--channel", "https://one:secret@example.org/own"), 19, "password or token"),
+        (("--base", "https://example.org/conda-lock.yml?token=secret"), 19, "password or token"),
+        (("--base", ""), 19, "No base is named"),
         ((), 19, "No base is named"),
     ],
 )
@@ -256,6 +259,25 @@ def test_a_mistake_is_told_and_nothing_is_written(
     run = project.run("extend", "--snapshot", str(project.snapshot), *arguments)
     assert (run.returncode, said in run.stderr) == (code, True), run.stderr
     assert digests(project.root) | digests(project.base.parent) == before
+
+
+def test_a_lock_is_not_built_on_itself(project: Project) -> None:
+    project.wish("tqdm")
+    project.extend()
+    before = digests(project.root)
+    for itself in (".", "conda-lock.yml"):
+        run = project.extend("--base", itself)
+        assert (run.returncode, "built on itself" in run.stderr) == (19, True), run.stderr
+    assert digests(project.root) == before
+    assert project.run("check", ".").returncode == 0
+
+
+def test_a_wish_for_another_machine_is_told_what_the_base_is_for(project: Project) -> None:
+    project.wish("tqdm", "__glibc >=2.34")
+    run = project.extend()
+    assert run.returncode == 21, run.stderr
+    assert "`__glibc >=2.34` (environment.yml, line 5) cannot go with the base ../base" in run.stderr
+    assert "every machine with __glibc 2.28" in run.stderr
 
 
 def test_a_newer_base_moves_what_must_and_the_difference_is_told(project: Project) -> None:

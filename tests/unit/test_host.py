@@ -151,7 +151,9 @@ def test_an_override_alone_is_believed(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_an_architecture_without_cuda_is_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # CEP 46: __cuda_arch is only there where __cuda is; rattler drops it as well.
-    assert host_of("no-driver", tmp_path, monkeypatch, CONDA_OVERRIDE_CUDA_ARCH="9.0").gpus == ()
+    host = host_of("no-driver", tmp_path, monkeypatch, CONDA_OVERRIDE_CUDA_ARCH="9.0")
+    assert host.gpus == ()
+    assert any("CONDA_OVERRIDE_CUDA too" in note for note in host.notes)
 
 
 @pytest.mark.parametrize("value", ["12x", "latest", "12", "-1.0", "12.٤", "9" * 5000 + ".0"])
@@ -178,6 +180,13 @@ def test_an_override_that_rattler_refuses_is_an_error_in_words(monkeypatch: pyte
         detect_host(nvidia=NvidiaFacts())
 
 
+def test_a_version_for_conda_that_nothing_compares_with_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONDA_SUBDIR", "linux-64")
+    monkeypatch.setenv("CONDA_OVERRIDE_GLIBC", "abc")
+    with pytest.raises(HostRecordError, match="CONDA_OVERRIDE_GLIBC=abc is not a version"):
+        detect_host(nvidia=NvidiaFacts())
+
+
 def test_hidden_gpus_are_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     host = host_of("mixed-gpus", tmp_path, monkeypatch, CUDA_VISIBLE_DEVICES="")
     assert any("CUDA_VISIBLE_DEVICES" in note for note in host.notes)
@@ -187,6 +196,7 @@ def test_hidden_gpus_are_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     ("text", "says"),
     [
         ("{", "not JSON"),
+        ("[" * 100_000, "not JSON"),
         ("[]", "does not make sense"),
         ('{"platform": 3}', "platform"),
         ('{"platform": "linux-64", "driver": "new"}', "driver"),
@@ -201,6 +211,13 @@ def test_a_record_that_is_none_is_refused_in_words(tmp_path: Path, text: str, sa
         read_host(record)
     assert says in str(caught.value)
     assert str(record) in str(caught.value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+def test_a_record_may_come_from_a_shell_of_windows(tmp_path: Path, encoding: str) -> None:
+    record = tmp_path / "host.json"
+    record.write_text('{"platform": "win-64", "system": "Büro"}', encoding=encoding)
+    assert read_host(record).system == "Büro"
 
 
 _VERSIONS = st.from_regex(r"[0-9]{1,3}(\.[0-9]{1,3})?", fullmatch=True)

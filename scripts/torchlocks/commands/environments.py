@@ -44,6 +44,8 @@ def env(
 
     if require_gpu and kind == "cpu":
         raise click.UsageError("--require-gpu goes with a GPU environment: torchlocks env gpu --require-gpu")
+    if cuda != "auto" and kind == "cpu":
+        raise click.UsageError(f"--cuda goes with a GPU environment: torchlocks env gpu --cuda {cuda}")
     layout = find_layout()
     platform = host_platform()
     choice: ChannelChoice = "auto" if channel == "auto" else "local" if channel == "local" else "conda-forge"

@@ -57,7 +57,7 @@ def extend(
 
     wishes = read_wishes(environment)
     path = lock_file(environment.parent if output is None else output)
-    if base_name is not None:
+    if base_name:
         name = name_base(base_name, repository, path.parent)
     else:
         built = read_built(read_lock(path).metadata) if path.is_file() else None
