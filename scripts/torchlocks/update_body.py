@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from torchlocks.check_report import summary
-from torchlocks.diff import Facts
+from torchlocks.diff import Diff, Facts
 from torchlocks.diff_report import as_markdown, markdown_text, size
 from torchlocks.update_all import EnvironmentUpdate, Update
+
+MOST_OF_TITLE, MOST_OF_BODY = 256, 65_536
+"""Characters that GitHub takes as title and text of a pull request; of more it takes nothing."""
 
 
 def headline(update: Update) -> str:
@@ -24,7 +27,9 @@ def headline(update: Update) -> str:
     )
     names = [each.env for each in update.changed]
     what = _count(len(names)) if len(names) > 3 else ", ".join(names)
-    return f"Update the locks of {what}" + (f": {'; '.join(moves)}" if moves else "")
+    title = f"Update the locks of {what}"
+    told = f"{title}: {'; '.join(moves)}" if moves else title
+    return told if len(told) <= MOST_OF_TITLE else f"{title}: torch moved in {len(moves)} ways"
 
 
 def _count(number: int) -> str:
@@ -56,10 +61,20 @@ def body(update: Update) -> str:
         lines.append(f"- and {len(update.check.findings) - len(shown)} more")
     if shown:
         lines.append("")
-    for each in update.changed:
-        if each.diff is not None:
-            lines += [f"### {each.env}", "", as_markdown(each.diff).partition("\n\n")[2].rstrip("\n"), ""]
-    return "\n".join(lines).rstrip("\n") + "\n"
+    text = "\n".join(lines).rstrip("\n") + "\n"
+    sections = [_section(each.env, each.diff) for each in update.changed if each.diff is not None]
+    if len(text) + sum(map(len, sections)) > MOST_OF_BODY:
+        sections = [
+            "\n### Packages\n\nToo many moved for one text. `torchlocks diff REV:locks/ENVIRONMENT locks/ENVIRONMENT` "
+            "tells of each, with the branch or commit of before as `REV`.\n"
+        ]
+    return text + "".join(sections)
+
+
+def _section(env: str, found: Diff) -> str:
+    """What moved in one environment, without the heading that the comparison has by itself."""
+    told = as_markdown(found).partition("\n\n")[2].rstrip("\n")
+    return f"\n### {env}\n\n{told}\n"
 
 
 def _table(update: Update) -> Iterator[str]:

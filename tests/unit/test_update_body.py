@@ -1,0 +1,52 @@
+"""The text of an update, when more moved than a pull request takes."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+from torchlocks.check_rules import Report
+from torchlocks.diff import diff
+from torchlocks.diff_read import Side
+from torchlocks.layout import Layout
+from torchlocks.lockfile import read_lock
+from torchlocks.matrix import load_matrix
+from torchlocks.update_all import EnvironmentUpdate, Update
+from torchlocks.update_body import MOST_OF_BODY, MOST_OF_TITLE, body, headline
+
+LAYOUT = Layout(Path(__file__).parents[2])
+
+
+def moved(count: int) -> Update:
+    """The first `count` environments, in each of which every package moved, torch differently in each."""
+    changed = []
+    for number, name in enumerate(list(load_matrix(LAYOUT.matrix).environments)[:count]):
+        lock = read_lock(LAYOUT.locks / name / "pixi.lock")
+        before = {
+            platform: tuple(replace(package, version=f"0.{number}", url=f"{package.url}.old") for package in packages)
+            for platform, packages in lock.packages.items()
+        }
+        found = diff(Side(name="before", packages=before, rows={}), Side(name="now", packages=lock.packages, rows={}))
+        changed.append(EnvironmentUpdate(env=name, lock=lock, diff=found, unsigned=(), verified=()))
+    return Update(changed=tuple(changed), unchanged=(), failures=(), recipes=(), check=Report())
+
+
+def test_a_text_that_fits_has_every_package() -> None:
+    update = moved(2)
+    text = body(update)
+    rows = re.findall(r"^\| \S+ \| (?:added|removed|upgraded|downgraded|rebuilt|replaced) \|", text, re.MULTILINE)
+    assert len(rows) == sum(len(p.changes) for each in update.changed if each.diff for p in each.diff.platforms) > 50
+    assert "Too many moved" not in text
+
+
+def test_a_pull_request_takes_title_and_text_however_much_moved() -> None:
+    update = moved(99)
+    assert len(update.changed) > 8
+    assert "of 10 environments: torch moved in " in headline(update)
+    assert len(headline(update)) <= MOST_OF_TITLE
+    text = body(update)
+    assert len(text) <= MOST_OF_BODY
+    assert "Too many moved for one text" in text
+    # The table of what it means is there all the same.
+    assert {each.env for each in update.changed if f"| {each.env} |" in text} == {each.env for each in update.changed}
