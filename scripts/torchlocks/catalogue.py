@@ -77,7 +77,7 @@ def read_catalogue(layout: Layout, *, revision: str | None = None) -> Catalogue:
     """Read the matrix, every lock and every report of a checkout.
 
     Raises MatrixError and LockfileError when they are not right. A row without a lock is named in `not_locked`; a
-    report that cannot be read counts as none.
+    report that cannot be read proves nothing, and the catalogue says so.
     """
     matrix = load_matrix(layout.matrix)
     cells: list[Cell] = []
@@ -88,10 +88,12 @@ def read_catalogue(layout: Layout, *, revision: str | None = None) -> Catalogue:
             missing += [f"{name}/{target.platform}" for target in targets]
             continue
         lock = _read(layout.locks / name)
-        verdict = _verdict(layout.reports / f"{name}.json")
+        report = layout.reports / f"{name}.json"
+        verdict = _verdict(report)
+        unreadable = verdict is None and report.is_file()
         for target in targets:
             if target.platform in lock.packages:
-                cells.append(_cell(layout, matrix, target, lock, verdict))
+                cells.append(_cell(layout, matrix, target, lock, verdict, unreadable))
             else:
                 missing.append(f"{name}/{target.platform}")
     index = Index(
@@ -128,7 +130,9 @@ def _read(folder: Path) -> Lock:
     return merge(lock, read_lock(folder / PIXI)) if (folder / PIXI).is_file() else lock
 
 
-def _cell(layout: Layout, matrix: Matrix, target: Target, lock: Lock, verdict: Verdict | None) -> Cell:
+def _cell(
+    layout: Layout, matrix: Matrix, target: Target, lock: Lock, verdict: Verdict | None, unreadable: bool
+) -> Cell:
     packages = tuple(sorted(lock.packages[target.platform], key=lambda package: package.name))
     row = Row(architectures=target.architectures, driver=target.driver.floor if target.driver else None)
     known = facts(
@@ -156,7 +160,7 @@ def _cell(layout: Layout, matrix: Matrix, target: Target, lock: Lock, verdict: V
         packages=known.packages,
         download_bytes=known.download,
         files=tuple(_files(layout, target)),
-        verification=_verification(target, lock, mine),
+        verification=_verification(target, lock, mine, unreadable),
     )
     return Cell(
         target=target,
@@ -214,10 +218,11 @@ def _verdict(path: Path) -> Verdict | None:
         return None
 
 
-def _verification(target: Target, lock: Lock, verdict: Verdict | None) -> IndexVerification:
+def _verification(target: Target, lock: Lock, verdict: Verdict | None, unreadable: bool) -> IndexVerification:
     """What the report says of this lock: a report on anything else than its very bytes does not verify it."""
     if verdict is None:
-        return IndexVerification(state="none", text="there is no report on this lock", report=None, date=None)
+        text = f"reports/{target.env}.json cannot be read" if unreadable else "there is no report on this lock"
+        return IndexVerification(state="none", text=text, report=None, date=None)
     date = verdict.started_at.isoformat(timespec="seconds")
     report = f"reports/{target.env}.html"
     if verdict.lock_sha256 == lock.sha256:

@@ -70,10 +70,14 @@ def test_only_a_report_on_this_very_lock_verifies_it(checkout: Layout, changed: 
     assert (cell.entry.verification.report is None) == (state == "none")
 
 
-def test_a_report_that_cannot_be_read_counts_as_none(checkout: Layout) -> None:
+@pytest.mark.parametrize("text", ["{", "[]", ""])
+def test_a_report_that_cannot_be_read_proves_nothing_and_is_named(checkout: Layout, text: str) -> None:
     checkout.reports.mkdir()
-    (checkout.reports / "cpu.json").write_text("{", encoding="utf-8")
-    assert read_catalogue(checkout).cells[0].entry.verification.state == "none"
+    (checkout.reports / "cpu.json").write_text(text, encoding="utf-8")
+    told = {cell.target.env: cell.entry.verification for cell in read_catalogue(checkout).cells}
+    assert {each.state for each in told.values()} == {"none"}
+    assert told["cpu"].text == "reports/cpu.json cannot be read"
+    assert told["gpu-cu118"].text == "there is no report on this lock"
 
 
 def test_rows_without_a_lock_are_named(checkout: Layout) -> None:
