@@ -216,7 +216,7 @@ def _own_lock(output: Path) -> Lock | None:
     raise LockfileError(
         f"{there[0].name} is there already, and it is no lock that was built on a base: it is left as it is.",
         where=str(there[0]),
-        fix="name another folder with --output, or move the file away",
+        fix="name another folder with --output, or move away " + ", ".join(path.name for path in there),
     )
 
 

@@ -272,6 +272,17 @@ def test_a_lock_is_not_built_on_itself(project: Project) -> None:
     assert project.run("check", ".").returncode == 0
 
 
+@pytest.mark.parametrize("size", [0, 700])
+def test_a_lock_that_was_cut_off_is_not_passed_over_in_its_own_folder(project: Project, size: int) -> None:
+    project.wish("tqdm")
+    project.extend()
+    os.truncate(project.lock, size)
+    run = project.run("check")
+    assert (run.returncode, "unreadable" in run.stdout) == (61, True), run.stdout + run.stderr
+    again = project.extend("--base", "../base")
+    assert "move away conda-lock.yml, pixi.lock, conda-linux-64.lock" in again.stderr
+
+
 def test_a_wish_for_another_machine_is_told_what_the_base_is_for(project: Project) -> None:
     project.wish("tqdm", "__glibc >=2.34")
     run = project.extend()

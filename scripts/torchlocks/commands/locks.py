@@ -176,7 +176,8 @@ def check(
 ) -> None:
     """Prove the committed locks, or any lockfiles that are named.
 
-    In a folder with a conda-lock.yml that was built on a base, that lock is proven.
+    In a folder with a conda-lock.yml that was built on a base, that lock is proven. A folder that is named stands for
+    the conda-lock.yml in it.
     """
     from torchlocks import check as checks
     from torchlocks import check_report
@@ -202,6 +203,8 @@ def check(
         report = checks.check_files_of(files)
     else:
         layout = find_layout()
+        if layout.packaged:
+            click.echo("note: there is no lock on a base here; these are the installed torchlocks' own locks", err=True)
         loaded = load_matrix(layout.matrix)
         report = checks.check_repository(layout, loaded, [env_name] if env_name else None)
         if snapshot is not None:
