@@ -102,7 +102,7 @@ def check_files_of(paths: Sequence[Path]) -> Report:
 
 
 def lock_on_base(folder: Path) -> Path | None:
-    """The conda-lock.yml in a folder, where it was built on a base; also one that cannot be read, which may have been."""
+    """The conda-lock.yml in a folder, where it was built on a base; also one that cannot be read and may have been."""
     path = folder / CONDA_LOCK
     try:
         return path if read_built(read_lock(path).metadata) else None
