@@ -25,8 +25,10 @@ def make_progress(*, quiet: bool = False) -> Progress:
 
 def print_error(error: TorchlocksError) -> None:
     """What is wrong, where, and what to do, on standard error."""
+    from torchlocks.layout import as_typed_here
+
     red, plain = ("\033[1;31m", "\033[0m") if sys.stderr.isatty() else ("", "")
-    print(f"{red}error:{plain} {error}", file=sys.stderr)
+    print(f"{red}error:{plain} {as_typed_here(str(error))}", file=sys.stderr)
 
 
 class _Lines:

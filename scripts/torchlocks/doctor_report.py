@@ -10,6 +10,7 @@ from torchlocks import __version__
 from torchlocks.doctor import Diagnosis, describe_driver, describe_gpus
 from torchlocks.fits import Fit
 from torchlocks.host_record import Host
+from torchlocks.layout import as_typed_here
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -34,7 +35,7 @@ def diagnosis_text(diagnosis: Diagnosis) -> RenderableType:
         table.add_row(Text(fit.env + mark), Text(fit.headline, style=_STYLES[fit.state]), Text(why(fit)))
     to_do = Table.grid(padding=(0, 1))
     for sentence in diagnosis.advice:
-        to_do.add_row(Text("-"), Text(sentence, overflow="fold"))
+        to_do.add_row(Text("-"), Text(as_typed_here(sentence), overflow="fold"))
     return Group(machine, Text(), table, Text(), to_do)
 
 
@@ -53,7 +54,7 @@ def diagnosis_json(diagnosis: Diagnosis) -> str:
             "virtual_packages": diagnosis.host.virtual_packages,
             "best": diagnosis.best,
             "environments": [{**asdict(fit), "headline": fit.headline} for fit in diagnosis.fits],
-            "advice": diagnosis.advice,
+            "advice": [as_typed_here(sentence) for sentence in diagnosis.advice],
         },
         indent=2,
         ensure_ascii=False,

@@ -7,6 +7,7 @@ package, where nothing is written; what is made goes into the current folder.
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,3 +120,25 @@ def find_layout(start: Path | None = None) -> Layout:
         where=str(begin),
         fix="change into a clone of torchlocks, or set TORCHLOCKS_ROOT to one.",
     )
+
+
+_MAKE = re.compile(r"\bmake env-(cpu|gpu)((?: [A-Z_]+=[^\s,;:)]+)*)")
+_OPTIONS = {"CUDA": "--cuda {}", "CHANNEL": "--channel {}", "MIRROR": "--mirror {}", "OFFLINE": "--offline"}
+
+
+def as_typed_here(text: str) -> str:
+    """`text` for people, with the commands that build environments as they can be typed here.
+
+    Messages name make's, which is what a checkout has; an installed torchlocks has no Makefile.
+    """
+    try:
+        packaged = find_layout().packaged
+    except (MissingFileError, OSError):
+        return text
+    return _MAKE.sub(_without_make, text) if packaged else text
+
+
+def _without_make(found: re.Match[str]) -> str:
+    options = [setting.partition("=") for setting in found[2].split()]
+    known = [_OPTIONS[name].format(value) for name, _, value in options if name in _OPTIONS]
+    return " ".join(["torchlocks env", found[1], *known])

@@ -159,6 +159,7 @@ def test_in_an_empty_folder_it_knows_its_environments(installed: Installed) -> N
     assert check.returncode == 0, check.stdout
     line = installed.run("pick", "--platform", "linux-64", "--client", "micromamba").stdout.splitlines()[-1]
     assert Path(shlex.split(line)[-1]).is_file(), line
+    assert "fix:   torchlocks env cpu" in installed.run("fsck", "cpu").stderr
     assert installed.files() == []
 
 

@@ -8,7 +8,7 @@ import pytest
 
 import torchlocks.layout
 from torchlocks.errors import MissingFileError, NotACheckoutError
-from torchlocks.layout import Layout, find_layout
+from torchlocks.layout import Layout, as_typed_here, find_layout
 
 
 @pytest.fixture(autouse=True)
@@ -71,3 +71,22 @@ def test_a_root_that_is_named_and_none_is_not_passed_over(
 def test_without_checkout_and_wheel_there_is_nothing(tmp_path: Path) -> None:
     with pytest.raises(MissingFileError, match="not a torchlocks checkout"):
         find_layout(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("told", "typed"),
+    [
+        ("build it: make env-cpu", "build it: torchlocks env cpu"),
+        ("(make env-gpu CUDA=…, or not)", "(torchlocks env gpu --cuda …, or not)"),
+        ("make env-gpu CUDA=12.6 CHANNEL=local builds", "torchlocks env gpu --cuda 12.6 --channel local builds"),
+        ("make env-cpu OFFLINE=1\nor", "torchlocks env cpu --offline\nor"),
+        ("make env-vars and make lock", "make env-vars and make lock"),
+    ],
+)
+def test_an_installed_torchlocks_names_no_makefile(
+    packaged: Path, checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: str, typed: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert as_typed_here(told) == typed
+    monkeypatch.chdir(checkout)
+    assert as_typed_here(told) == told
