@@ -42,7 +42,10 @@ def read_lock(path: Path) -> Lock:
             "There is no such lockfile.", where=str(path), fix="check the path, or make the lock with `make lock`."
         ) from None
     except OSError as error:
-        raise LockfileError(f"The lockfile cannot be read: {error.strerror or error}.", where=str(path)) from None
+        fix = "name one of the files in it." if path.is_dir() else None
+        raise LockfileError(
+            f"The lockfile cannot be read: {error.strerror or error}.", where=str(path), fix=fix
+        ) from None
     return parse_lock(data, path)
 
 

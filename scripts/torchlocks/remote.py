@@ -40,7 +40,8 @@ def read_bytes(name: str) -> bytes:
         except (FileNotFoundError, NotADirectoryError):
             raise MissingFileError("There is no such file.", where=name, fix="check the path.") from None
         except OSError as error:
-            raise LockfileError(f"The file cannot be read: {error.strerror or error}.", where=name) from None
+            fix = "name one of the files in it." if path_of(name).is_dir() else None
+            raise LockfileError(f"The file cannot be read: {error.strerror or error}.", where=name, fix=fix) from None
     from rattler.package_streaming import download_bytes
 
     try:

@@ -132,10 +132,10 @@ def _host(verdict: Verdict) -> tuple[tuple[str, str], ...]:
     host = verdict.host
     memory = f"{host.memory_bytes / 2**30:.0f} GiB" if host.memory_bytes else "unknown"
     known = [
-        ("system", f"{host.release} ({host.system} {host.machine})"),
+        ("System", f"{host.release} ({host.system} {host.machine})"),
         ("C library", host.libc or "not glibc"),
-        ("processor", f"{host.cpu or 'unknown'}, {host.cores} cores"),
-        ("memory", memory),
+        ("Processor", f"{host.cpu or 'unknown'}, {host.cores} cores"),
+        ("Memory", memory),
     ]
     if host.driver:
         known.append(("NVIDIA driver", host.driver + (f", for CUDA {host.driver_cuda}" if host.driver_cuda else "")))

@@ -14,6 +14,7 @@ from torchlocks.errors import LockfileError, MissingFileError
 from torchlocks.lock_explicit import link_order
 from torchlocks.lockfile import merge, parse_lock, read_lock, select_records, to_record, write_explicit, write_pixi
 from torchlocks.models import Lock, LockedPackage
+from torchlocks.remote import read_bytes
 
 DATA = Path(__file__).parents[1] / "data" / "locks"
 GPU = DATA / "gpu-cu118"
@@ -263,8 +264,11 @@ def test_what_is_wrong_and_where(text: str, what: str, where: str) -> None:
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(MissingFileError):
         read_lock(tmp_path / "none.lock")
-    with pytest.raises(LockfileError, match="cannot be read"):
+    with pytest.raises(LockfileError, match="cannot be read") as of_a_lock:
         read_lock(tmp_path)
+    with pytest.raises(LockfileError, match="cannot be read") as of_bytes:
+        read_bytes(str(tmp_path))
+    assert of_a_lock.value.fix == of_bytes.value.fix == "name one of the files in it."
     with pytest.raises(LockfileError, match="not UTF-8"):
         parse_lock(b"\xff\xfe\x00", HERE)
 
