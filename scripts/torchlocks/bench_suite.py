@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torchlocks.activate import python_of
 from torchlocks.bench_model import Check, Measure
-from torchlocks.bench_run import BIN, Command, Side, command, compare
+from torchlocks.bench_run import BIN, Command, Side, command, compare, seconds_of
 from torchlocks.layout import Layout
 from torchlocks.progress import Progress
 from torchlocks.verdict import Verdict
@@ -25,6 +25,8 @@ def measure_starts(layout: Layout, rounds: int, progress: Progress) -> Iterator[
         name="make itself (make --version) and one start of Python",
         commands=(command("make", "--version"), python),
     )
+    # The first time there may be something to do.
+    seconds_of(make_it)
     yield compare(GROUP, make_it_again, floor, 2 * rounds, progress)
     for arguments in (("--help",), ("--version",), ("matrix",)):
         subject = Side(name=f"torchlocks {' '.join(arguments)}", commands=(_torchlocks(layout, *arguments),))

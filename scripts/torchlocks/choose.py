@@ -110,14 +110,17 @@ def _automatic(judged: tuple[Fit, ...], chosen: Fit | None, host: Host, options:
             fix=f"name a version, one of {', '.join(versions)} (make env-gpu CUDA=…{options}), "
             "or use the CPU environment: make env-cpu",
         )
-    for fit in judged:
+    untold = [fit for fit in judged if fit.state == "unknown"]
+    for fit in judged if not untold else ():
         if error := refusal(fit, host, None, options=options):
             raise error
+    versions = [version for version in versions if version in {fit.cuda for fit in untold}] or versions
     raise UnfitHostError(
         "No CUDA environment is known to run on this machine.",
         where=describe(host),
         fix=f"try one, of {', '.join(versions)} (make env-gpu CUDA=…{options}): its checks tell"
         "\nor use the CPU environment: make env-cpu",
+        details="\n".join(dict.fromkeys(f"  why:   {reason.text}" for fit in untold for reason in fit.reasons)) or None,
     )
 
 

@@ -107,7 +107,7 @@ def _solve(task: CellTask) -> Cell:
         chatter = io.StringIO()
         with (
             _environment_variables(handed_down),
-            _solving_here(solver, source),
+            _solving_here(solver, source, scratch),
             repo,
             contextlib.redirect_stderr(chatter),
             contextlib.redirect_stdout(chatter),
@@ -171,20 +171,23 @@ def _specification(
     virtual = scratch / "virtual-packages.yml"
     virtual.write_text(yaml.safe_dump({"subdirs": {platform: {"packages": dict(virtual_packages)}}}))
     spec = make_lock_spec(src_files=[environment], platform_overrides=[platform], mapping_url=DEFAULT_MAPPING_URL)
-    return spec, virtual_package_repo_from_specification(virtual)
+    # conda-lock would remove this folder when the interpreter shuts down, which no process of ours does (`leave`).
+    with _environment_variables({"RUNNER_TEMP": str(scratch)}):
+        return spec, virtual_package_repo_from_specification(virtual)
 
 
 @contextlib.contextmanager
-def _solving_here(solver: Solver, source: RecordSource) -> Iterator[None]:
+def _solving_here(solver: Solver, source: RecordSource, scratch: Path) -> Iterator[None]:
     """Answer conda-lock's calls of torchlocks' own executable in this process, with records that are open already.
 
     conda-lock calls the executable as it does any conda, and reads the same JSON back; what is saved is a start of
-    Python and opening the channels for every cell. All other calls, and other solvers, are run as they are.
+    Python and opening the channels for every cell. All other calls, and other solvers, are run as they are. The folder
+    of packages that conda-lock names to its conda, which stays empty here, goes with `scratch`.
     """
     if not solver.own:
         yield
         return
-    from conda_lock import conda_solver
+    from conda_lock import conda_solver, invoke_conda
 
     def run(arguments: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
         if arguments[0] != str(solver.executable):
@@ -194,12 +197,14 @@ def _solving_here(solver: Solver, source: RecordSource) -> Iterator[None]:
         return subprocess.CompletedProcess(arguments, code, stdout=text, stderr="")
 
     module: Any = conda_solver
-    real = module.subprocess
+    real, folder = module.subprocess, invoke_conda.CONDA_PKGS_DIRS
     module.subprocess = SimpleNamespace(**{**vars(subprocess), "run": run})
+    (scratch / "pkgs").mkdir()
+    invoke_conda.CONDA_PKGS_DIRS = str(scratch / "pkgs")
     try:
         yield
     finally:
-        module.subprocess = real
+        module.subprocess, invoke_conda.CONDA_PKGS_DIRS = real, folder
 
 
 def _solver_said(target: Target, error: subprocess.CalledProcessError) -> TorchlocksError:

@@ -149,6 +149,18 @@ def test_the_base_stays_to_the_byte_and_only_additions_are_solved(project: Proje
     assert "unchanged" in again.stdout
 
 
+def test_nothing_is_left_among_temporary_files(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    project.wish("tqdm")
+    assert project.extend().returncode == 0
+    assert project.run("check").returncode == 0
+    assert list(temporary.iterdir()) == []
+
+
 def test_an_earlier_day_is_for_additions_alone(project: Project) -> None:
     project.wish("tqdm")
     # Milliseconds of which floating-point numbers are a hair short, and no time at all.
