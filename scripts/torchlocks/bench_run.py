@@ -118,15 +118,15 @@ def _peak(side: Side) -> float | None:
 
 
 def _peak_of(what: Command) -> float:
-    """The larger of what all processes had together when they were looked at, and of what the system says one had.
+    """Memory that processes share counts once (PSS), where the system tells.
 
-    Memory that processes share counts once (PSS), where the system tells. A short process is seen by the second alone.
+    By looking, and not by `ru_maxrss`: on Linux a new process begins that with the memory of the one that started it.
     """
     import psutil
 
     with tempfile.TemporaryFile() as output:
         # Not through a pipe, which a full one would stop.
-        process = subprocess.Popen(
+        process = psutil.Popen(
             what.arguments,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -134,26 +134,20 @@ def _peak_of(what: Command) -> float:
             env={**os.environ, **what.env},
         )
         peak, started = 0, time.monotonic()
-        while True:
-            ended, status, usage = os.wait4(process.pid, os.WNOHANG)
-            if ended:
-                break
+        while process.poll() is None:
             now = 0
             with contextlib.suppress(psutil.Error):
-                root = psutil.Process(process.pid)
-                for member in (root, *root.children(recursive=True)):
+                for member in (process, *process.children(recursive=True)):
                     with contextlib.suppress(psutil.Error):
                         full = member.memory_full_info()
                         now += getattr(full, "pss", 0) or full.rss
             peak = max(peak, now)
             # Looking costs time: often at what is short, more rarely at what goes on.
-            time.sleep(min(0.25, 0.01 + (time.monotonic() - started) / 20))
-        process.returncode = os.waitstatus_to_exitcode(status)
+            time.sleep(min(0.25, 0.001 + (time.monotonic() - started) / 20))
         if process.returncode != 0:
             output.seek(0)
             raise _failed(what, process.returncode, output.read())
-    # ru_maxrss is in KiB on Linux and in bytes on macOS (getrusage(2)).
-    return max(peak, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)) / 2**20
+    return peak / 2**20
 
 
 def _failed(what: Command, code: int, output: bytes) -> BenchError:
