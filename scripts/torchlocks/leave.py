@@ -17,6 +17,12 @@ def leave(code: int) -> NoReturn:
     that shuts down under them crashes: with py-rattler 0.28 on two busy cores, in every second run, after the
     right answer was printed. Skipping the interpreter's shutdown avoids it.
     """
+    if "multiprocessing.forkserver" in sys.modules:
+        # Where its sockets are, which the interpreter's shutdown would remove.
+        import shutil
+        from multiprocessing.util import get_temp_dir
+
+        shutil.rmtree(get_temp_dir(), ignore_errors=True)
     for stream in (sys.stdout, sys.stderr):
         # A reader that went away (`torchlocks … | head`) is no reason to crash either.
         try:
