@@ -193,8 +193,15 @@ def _append(environ: Mapping[str, str], variable: str, text: str) -> None:
             f"{variable} is not set: this is not a step of a GitHub workflow.",
             fix="use the action in a workflow; elsewhere, `torchlocks env` and `torchlocks install` do the same",
         )
-    with Path(path).open("a", encoding="utf-8") as stream:
-        stream.write(text)
+    try:
+        with Path(path).open("a", encoding="utf-8") as stream:
+            stream.write(text)
+    except OSError as error:
+        raise ActionError(
+            f"The file that {variable} names cannot be written: {error.strerror}.",
+            where=path,
+            fix="leave this variable as the runner sets it",
+        ) from None
 
 
 def _lock_of(layout: Layout, env: str) -> Path:

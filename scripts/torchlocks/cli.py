@@ -12,6 +12,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
+    from torchlocks.errors import TorchlocksError
+
 INTERNAL_ERROR = 70
 """Exit code of a bug in torchlocks itself (EX_SOFTWARE of sysexits.h)."""
 
@@ -91,6 +93,9 @@ def _run() -> int:
             import traceback
 
             traceback.print_exc()
+        if (refused := _refused(error)) is not None:
+            print_error(refused)
+            return refused.exit_code
         print(
             f"error: torchlocks itself failed: {type(error).__name__}: {error}\n"
             "  fix:   this is a bug; run again with TORCHLOCKS_DEBUG=1 and report what it prints",
@@ -98,6 +103,26 @@ def _run() -> int:
         )
         return INTERNAL_ERROR
     return 0
+
+
+def _refused(error: Exception) -> TorchlocksError | None:
+    """An error for what the system does not allow, wherever it was tried, and which is no bug; None for all else."""
+    import errno
+
+    from torchlocks.errors import DiskFullError, TorchlocksError
+
+    if not isinstance(error, OSError):
+        return None
+    where = str(error.filename2 or error.filename or "") or None
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFullError("The disk, or your quota of it, is full.", where=where, fix="make room, and run it again")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return TorchlocksError(
+            f"The system does not allow this: {error.strerror}.",
+            where=where,
+            fix="make it readable, or writable, to you",
+        )
+    return None
 
 
 if __name__ == "__main__":

@@ -60,7 +60,14 @@ def sign(lock: Path, key: Path) -> Path:
             details=_said(done),
         )
     signature = signature_of(lock)
-    write_whole(signature, done.stdout.decode())
+    try:
+        write_whole(signature, done.stdout.decode())
+    except OSError as error:
+        raise SignatureError(
+            f"The signature cannot be written: {error.strerror}.",
+            where=str(signature),
+            fix="make the folder of the lock writable, or copy the lock elsewhere and sign it there",
+        ) from None
     return signature
 
 

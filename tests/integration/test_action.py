@@ -17,7 +17,7 @@ import yaml
 from conftest import LAYOUT
 from test_signatures import make_key
 from tiny_channel import PLATFORM, make_channel
-from torchlocks.action import Inputs, make_plan, read_inputs
+from torchlocks.action import Inputs, make_plan, read_inputs, write_outputs
 from torchlocks.errors import ActionError, MissingFileError, NoSuchRowError
 from torchlocks.host import host_platform
 from torchlocks.lockfile import write_explicit
@@ -283,3 +283,10 @@ def test_outside_a_workflow_the_action_says_so(tmp_path: Path) -> None:
         [str(TORCHLOCKS), "action", "plan"], cwd=ROOT, env=names, capture_output=True, text=True, check=False
     )
     assert (run.returncode, "not a step of a GitHub workflow" in run.stderr) == (65, True)
+
+
+def test_a_file_of_the_runner_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    nowhere = str(tmp_path / "none" / "output")
+    with pytest.raises(ActionError, match="GITHUB_OUTPUT names cannot be written") as caught:
+        write_outputs({"GITHUB_OUTPUT": nowhere}, name="cpu")
+    assert caught.value.where == nowhere

@@ -73,6 +73,8 @@ def test_a_lock_is_installed_from_a_url(served: str, tmp_path: Path) -> None:
         (("diff", "locks/cpu", "no-such-revision:locks/cpu/conda-lock.yml"), 14, "no-such-revision"),
         (("check", "/no/such/file"), 14, "/no/such/file"),
         (("check", "README.md"), 61, "README.md"),
+        (("export", "cpu", "--platform", "linux-64", "-o", "README.md"), 14, "cannot be written"),
+        (("update-all", "--since", "HEAD", "-o", "README.md/update.md"), 14, "cannot be written"),
         (("render", "--env", "gpu-cu118", "--platform", "win-64"), 11, "does not exist for win-64"),
         (("env", "gpu", "--cuda", "12.3"), 11, "12.3"),
         (("env", "tpu"), 2, "tpu"),

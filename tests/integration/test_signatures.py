@@ -284,6 +284,13 @@ def test_only_locks_are_signed(template: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.sig"))
 
 
+def test_a_signature_that_cannot_be_written_is_an_error(signed: Signed) -> None:
+    signed.signature.unlink()
+    signed.signature.mkdir()
+    run = torchlocks("sign", signed.lock, "--key", signed.key)
+    assert (run.returncode, "The signature cannot be written" in run.stderr) == (34, True), run.stderr
+
+
 def test_a_lock_and_its_signature_from_a_url(template: Path, tmp_path: Path) -> None:
     allowed = template / "allowed_signers"
     with faulty_server(template) as server:

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import sys
+
+import pytest
+
+import torchlocks.commands.root
 import torchlocks.errors
-from torchlocks.errors import TorchlocksError
+from torchlocks.cli import main
+from torchlocks.errors import DiskFullError, TorchlocksError
 
 
 def test_every_kind_of_failure_has_an_exit_code_of_its_own() -> None:
@@ -17,3 +24,28 @@ def test_every_kind_of_failure_has_an_exit_code_of_its_own() -> None:
     # 0 is success; 1 and 2 are those of Python and click.
     assert not codes.keys() & {0, 1, 2}
     assert all(kind.__doc__ for kind in kinds)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied", "envs/cpu"), 1, "where: envs/cpu"),
+        (OSError(errno.EROFS, "Read-only file system", "locks/a", None, "locks/b"), 1, "where: locks/b"),
+        (OSError(errno.ENOSPC, "No space left on device"), DiskFullError.exit_code, "make room"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "x"), 70, "this is a bug"),
+        (ValueError("x"), 70, "this is a bug"),
+    ],
+)
+def test_what_the_system_refuses_is_no_bug(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception, code: int, said: str
+) -> None:
+    def fails(verbs: object) -> None:
+        raise error
+
+    monkeypatch.setattr(torchlocks.commands.root, "root", fails)
+    monkeypatch.setattr(sys, "argv", ["torchlocks", "matrix"])
+    monkeypatch.setattr("torchlocks.leave.leave", sys.exit)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == code
+    assert said in capsys.readouterr().err

@@ -77,9 +77,8 @@ def _write_all(locked: LockedTarget, every: Sequence[LockedTarget], place: Place
         for form in FORMATS.values()
         if not form.linux_only or locked.platform.startswith("linux-")
     }
-    folder.mkdir(parents=True, exist_ok=True)
     for file, text in texts.items():
-        write_or_print(text, folder / file)
+        write_or_print(text, folder / file, folder=True)
 
 
 def _list(context: click.Context, wanted: bool) -> None:

@@ -48,14 +48,16 @@ def locked_options(command: Callable[..., None]) -> Callable[..., None]:
     return click.argument("name", metavar="ENV_OR_LOCK")(command)
 
 
-def write_or_print(text: str, output: Path | None) -> None:
-    """Put `text` into a file, whole or not at all, or print it. Raises MissingFileError."""
+def write_or_print(text: str, output: Path | None, *, folder: bool = False) -> None:
+    """Put `text` into a file, whole or not at all, or print it; `folder`: make its folder. Raises MissingFileError."""
     from torchlocks.files import write_whole
 
     if output is None:
         click.echo(text, nl=False)
         return
     try:
+        if folder:
+            output.parent.mkdir(parents=True, exist_ok=True)
         write_whole(output, text)
     except OSError as error:
         from torchlocks.errors import MissingFileError

@@ -56,9 +56,7 @@ def update_all(
         )
         options = LockOptions(source=source, solver=find_solver())
         found = update(layout, matrix, matrix.select(env_name, platform), options, make_progress())
-    path = output or layout.reports / "update.md"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_or_print(body(found), path)
+    write_or_print(body(found), output or layout.reports / "update.md", folder=True)
     click.echo(headline(found))
     if (error := first_error(found)) is not None:
         raise error
