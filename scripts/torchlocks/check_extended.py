@@ -54,7 +54,8 @@ def check_extended(lock: Lock, shown: str) -> Report:
     try:
         base = open_base(built.base, folder, as_recorded=True)
     except TorchlocksError as error:
-        why = f"the base {built.base.text} cannot be had: {error.what.rstrip('.')}"
+        said = "".join(f": {line}" for line in (error.details or "").splitlines()[:1])
+        why = f"the base {built.base.text} cannot be had: {error.what.rstrip('.')}{said.rstrip('.')}"
         skipped += [Skipped(rule=rule, path=shown, reason=why) for rule in (BASE_CHANGED, BASE_PACKAGE)]
     environment = folder / built.environment
     if environment.is_file():

@@ -68,11 +68,12 @@ def explain(
     if (free := _try(question, every, moves=question.by_name)) is not None:
         culprits = alone or _shrink(question)
         way = _smallest(question, every, free)
-        moves = way.moves | _moves_elsewhere(also, notes)
+        elsewhere, but_on = _moves_elsewhere(also)
+        moves = way.moves | elsewhere
         reasons = _reasons(question, culprits, way, among=sorted(way.moves))
         return ContradictionError(
             f"{_named(culprits)} cannot go with {_against(question)}: {'; '.join(reasons)}.",
-            fix="\nor ".join([_let_move(question, way, moves), *_looser(question, culprits, alone)]),
+            fix="\nor ".join([_let_move(question, way, moves, but_on), *_looser(question, culprits, alone)]),
             details=_details(notes, error),
         )
     # Not even a base that is free to move makes room for all: explain the first wish for which it does not.
@@ -88,17 +89,18 @@ def _against(question: Question) -> str:
     return f"the base {question.base.name.text} on {question.platform}"
 
 
-def _moves_elsewhere(questions: Sequence[Question], notes: list[str]) -> frozenset[str]:
-    """The base packages that must move on other platforms; where that is no help, a note says so."""
+def _moves_elsewhere(questions: Sequence[Question]) -> tuple[frozenset[str], list[str]]:
+    """The base packages that must move on other platforms, and the platforms on which that is no help."""
     moves: frozenset[str] = frozenset()
+    hopeless = []
     for question in questions:
         every = [wish.spec for wish in question.wishes]
         free = _try(question, every, moves=question.by_name)
         if free is None:
-            notes.append(f"On {question.platform} nothing that could move would help.")
+            hopeless.append(question.platform)
         else:
             moves |= _smallest(question, every, free).moves
-    return moves
+    return moves, hopeless
 
 
 # --- what the solver is asked -----------------------------------------------------------------------
@@ -289,8 +291,11 @@ def _chains(roots: Iterable[str], records: dict[str, RepoDataRecord]) -> Iterabl
                 waiting.append((*chain, needed))
 
 
-def _let_move(question: Question, way: _Way, moves: frozenset[str]) -> str:
-    """Advice to let `moves` move, of which `way` is this platform's part; to take another base where its core would."""
+def _let_move(question: Question, way: _Way, moves: frozenset[str], hopeless: Sequence[str]) -> str:
+    """Advice to let `moves` move, of which `way` is this platform's part; to take another base where its core would.
+
+    On the platforms `hopeless` no move is enough, and the advice says so.
+    """
     base, new = question.by_name, way.by_name
     changes = _some([f"{_label(base[name])} → {_version(new[name], base[name])}" for name in sorted(way.moves)])
     core = sorted(moves & CORE)
@@ -298,7 +303,8 @@ def _let_move(question: Question, way: _Way, moves: frozenset[str]) -> str:
         main = f", {' and '.join(core)} among them" if core else ""
         return f"build on another base: on this one {_count(len(moves))} would have to move{main} ({changes})"
     options = " ".join(f"--allow-move {name}" for name in sorted(moves))
-    return f"let {' and '.join(sorted(moves))} move, and nothing else of the base: {options} ({changes})"
+    but = f"; on {', '.join(hopeless)} nothing that could move would help" if hopeless else ""
+    return f"let {' and '.join(sorted(moves))} move, and nothing else of the base: {options} ({changes}){but}"
 
 
 def _looser(question: Question, culprits: Sequence[Wish], alone: Sequence[Wish]) -> list[str]:

@@ -42,29 +42,30 @@ ADDITIONS = (
 )
 
 
-def lock_text(records: tuple[Record, ...], **metadata: str) -> str:
-    """A conda-lock.yml of records on linux-64, as torchlocks writes it."""
+def lock_text(records: tuple[Record, ...], platforms: tuple[str, ...] = ("linux-64",), **metadata: str) -> str:
+    """A conda-lock.yml of the same records on each platform, as torchlocks writes it."""
     package = [
         {
             "name": each["name"],
             "version": each["version"],
             "manager": "conda",
-            "platform": "linux-64",
+            "platform": platform,
             "dependencies": dict((*spec.split(" ", 1), "")[:2] for spec in sorted(each["depends"])),  # type: ignore[call-overload]
-            "url": "https://conda.anaconda.org/conda-forge/linux-64/"
+            "url": f"https://conda.anaconda.org/conda-forge/{platform}/"
             f"{each['name']}-{each['version']}-{each['build']}.conda",
             "hash": {"md5": each["md5"], "sha256": each["sha256"]},
             "category": "main",
             "optional": False,
         }
+        for platform in platforms
         for each in sorted(records, key=lambda each: str(each["name"]))
     ]
     said = {
-        "content_hash": {"linux-64": "0" * 64},
+        "content_hash": dict.fromkeys(platforms, "0" * 64),
         "channels": [{"url": "conda-forge", "used_env_vars": []}],
-        "platforms": ["linux-64"],
+        "platforms": list(platforms),
         "sources": ["environment.yml"],
-        "custom_metadata": {"virtual-packages linux-64": "__glibc=2.28 __unix=0", **metadata},
+        "custom_metadata": {f"virtual-packages {each}": "__glibc=2.28 __unix=0" for each in platforms} | metadata,
     }
     return yaml.safe_dump({"version": 1, "metadata": said, "package": package}, sort_keys=False)
 
@@ -219,6 +220,16 @@ def test_advice_is_enough_for_all_wishes_at_once(project: Project) -> None:
     done = project.extend("--allow-move", "networkx", "--allow-move", "numpy")
     assert done.returncode == 0, done.stderr
     assert "linux-64: 2 packages of the base as they are, 4 added" in done.stdout
+
+
+def test_advice_names_the_platforms_on_which_it_does_not_help(project: Project) -> None:
+    project.base.write_text(lock_text(BASE, ("linux-64", "win-64")))
+    elsewhere = [each for each in (*BASE, *NEWER, *ADDITIONS) if (each["name"], each["version"]) != ("numpy", "1.27.0")]
+    write_channel(project.snapshot / "conda-forge", *elsewhere, subdir="win-64")
+    project.wish("tools")
+    run = project.extend()
+    assert run.returncode == 21, run.stderr
+    assert "--allow-move numpy (numpy 1.26.0 → 1.27.0); on win-64 nothing that could move would help" in run.stderr
 
 
 def test_what_no_base_could_give_is_said_to_be_that(project: Project) -> None:
