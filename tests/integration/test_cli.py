@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import pytest
 
 from conftest import LAYOUT, TORCHLOCKS
 from test_lock import SNAPSHOT, needs_snapshot, torchlocks
+from torchlocks.cli import VERBS
 from torchlocks.host import host_platform
 from torchlocks.provenance import read_provenance
 
@@ -78,12 +80,22 @@ def test_a_lock_is_installed_from_a_url(served: str, tmp_path: Path) -> None:
         (("render", "--env", "gpu-cu118", "--platform", "win-64"), 11, "does not exist for win-64"),
         (("env", "gpu", "--cuda", "12.3"), 11, "12.3"),
         (("env", "tpu"), 2, "tpu"),
+        (("instal", "x"), 2, "Did you mean 'install'?"),
     ],
 )
 def test_a_mistake_is_told_with_its_exit_code(arguments: tuple[str, ...], code: int, said: str) -> None:
     run = torchlocks(LAYOUT.root, *arguments)
     assert (run.returncode, said in run.stdout + run.stderr) == (code, True), run.stdout + run.stderr
     assert not (LAYOUT.root / "p").exists()
+
+
+def test_the_help_says_of_every_verb_what_it_does() -> None:
+    run = torchlocks(LAYOUT.root, "--help")
+    assert run.returncode == 0
+    listed = run.stdout.partition("Commands:\n")[2]
+    verbs = re.findall(r"^  (\S+) ", listed, re.MULTILINE)
+    assert set(verbs) == set(VERBS) - {"action"}
+    assert "..." not in listed
 
 
 def test_offline_names_what_is_missing(tmp_path: Path) -> None:
