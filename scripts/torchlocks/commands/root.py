@@ -35,7 +35,7 @@ class _Verbs(click.Group):
             from difflib import get_close_matches
 
             if near := get_close_matches(args[0], self.list_commands(ctx), n=1):
-                error.message += f" Did you mean {near[0]!r}?"
+                ctx.fail(f"{error.message} Did you mean {near[0]!r}?")
             raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
