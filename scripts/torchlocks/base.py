@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from torchlocks.errors import BaseLockError, TorchlocksError
+from torchlocks.errors import BaseLockError, LockfileError, TorchlocksError
 from torchlocks.lockfile import CONDA_LOCK, PIXI, merge, parse_lock
 from torchlocks.models import Lock
 
@@ -365,11 +365,26 @@ class Built:
         return {key: value for key, value in found.items() if value}
 
 
+def is_built_on_base(metadata: Mapping[str, str]) -> bool:
+    """Whether a lock's metadata says anything of a base."""
+    return any(key in metadata for key in (_BASE, _REPOSITORY, _COMMIT, _SHA256, _MOVES))
+
+
 def read_built(metadata: Mapping[str, str]) -> Built | None:
-    """What a lock's metadata says of its base; None for a lock that is built on none."""
+    """What a lock's metadata says of its base; None for a lock that is built on none.
+
+    Raises LockfileError where it says only part of it: somebody took the rest out.
+    """
     base, sha256, environment = metadata.get(_BASE), metadata.get(_SHA256), metadata.get(_INPUT)
-    if not (base and sha256 and environment):
+    if not is_built_on_base(metadata):
         return None
+    if not (base and sha256 and environment):
+        missing = [key for key in (_BASE, _SHA256, _INPUT) if not metadata.get(key)]
+        raise LockfileError(
+            f"The lock was built on a base, and does not say all of it any more: {', '.join(missing)}.",
+            where=f"{CONDA_LOCK}, metadata.custom_metadata",
+            fix="run `torchlocks extend` again and name the base",
+        )
     channels = metadata.get(_CHANNELS)
     return Built(
         base=BaseName(text=base, repository=metadata.get(_REPOSITORY), commit=metadata.get(_COMMIT)),

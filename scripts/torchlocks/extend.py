@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torchlocks import __version__
-from torchlocks.base import Base, Built, must_hold_no_secret, read_built, relative_path, virtual_packages
+from torchlocks.base import Base, Built, is_built_on_base, must_hold_no_secret, relative_path, virtual_packages
 from torchlocks.errors import BaseLockError, EnvironmentFileError, LockfileError, NoSuchRowError, TorchlocksError
 from torchlocks.extend_solve import Question, answer, base_records
 from torchlocks.extend_wishes import Wishes
@@ -211,7 +211,7 @@ def _own_lock(output: Path) -> Lock | None:
         return None
     with suppress(TorchlocksError):
         lock = read_lock(output)
-        if read_built(lock.metadata) is not None:
+        if is_built_on_base(lock.metadata):
             return lock
     raise LockfileError(
         f"{there[0].name} is there already, and it is no lock that was built on a base: it is left as it is.",

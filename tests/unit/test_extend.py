@@ -306,6 +306,22 @@ def test_a_lock_that_was_cut_off_is_not_passed_over_in_its_own_folder(project: P
     assert "move away conda-lock.yml, pixi.lock, conda-linux-64.lock" in again.stderr
 
 
+def test_a_lock_without_all_that_it_said_of_its_base_is_found_out(project: Project) -> None:
+    project.wish("tqdm")
+    project.extend()
+    text = project.lock.read_text()
+    kept = [line for line in text.splitlines() if "base sha256:" not in line]
+    project.lock.write_text("\n".join(kept) + "\n")
+    run = project.run("check")
+    assert (run.returncode, "does not say all of it any more: base sha256" in run.stdout) == (61, True), run.stdout
+    assert project.extend("--base", "../base").returncode == 0
+    assert project.lock.read_text() == text
+
+
+def test_a_lock_that_is_named_is_checked_alone(project: Project) -> None:
+    assert project.run("check", "conda-lock.yml", "--env", "cpu").returncode == 2
+
+
 def test_a_wish_for_another_machine_is_told_what_the_base_is_for(project: Project) -> None:
     project.wish("tqdm", "__glibc >=2.34")
     run = project.extend()

@@ -197,13 +197,16 @@ def check(
         for rule in chosen:
             if rule not in known:
                 raise click.BadParameter(f"there is no rule {rule!r}; --rules lists them", param_hint="--rule")
-    if not files and (here := checks.lock_on_base(Path())):
+    whole = env_name is not None or snapshot is not None
+    if files and whole:
+        raise click.UsageError("--env and --snapshot go with the locks of the matrix, and files are named")
+    if not files and not whole and (here := checks.lock_on_base(Path())):
         files = (here,)
     if files:
         report = checks.check_files_of(files)
     else:
         layout = find_layout()
-        if layout.packaged:
+        if layout.packaged and not whole:
             click.echo("note: there is no lock on a base here; these are the installed torchlocks' own locks", err=True)
         loaded = load_matrix(layout.matrix)
         report = checks.check_repository(layout, loaded, [env_name] if env_name else None)
