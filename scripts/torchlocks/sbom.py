@@ -63,12 +63,13 @@ def cyclonedx(locked: LockedTarget) -> str:
     )
     tool = Component(name="torchlocks", version=__version__, type=ComponentType.APPLICATION)
     parts = {package.name: _component(package) for package in locked.packages}
-    bom = Bom(serial_number=_serial(locked), components=parts.values())
+    others = [_pip_component(requirement) for requirement in pip_packages(locked)]
+    bom = Bom(serial_number=_serial(locked), components=[*parts.values(), *others])
     bom.metadata.component = root
     bom.metadata.tools.components.add(tool)
     if (made := _newest(locked)) is not None:
         bom.metadata.timestamp = made
-    bom.register_dependency(root, parts.values())
+    bom.register_dependency(root, [*parts.values(), *others])
     for package in locked.packages:
         bom.register_dependency(parts[package.name], [parts[name] for name in _needs(package, parts.keys())])
     text = make_outputter(bom, OutputFormat.JSON, SchemaVersion.V1_6).output_as_string(indent=2)
@@ -78,6 +79,27 @@ def cyclonedx(locked: LockedTarget) -> str:
         document["metadata"].pop("timestamp")
         text = json.dumps(document, indent=2)
     return text + "\n"
+
+
+def pip_packages(locked: LockedTarget) -> tuple[str, ...]:
+    """`name==version` of the packages that a lock from elsewhere leaves to pip; more is not read of them."""
+    return tuple(locked.lock.pip.get(locked.platform, ()))
+
+
+def _pip_url(requirement: str) -> PackageURL:
+    from packageurl import PackageURL
+    from packaging.utils import canonicalize_name
+
+    name, _, version = requirement.partition("==")
+    return PackageURL("pypi", None, canonicalize_name(name), version or None)
+
+
+def _pip_component(requirement: str) -> Component:
+    from cyclonedx.model.component import Component, ComponentType
+
+    purl = _pip_url(requirement)
+    name, version = purl.name, purl.version
+    return Component(name=name, version=version, type=ComponentType.LIBRARY, bom_ref=purl.to_string(), purl=purl)
 
 
 def _component(package: LockedPackage) -> Component:
@@ -131,6 +153,9 @@ def spdx(locked: LockedTarget) -> str:
     for package in locked.packages:
         relations.append(_relation(root, "CONTAINS", ids[package.name]))
         relations += [_relation(ids[package.name], "DEPENDS_ON", ids[name]) for name in _needs(package, ids.keys())]
+    for number, requirement in enumerate(pip_packages(locked)):
+        packages.append(_spdx_pip_package(requirement, f"SPDXRef-pip-{number}"))
+        relations.append(_relation(root, "CONTAINS", f"SPDXRef-pip-{number}"))
     texts = {name: text for package in locked.packages for name, text in _references(package)}
     made = _newest(locked) or datetime(1970, 1, 1, tzinfo=timezone.utc)
     document = {
@@ -184,6 +209,27 @@ def _spdx_package(package: LockedPackage, spdx_id: str) -> dict[str, Any]:
                 "referenceCategory": "PACKAGE-MANAGER",
                 "referenceType": "purl",
                 "referenceLocator": package_url(package).to_string(),
+            }
+        ],
+    }
+
+
+def _spdx_pip_package(requirement: str, spdx_id: str) -> dict[str, Any]:
+    purl = _pip_url(requirement)
+    return {
+        "SPDXID": spdx_id,
+        "name": purl.name,
+        "versionInfo": purl.version or "NOASSERTION",
+        "downloadLocation": "NOASSERTION",
+        "filesAnalyzed": False,
+        "licenseDeclared": "NOASSERTION",
+        "licenseConcluded": "NOASSERTION",
+        "copyrightText": "NOASSERTION",
+        "externalRefs": [
+            {
+                "referenceCategory": "PACKAGE-MANAGER",
+                "referenceType": "purl",
+                "referenceLocator": purl.to_string(),
             }
         ],
     }

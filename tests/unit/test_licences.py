@@ -95,3 +95,21 @@ def test_the_report_fails_on_what_it_is_told_to(monkeypatch: pytest.MonkeyPatch)
     failed = CliRunner().invoke(licences, [*where, "--fail-on", "proprietary", "--fail-on", "copyleft"])
     assert isinstance(failed.exception, LicenceError)
     assert "readline" in failed.exception.what
+
+
+def test_packages_of_pip_are_told_and_unknown(tmp_path: Path) -> None:
+    """Locks from elsewhere may have some, and no lock records their licences."""
+    entry = (
+        "- {name: requests, version: 2.32.3, manager: pip, platform: linux-64, dependencies: {}, category: main,\n"
+        f"  url: 'https://files.example.org/requests-2.32.3.whl', hash: {{sha256: {'2' * 64}}}, optional: false}}\n"
+    )
+    lock = tmp_path / "conda-lock.yml"
+    lock.write_text((ROOT / "locks" / "cpu" / "conda-lock.yml").read_text() + entry)
+    (tmp_path / "pixi.lock").write_bytes((ROOT / "locks" / "cpu" / "pixi.lock").read_bytes())
+    where = [str(lock), "--platform", "linux-64"]
+    told = CliRunner().invoke(licences, [*where, "--json"])
+    assert json.loads(told.stdout)["pip"] == ["requests==2.32.3"]
+    assert "left to pip" in told.stderr
+    failed = CliRunner().invoke(licences, [*where, "--fail-on", "unknown"])
+    assert isinstance(failed.exception, LicenceError)
+    assert "requests==2.32.3" in failed.exception.what

@@ -34,9 +34,13 @@ def locked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> L
 @pytest.fixture
 def sample(locked: LockedTarget) -> LockedTarget:
     """One package of each licence, since the validators take their time; the long form takes all."""
+    # And one of pip's, as locks from elsewhere have them.
+    lock = replace(locked.lock, pip={locked.platform: ("Typing_Extensions==4.12.2",)})
     if SLOW:
-        return locked
-    return replace(locked, packages=tuple({package.license: package for package in locked.packages}.values()))
+        return replace(locked, lock=lock)
+    return replace(
+        locked, lock=lock, packages=tuple({package.license: package for package in locked.packages}.values())
+    )
 
 
 ODDEST = pytest.mark.parametrize("locked", LOCKS if SLOW else LOCKS[-1:], ids="-".join, indirect=True)
@@ -51,6 +55,13 @@ def test_cyclonedx_is_valid(sample: LockedTarget) -> None:
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(cyclonedx(sample)) is None
 
 
+@pytest.mark.parametrize("make", [cyclonedx, spdx])
+def test_what_a_lock_leaves_to_pip_is_in_the_bill(make: Callable[[LockedTarget], str], locked: LockedTarget) -> None:
+    lock = replace(locked.lock, pip={locked.platform: ("Typing_Extensions==4.12.2",)})
+    assert "pkg:pypi/typing-extensions@4.12.2" in make(replace(locked, lock=lock))
+    assert "pkg:pypi/" not in make(locked)
+
+
 @ODDEST
 @pytest.mark.skipif(not there("spdx_tools"), reason="spdx-tools is not installed")
 def test_spdx_is_valid(sample: LockedTarget, tmp_path: Path) -> None:
@@ -61,7 +72,8 @@ def test_spdx_is_valid(sample: LockedTarget, tmp_path: Path) -> None:
     path.write_text(spdx(sample))
     document = parse_file(str(path))
     assert [str(message) for message in validate_full_spdx_document(document)] == []
-    assert {package.name for package in document.packages} == {sample.name, *(p.name for p in sample.packages)}
+    names = {sample.name, "typing-extensions", *(p.name for p in sample.packages)}
+    assert {package.name for package in document.packages} == names
 
 
 def test_cyclonedx_holds_every_package_with_purl_and_hashes(locked: LockedTarget) -> None:

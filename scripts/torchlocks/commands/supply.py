@@ -142,9 +142,11 @@ def licences(name: str, platform: str | None, as_json: bool, fail_on: tuple[str,
     from torchlocks.errors import LicenceError
     from torchlocks.licences import licences_of
     from torchlocks.locked import find_locked
+    from torchlocks.sbom import pip_packages
 
     locked = find_locked(name, platform)
     found = licences_of(locked.packages)
+    others = pip_packages(locked)
     if as_json:
         document = {
             "environment": locked.name,
@@ -161,15 +163,19 @@ def licences(name: str, platform: str | None, as_json: bool, fail_on: tuple[str,
                 }
                 for each in found
             ],
+            "pip": list(others),
         }
         click.echo(json.dumps(document, indent=2))
     else:
         _print_licences(locked, found)
-    failing = [each for each in found if each.licence.kind in fail_on]
+    if others:
+        click.echo(f"note: left to pip, so that their licences are not known: {', '.join(others)}", err=True)
+    failing = [each.package.name for each in found if each.licence.kind in fail_on]
+    failing += others if "unknown" in fail_on else ()
     if failing:
         raise LicenceError(
-            f"{len(failing)} of {len(found)} packages have a licence that is {' or '.join(fail_on)}: "
-            + ", ".join(each.package.name for each in failing[:8])
+            f"{len(failing)} of {len(found) + len(others)} packages have a licence that is {' or '.join(fail_on)}: "
+            + ", ".join(failing[:8])
             + (" …" if len(failing) > 8 else "."),
             where=f"{locked.name} on {locked.platform}",
             fix="see `torchlocks why PACKAGE` for what needs them",
