@@ -10,13 +10,16 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 #: Fills that can be told apart without colour; more parts than these share the last.
-FILLS = 5
+FILLS, _COLOURS = 8, 5
 _MARKS = (
     "",
     '<path class="mark" d="M-2 2 2-2M0 8 8 0M6 10 10 6"/>',
     '<circle class="dot" cx="4" cy="4" r="1.6"/>',
     '<path class="mark" d="M0 4H8"/>',
     '<path class="mark" d="M0 0 8 8M8 0 0 8"/>',
+    '<path class="mark" d="M4 0V8"/>',
+    '<path class="mark" d="M0 4H8M4 0V8"/>',
+    '<circle class="mark" cx="4" cy="4" r="2.2"/>',
 )
 
 
@@ -51,8 +54,8 @@ def shares(parts: Sequence[Part], title: str, prefix: str) -> Markup:
     whole = sum(part.amount for part in parts)
     patterns = "".join(
         f'<pattern id="{prefix}{fill}" width="8" height="8" patternUnits="userSpaceOnUse">'
-        f'<rect width="8" height="8" class="f{fill}"/>{_MARKS[fill - 1]}</pattern>'
-        for fill in range(1, FILLS + 1)
+        f'<rect width="8" height="8" class="f{(fill - 1) % _COLOURS + 1}"/>{_MARKS[fill - 1]}</pattern>'
+        for fill in range(1, min(len(parts), FILLS) + 1)
     )
     bars, legend, x = [], [], 0.0
     for number, part in enumerate(parts):

@@ -22,6 +22,7 @@ from torchlocks.lockfile import read_lock
 from torchlocks.report import write_reports
 from torchlocks.site_docs import page_link, read_docs, render_page
 from torchlocks.site_history import read_history, revision
+from torchlocks.verdict import TIERS
 
 LAYOUT = Layout(Path(__file__).parents[2])
 
@@ -145,6 +146,13 @@ def test_every_share_is_named_with_its_amount(amounts: list[float]) -> None:
     widths = [float(width) for width in re.findall(r'<rect x="[\d.]+" width="([\d.]+)"', svg)]
     assert len(widths) == len(amounts)
     assert sum(widths) <= 1000 + len(amounts)
+
+
+def test_the_parts_of_a_whole_run_can_be_told_apart() -> None:
+    svg = shares([Part(tier, 1, "1 s") for tier in (*TIERS, "between")], "time", "x")
+    patterns = dict(re.findall(r'<pattern id="(x\d+)"[^>]*>(.*?)</pattern>', svg))
+    assert len(set(patterns.values())) == len(patterns) == len(TIERS) + 1
+    assert set(re.findall(r'height="34" fill="url\(#(x\d+)\)"', svg)) == set(patterns)
 
 
 # --- Documentation ------------------------------------------------------------------------------------
