@@ -19,7 +19,7 @@ _MARKS = (
     '<path class="mark" d="M0 0 8 8M8 0 0 8"/>',
     '<path class="mark" d="M4 0V8"/>',
     '<path class="mark" d="M0 4H8M4 0V8"/>',
-    '<circle class="mark" cx="4" cy="4" r="2.2"/>',
+    '<path class="mark" d="M-2 6 2 10M0 0 8 8M6-2 10 2"/>',
 )
 
 
