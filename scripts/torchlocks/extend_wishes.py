@@ -10,6 +10,8 @@ from typing import Any
 
 from torchlocks.errors import EnvironmentFileError
 
+_SELECTORS = ("linux", "linux64", "aarch64", "osx", "osx64", "arm64", "unix", "win", "win64")
+_PLATFORMS = ("linux-64", "linux-aarch64", "osx-64", "osx-arm64", "win-64")
 _KEYS = ("name", "channels", "platforms", "dependencies")
 
 
@@ -38,11 +40,7 @@ class Wishes:
 
     def on(self, platform: str) -> tuple[Wish, ...]:
         """The wishes that count on a platform, in the order of the file."""
-        from conda_lock.src_parser import selectors
-
-        # It warns of every line that is for another platform, which is what selectors are for.
-        selectors.logger.setLevel(logging.ERROR)
-        return tuple(wish for wish, line in self.by_line if list(selectors.filter_platform_selectors(line, platform)))
+        return tuple(wish for wish, line in self.by_line if _counts(line, platform))
 
     def rendered(self, platform: str, channels: tuple[str, ...]) -> str:
         """The wishes for one platform as a conda environment file, for conda-lock's content hash."""
@@ -57,6 +55,17 @@ class Wishes:
             },
             sort_keys=False,
         )
+
+
+def _counts(line: str, platform: str) -> bool:
+    """Whether a line counts on a platform, by the selector that it may end in."""
+    if "#" not in line:
+        return True
+    from conda_lock.src_parser import selectors
+
+    # It warns of every line that is for another platform, which is what selectors are for.
+    selectors.logger.setLevel(logging.ERROR)
+    return bool(list(selectors.filter_platform_selectors(line, platform)))
 
 
 def read_wishes(path: Path) -> Wishes:
@@ -113,8 +122,7 @@ class _Reader:
                 fix="list what you need besides the base under `dependencies:`",
             )
         by_line = tuple(
-            (self._wish(item, line), self.lines[line - 1] if line <= len(self.lines) else "")
-            for item, line in self._items(document, "dependencies")
+            (self._wish(item, line), self._selectable(line)) for item, line in self._items(document, "dependencies")
         )
         return Wishes(
             path=self.path,
@@ -142,6 +150,17 @@ class _Reader:
             raise self._error(line, f"{item!r} is not a match spec: {error}.", "write it as `name >=version`") from None
         assert parsed.name is not None, "py-rattler refuses specs without a name"
         return Wish(spec=item, name=str(parsed.name.normalized), place=f"{self.path.name}, line {line}")
+
+    def _selectable(self, line: int) -> str:
+        """The text of a line; a selector that it ends in must hold somewhere, or nobody would miss what it asks for."""
+        text = self.lines[line - 1] if line <= len(self.lines) else ""
+        if not any(_counts(text, platform) for platform in _PLATFORMS):
+            raise self._error(
+                line,
+                "The line ends in a selector that is true on no platform.",
+                f"write one of {', '.join(f'[{name}]' for name in _SELECTORS)}; comments hold no brackets",
+            )
+        return text
 
     def _texts(self, document: Mapping[str, Any], key: str) -> list[tuple[str, int]]:
         found = self._items(document, key)

@@ -131,11 +131,11 @@ def _virtual_packages(environ: Mapping[str, str]) -> dict[str, str]:
 
 def _must_be_versions(seen: Mapping[str, str], environ: Mapping[str, str]) -> None:
     """Refuse an override that conda takes for a version (`2.x`, `abc`) and that nothing can be compared with."""
-    for name in ("glibc", "osx"):
+    for name, example in (("glibc", "2.28"), ("osx", "13.0")):
         variable, version = f"CONDA_OVERRIDE_{name.upper()}", seen.get(f"__{name}")
         if version is not None and environ.get(variable) and not re.fullmatch(r"[0-9]+(\.[0-9]+)*", version):
             raise HostRecordError(
-                f"{variable}={environ[variable]} is not a version such as 2.28.",
+                f"{variable}={environ[variable]} is not a version such as {example}.",
                 where="the environment's variables",
                 fix=f"give major and minor, leave it empty for none at all, or unset {variable}",
             )
