@@ -126,11 +126,20 @@ class _Reader:
         )
         return Wishes(
             path=self.path,
-            name=str(document.get("name") or self.path.resolve().parent.name),
+            name=self._name(document),
             channels=tuple(c for c, _ in self._texts(document, "channels") if c != "nodefaults"),
             platforms=tuple(platform for platform, _ in self._texts(document, "platforms")),
             by_line=by_line,
         )
+
+    def _name(self, document: Mapping[str, Any]) -> str:
+        """The environment's name, by default the folder's. The lock's first line has it, so it must be of one line."""
+        name = document.get("name")
+        if name is None:
+            return self.path.resolve().parent.name
+        if not isinstance(name, str | int | float) or not str(name).strip() or not str(name).isprintable():
+            raise self._error(self._line(document, "name"), "`name` must be text of one line.", None)
+        return str(name)
 
     def _wish(self, item: Any, line: int) -> Wish:
         from rattler import MatchSpec

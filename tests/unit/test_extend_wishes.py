@@ -57,6 +57,8 @@ def test_a_file_that_asks_for_nothing_is_read(tmp_path: Path) -> None:
         ("dependencies:\n  - 3\n", "line 2", "must be a match spec"),
         ("dependencies:\n  - '*'\n", "line 2", "is not a match spec"),
         ("dependencies: numpy\n", "line 1", "must be a list"),
+        ('name: "a\\nversion: 7"\ndependencies: []\n', "line 1", "`name` must be text of one line"),
+        ("name: [a]\ndependencies: []\n", "line 1", "`name` must be text of one line"),
         ("dependencies:\n  - numpy\n  - tqdm  # [windows]\n", "line 3", "a selector that is true on no platform"),
         ("dependencies:\n  - tqdm  # [not win]\n", "line 2", "a selector that is true on no platform"),
         ("channels: [[a]]\ndependencies: []\n", "line 1", "must be text"),
