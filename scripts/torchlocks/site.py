@@ -274,11 +274,37 @@ def _all_changes(catalogue: Catalogue, history: History) -> list[_CellChanges]:
 
 
 def _put(layout: Layout, catalogue: Catalogue, files: Mapping[str, str]) -> Written:
+    import errno
+
+    from filelock import FileLock
+
     target = layout.build / "site"
+    try:
+        layout.build.mkdir(parents=True, exist_ok=True)
+        with FileLock(layout.build / ".site.lock"):
+            _put_alone(layout, catalogue, files, target)
+            found = [path for path in target.rglob("*") if path.is_file()]
+            sizes = {path.relative_to(target).as_posix(): path.stat().st_size for path in found}
+    except OSError as error:
+        kind = DiskFullError if error.errno in (errno.ENOSPC, errno.EDQUOT) else TorchlocksError
+        raise kind(
+            f"The site cannot be written: {error.strerror}.", where=str(target), fix="make room, or make it writable"
+        ) from error
+    pages = {name: count for name, count in sizes.items() if not name.startswith(("locks/", "reports/"))}
+    return Written(
+        start=target / "index.html",
+        pages=sum(name.endswith(".html") for name in sizes),
+        page_bytes=sum(pages.values()),
+        other_bytes=sum(sizes.values()) - sum(pages.values()),
+    )
+
+
+def _put_alone(layout: Layout, catalogue: Catalogue, files: Mapping[str, str], target: Path) -> None:
+    """Write all beside `target`, and put it there in one step. Nobody else may be at it."""
     beside = layout.build / ".site.new"
     copied = {file.path for cell in catalogue.cells for file in cell.entry.files}
+    shutil.rmtree(beside, ignore_errors=True)
     try:
-        shutil.rmtree(beside, ignore_errors=True)
         for name, text in files.items():
             (beside / name).parent.mkdir(parents=True, exist_ok=True)
             (beside / name).write_text(text, encoding="utf-8", newline="")
@@ -289,22 +315,8 @@ def _put(layout: Layout, catalogue: Catalogue, files: Mapping[str, str]) -> Writ
             (beside / name).write_text(text, encoding="utf-8", newline="")
         shutil.rmtree(target, ignore_errors=True)
         beside.replace(target)
-    except OSError as error:
+    finally:
         shutil.rmtree(beside, ignore_errors=True)
-        import errno
-
-        kind = DiskFullError if error.errno in (errno.ENOSPC, errno.EDQUOT) else TorchlocksError
-        raise kind(
-            f"The site cannot be written: {error.strerror}.", where=str(target), fix="make room, or make it writable"
-        ) from error
-    sizes = {path.relative_to(target).as_posix(): path.stat().st_size for path in target.rglob("*") if path.is_file()}
-    pages = {name: count for name, count in sizes.items() if not name.startswith(("locks/", "reports/"))}
-    return Written(
-        start=target / "index.html",
-        pages=sum(name.endswith(".html") for name in sizes),
-        page_bytes=sum(pages.values()),
-        other_bytes=sum(sizes.values()) - sum(pages.values()),
-    )
 
 
 def _manifests(catalogue: Catalogue) -> dict[str, str]:
