@@ -122,12 +122,21 @@ def find_layout(start: Path | None = None) -> Layout:
     )
 
 
-_MAKE = re.compile(r"\bmake env-(cpu|gpu)((?: [A-Z_]+=[^\s,;:)]+)*)")
-_OPTIONS = {"CUDA": "--cuda {}", "CHANNEL": "--channel {}", "MIRROR": "--mirror {}", "OFFLINE": "--offline"}
+_MAKE = re.compile(r"\bmake (env-cpu|env-gpu|bundle|doctor|fsck|rollback|shell|verify)\b(?!-)((?: [A-Z_]+=[^\s,;:)]+)*)")
+_OPTIONS = {
+    "ENV": "{}",
+    "CUDA": "--cuda {}",
+    "CHANNEL": "--channel {}",
+    "PLATFORM": "--platform {}",
+    "MIRROR": "--mirror {}",
+    "OFFLINE": "--offline",
+    "PORTABLE": "--portable",
+    "FILE": "--unpack {}",
+}
 
 
 def as_typed_here(text: str) -> str:
-    """`text` for people, with the commands that build environments as they can be typed here.
+    """`text` for people, with the commands in it as they can be typed here.
 
     Messages name make's, which is what a checkout has; an installed torchlocks has no Makefile.
     """
@@ -141,4 +150,4 @@ def as_typed_here(text: str) -> str:
 def _without_make(found: re.Match[str]) -> str:
     options = [setting.partition("=") for setting in found[2].split()]
     known = [_OPTIONS[name].format(value) for name, _, value in options if name in _OPTIONS]
-    return " ".join(["torchlocks env", found[1], *known])
+    return " ".join(["torchlocks", found[1].replace("-", " "), *known])

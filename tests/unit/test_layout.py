@@ -80,6 +80,11 @@ def test_without_checkout_and_wheel_there_is_nothing(tmp_path: Path) -> None:
         ("(make env-gpu CUDA=…, or not)", "(torchlocks env gpu --cuda …, or not)"),
         ("make env-gpu CUDA=12.6 CHANNEL=local builds", "torchlocks env gpu --cuda 12.6 --channel local builds"),
         ("make env-cpu OFFLINE=1\nor", "torchlocks env cpu --offline\nor"),
+        (
+            "make bundle ENV=gpu-cu126 there, make bundle FILE=… here",
+            "torchlocks bundle gpu-cu126 there, torchlocks bundle --unpack … here",
+        ),
+        ("or: make fsck ENV=cpu", "or: torchlocks fsck cpu"),
         ("make env-vars and make lock", "make env-vars and make lock"),
     ],
 )
