@@ -150,6 +150,17 @@ def test_the_base_stays_to_the_byte_and_only_additions_are_solved(project: Proje
     assert "unchanged" in again.stdout
 
 
+def test_a_lock_that_is_there_knows_its_platforms(project: Project) -> None:
+    project.base.write_text(lock_text(BASE, ("linux-64", "win-64")))
+    write_channel(project.snapshot / "conda-forge", *BASE, *ADDITIONS, subdir="win-64")
+    project.wish("tqdm")
+    project.extend("--base", "../base", "--platform", "linux-64")
+    assert project.extend().returncode == 0
+    assert read_lock(project.lock).platforms == ("linux-64",)
+    assert project.extend("--base", "../base").returncode == 0
+    assert read_lock(project.lock).platforms == ("linux-64", "win-64")
+
+
 def test_nothing_is_left_among_temporary_files(
     project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 @click.option("--base", "base_name", default=None, help="ENV, ENV@REVISION, a path or a URL (default: as before).")
 @click.option("--repository", default=None, help="Repository that has the base's REVISION: a URL or a path.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=None, help="Folder of the lock.")
-@click.option("--platform", "platforms", multiple=True, help="One platform; may be repeated (default: all).")
+@click.option(
+    "--platform", "platforms", multiple=True, help="One platform; may be repeated (default: as before, or all)."
+)
 @click.option("--allow-move", "moves", multiple=True, metavar="PKG", help="Base package that may move; repeatable.")
 @click.option("--channel", "channels", multiple=True, help="Channel (or its folder) instead of the file's; repeatable.")
 @click.option("--snapshot", type=click.Path(path_type=Path), default=None, help="Folder of repodata to lock against.")
@@ -43,7 +45,7 @@ def extend(
 
     Every package of the base stays exactly as it is; only what comes on top is solved. The lock, a conda-lock.yml, goes
     into the folder of ENVIRONMENT, or of --output, and what other clients read beside it. A lock that is there already
-    knows its base, so that it need not be named again.
+    knows its base, platforms, channels and moves, so that they need not be named again.
     """
     from torchlocks.base import name_base, open_base, read_built
     from torchlocks.console import make_progress
@@ -60,8 +62,9 @@ def extend(
     if base_name:
         name = name_base(base_name, repository, path.parent)
     else:
-        built = read_built(read_lock(path).metadata) if path.is_file() else None
-        if built is None:
+        before = read_lock(path) if path.is_file() else None
+        built = read_built(before.metadata) if before else None
+        if before is None or built is None:
             raise BaseLockError(
                 "No base is named, and there is no lock that was built on one.",
                 where=str(path),
@@ -69,6 +72,7 @@ def extend(
             )
         name = built.base
         moves, channels = moves or built.moves, channels or built.channels or ()
+        platforms = platforms or (() if wishes.platforms else before.platforms)
     options = ExtendOptions(
         source=_source(snapshot, as_of, mirror),
         platforms=platforms,
