@@ -106,6 +106,14 @@ def test_a_skipped_check_says_why() -> None:
     assert re.search(r"no compiler here:\s+b \(x-1\)", page.shown)
 
 
+def test_a_tier_that_did_not_run_took_no_time() -> None:
+    page = report_html(verdict(check("a", duration_s=2.0), check("b", "skipped", "gpu", duration_s=0.0, why="no GPU")))
+    table = page[page.index("The suite by tier") : page.index("</table>")]
+    ran, did_not = (next(row for row in table.split("<tr>") if f"#tier-{tier}" in row) for tier in ("cpu", "gpu"))
+    assert re.findall(r'class="num">(.*?)</td>', ran) == ["1", "0", "0", "2.0 s"]
+    assert re.findall(r'class="num">(.*?)</td>', did_not) == ["0", "0", "1", ""]
+
+
 def test_every_tier_and_fact_is_there() -> None:
     page = _Page(report_html(verdict(check("a", values={"error_over_bound": 0.31169}))))
     for text in (*TIERS, "ab" * 32, "locks/cpu/conda-lock.yml", "2.12.0", "0.1235", "570.26", "NVIDIA T4", "0.3117"):
