@@ -435,12 +435,15 @@ def reachable(url: str, timeout_s: float = 3) -> str | None:
 
 
 async def _first_that_answers(client: Client, package: LockedPackage, options: FetchOptions) -> str | None:
-    reason: str | None = None
-    for url in candidates(package.url, options.mirrors):
+    *stand_ins, own = candidates(package.url, options.mirrors)
+    said = ""
+    for url in stand_ins:
         reason = await _probe(client, url)
         if reason is None:
             return None
-    return reason
+        said += f"; nor from its mirror, {mask(url)}: {reason}"
+    reason = await _probe(client, own)
+    return reason and reason + said
 
 
 class _EnoughError(Exception):

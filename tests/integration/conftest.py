@@ -22,6 +22,9 @@ TORCHLOCKS = Path(sys.executable).parent / "torchlocks"
 for _name in ("MAKEFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "MFLAGS", "SNAPSHOT"):
     os.environ.pop(_name, None)
 
+# Started in the background, a shell's children ignore Ctrl-C, and so would the programs that tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 @pytest.fixture(scope="session")
 def environment() -> Path:

@@ -171,9 +171,9 @@ def test_a_gpu_that_is_required(tmp_path: Path) -> None:
 
 
 def test_a_lock_that_is_fine_and_a_channel_that_is_not(tmp_path: Path) -> None:
-    run = torchlocks(
-        tmp_path, "env", "gpu", "--cuda", "11.8", CONDA_OVERRIDE_CUDA="", TORCHLOCKS_CACHE=str(tmp_path / "cache")
-    )
+    mirror = ("--mirror", (tmp_path / "mirror").as_uri())
+    settings = {"CONDA_OVERRIDE_CUDA": "", "TORCHLOCKS_CACHE": str(tmp_path / "cache")}
+    run = torchlocks(tmp_path, "env", "gpu", "--cuda", "11.8", *mirror, **settings)
     said = unwrapped(run.stderr)
     assert run.returncode == ChannelUnreachableError.exit_code
     assert "The lock of gpu-cu118 is fine" in said
@@ -181,6 +181,13 @@ def test_a_lock_that_is_fine_and_a_channel_that_is_not(tmp_path: Path) -> None:
     for choice in ("MIRROR=URL", "make bundle ENV=gpu-cu118", "CHANNEL=local", "make env-cpu"):
         assert choice in said
     assert "is built for another machine" in said
+    assert f"nor from its mirror, {mirror[1]}/conda-forge/" in said
+
+
+def test_a_mirror_that_is_no_url(tmp_path: Path) -> None:
+    run = torchlocks(tmp_path, "env", "gpu", "--cuda", "11.8", "--mirror", str(tmp_path), CONDA_OVERRIDE_CUDA="")
+    assert run.returncode == 2
+    assert f"the folder is {tmp_path.as_uri()}" in run.stderr
 
 
 def test_the_best_installed_environment_runs_the_command(environment: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +12,20 @@ import click
 if TYPE_CHECKING:
     from torchlocks.verify import Verdict
 
-mirror_option = click.option("--mirror", default=None, help="URL that stands in for https://conda.anaconda.org.")
+
+def _mirror(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """A URL, or empty where make was given none."""
+    if value and not re.match(r"(file:///|[a-z][a-z0-9+.-]*://[^/])", value):
+        hint = f"; the folder is {Path(value).resolve().as_uri()}" if Path(value).is_dir() else ""
+        raise click.BadParameter(
+            f"{value!r} is not a URL such as https://mirror.example/conda or file:///srv/conda{hint}"
+        )
+    return value
+
+
+mirror_option = click.option(
+    "--mirror", default=None, callback=_mirror, help="URL that stands in for https://conda.anaconda.org."
+)
 
 scheduler_option = click.option(
     "--scheduler", metavar="URL", default=None, help="Work on a Dask cluster, such as tcp://host:8786 (docs/fleet.md)."
