@@ -115,7 +115,7 @@ class Index(_Model):
 
     schema_version: Literal[1] = 1
     torchlocks: str = Field(description="Version of the tool that wrote it.")
-    revision: str | None = Field(description="Commit of the repository; null: not known.")
+    revision: str | None = Field(description="Commit that has this matrix and these locks; null: none is known.")
     clients: tuple[IndexClient, ...]
     environments: tuple[IndexEnvironment, ...]
     not_locked: tuple[str, ...] = Field(description="env/platform of rows that have no lock.")

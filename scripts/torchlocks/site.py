@@ -25,7 +25,7 @@ from torchlocks.progress import Progress
 from torchlocks.report_html import report_html, tier_rows
 from torchlocks.site_data import data_script
 from torchlocks.site_docs import DocPage, read_docs
-from torchlocks.site_history import History, Step, read_history, revision
+from torchlocks.site_history import History, Step, committed_revision, read_history
 from torchlocks.torch_facts import TORCH_FAMILY, TORCH_NAMES, is_cuda_package, torch_package
 from torchlocks.why import edges_of
 
@@ -81,7 +81,7 @@ def write_site(layout: Layout, progress: Progress) -> Written:
     Raises what reading the matrix and the locks raises, and DiskFullError or TorchlocksError when it cannot be written.
     """
     with progress.task("Reading matrix, locks and reports"):
-        catalogue = read_catalogue(layout, revision=revision(layout.root))
+        catalogue = read_catalogue(layout, revision=committed_revision(layout.root))
         now: dict[str, dict[str, Sequence[LockedPackage]]] = {}
         for cell in catalogue.cells:
             now.setdefault(cell.target.env, {})[cell.target.platform] = cell.packages

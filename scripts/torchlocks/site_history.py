@@ -59,6 +59,13 @@ def revision(root: Path) -> str | None:
     return said.decode().strip() if said is not None else None
 
 
+def committed_revision(root: Path) -> str | None:
+    """The commit whose matrix and locks those of a checkout are; None where they are of none, or none is known."""
+    found = revision(root)
+    changed = _git(root, "status", "--porcelain", "--", "matrix.yml", "locks")
+    return found if changed == b"" else None
+
+
 def read_history(layout: Layout, current: Mapping[str, Mapping[str, Sequence[LockedPackage]]]) -> History:
     """The history of environments; `current` maps environment and platform to the packages that are there now.
 

@@ -21,7 +21,7 @@ from torchlocks.layout import Layout
 from torchlocks.lockfile import read_lock
 from torchlocks.report import write_reports
 from torchlocks.site_docs import page_link, read_docs, render_page
-from torchlocks.site_history import read_history, revision
+from torchlocks.site_history import committed_revision, read_history, revision
 from torchlocks.verdict import TIERS
 
 LAYOUT = Layout(Path(__file__).parents[2])
@@ -229,7 +229,10 @@ def test_history_is_what_git_says(checkout: Layout) -> None:
     head = revision(checkout.root)
     assert head
     assert head.startswith(steps[0].commit.hash)
+    assert committed_revision(checkout.root) == head
     lock.write_text(older, encoding="utf-8")
+    # These locks are those of no commit, and the site names none.
+    assert (revision(checkout.root), committed_revision(checkout.root)) == (head, None)
     git(checkout.root, "commit", "-qam", "Remove it")
     steps = read_history(checkout, now).steps["gpu-cu118/linux-64"]
     assert steps[0].commit.subject == "not committed yet"
