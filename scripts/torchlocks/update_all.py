@@ -256,8 +256,10 @@ def first_error(update: Update) -> TorchlocksError | None:
     if update.failures:
         return update.failures[0].error
     if update.check.failed:
+        which = "new locks are" if update.changed else "locks are as they were, and"
         return CheckError(
-            f"The new locks are not right: {summary(update.check)}.",
-            fix="`torchlocks check` says what was found; `git checkout locks` goes back",
+            f"The {which} not right: {summary(update.check)}.",
+            fix="`torchlocks check` says what was found"
+            + ("; `git checkout locks` goes back" if update.changed else ""),
         )
     return None

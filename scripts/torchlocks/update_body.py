@@ -49,7 +49,7 @@ def body(update: Update) -> str:
     if unsigned:
         lines += [f"Signatures of the old bytes were removed; sign again: {', '.join(unsigned)}.", ""]
     if update.failures:
-        lines += ["### Not locked", "", "These have no solution any more, and their locks were left as they are.", ""]
+        lines += ["### Not locked", "", "These could not be locked, and their locks were left as they are.", ""]
         for failure in update.failures:
             what = markdown_text(failure.error.what)
             lines.append(f"- **{failure.target.env}** on {failure.target.platform}: {what}")

@@ -6,13 +6,15 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from torchlocks.check_rules import Report
+from torchlocks.check_rules import Finding, Report
 from torchlocks.diff import diff
 from torchlocks.diff_read import Side
+from torchlocks.errors import ChannelUnreachableError
 from torchlocks.layout import Layout
+from torchlocks.lock import LockFailure
 from torchlocks.lockfile import read_lock
 from torchlocks.matrix import load_matrix
-from torchlocks.update_all import EnvironmentUpdate, Update
+from torchlocks.update_all import EnvironmentUpdate, Update, first_error
 from torchlocks.update_body import MOST_OF_BODY, MOST_OF_TITLE, body, headline
 
 LAYOUT = Layout(Path(__file__).parents[2])
@@ -50,3 +52,21 @@ def test_a_pull_request_takes_title_and_text_however_much_moved() -> None:
     assert "Too many moved for one text" in text
     # The table of what it means is there all the same.
     assert {each.env for each in update.changed if f"| {each.env} |" in text} == {each.env for each in update.changed}
+
+
+def test_what_is_said_of_an_update_is_so() -> None:
+    """A channel that is down is no missing solution, and locks that nobody wrote are not new."""
+    target = load_matrix(LAYOUT.matrix).target("cpu", "linux-64")
+    down = LockFailure(target=target, error=ChannelUnreachableError("The channel cannot be read."))
+    wrong = Report(findings=(Finding(rule="file-unknown", severity="error", path="locks/cpu/x", message="strange"),))
+    none = Update(changed=(), unchanged=("gpu-cu118",), failures=(down,), recipes=(), check=Report())
+    assert "could not be locked" in body(none)
+    assert "solution" not in body(none)
+    assert first_error(none) is down.error
+    for update, said in (
+        (replace(none, failures=(), check=wrong), "as they were"),
+        (replace(moved(1), check=wrong), "new"),
+    ):
+        error = first_error(update)
+        assert error is not None
+        assert said in error.what
