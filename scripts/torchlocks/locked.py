@@ -89,9 +89,9 @@ def _of(lock: Lock, name: str, platform: str, target: Target | None) -> LockedTa
     packages = lock.packages.get(platform)
     if not packages:
         raise LockfileError(
-            f"The lock holds nothing for {platform}.",
+            f"The lock holds no conda packages for {platform}.",
             where=str(lock.path),
-            fix=f"it has: {', '.join(lock.platforms) or 'none'}",
+            fix=f"it has some for: {', '.join(each for each in lock.platforms if lock.packages.get(each)) or 'none'}",
         )
     for package in packages:
         # Exports put these into scripts; what is no name or version of conda's has no business there.
