@@ -122,7 +122,8 @@ def find_layout(start: Path | None = None) -> Layout:
     )
 
 
-_MAKE = re.compile(r"\bmake (env-cpu|env-gpu|bundle|doctor|fsck|rollback|shell|verify)\b(?!-)((?: [A-Z_]+=[^\s,;:)]+)*)")
+_VERBS = "env-cpu|env-gpu|bundle|doctor|fsck|rollback|shell|verify"
+_MAKE = re.compile(rf"\bmake ({_VERBS})\b(?!-)((?: [A-Z_]+=[^\s,;:)]+)*)")
 _OPTIONS = {
     "ENV": "{}",
     "CUDA": "--cuda {}",
