@@ -57,11 +57,19 @@ def main() -> NoReturn:
     from torchlocks.current import quick_answer
     from torchlocks.leave import leave
 
+    _print_anywhere()
     answer = quick_answer(sys.argv[1:])
     if answer is not None:
         print(answer)
         leave(0)
     leave(_run())
+
+
+def _print_anywhere() -> None:
+    """Print what the terminal's encoding does not have (`→` on many a Windows) as an escape, as standard error does."""
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure is not None and not sys.stdout.encoding.lower().startswith("utf"):
+        reconfigure(errors="backslashreplace")
 
 
 def _run() -> int:

@@ -68,6 +68,14 @@ def test_the_doctor_looks_at_this_machine(tmp_path: Path) -> None:
     assert max(len(line) for line in run.stdout.splitlines()) <= 80
 
 
+def test_a_terminal_that_is_not_of_unicode_gets_escapes(tmp_path: Path) -> None:
+    run = torchlocks(tmp_path, "doctor", CONDA_OVERRIDE_CUDA="", PYTHONIOENCODING="ascii")
+    assert (run.returncode, run.stderr) == (0, "")
+    assert "CUDA=\\u2026" in run.stdout
+    document = torchlocks(tmp_path, "doctor", "--json", CONDA_OVERRIDE_CUDA="", PYTHONIOENCODING="ascii").stdout
+    assert any("CUDA=…" in advice for advice in json.loads(document)["advice"])
+
+
 def test_the_doctor_asks_nvml(tmp_path: Path, stand_in: Path) -> None:
     run = torchlocks(tmp_path, "doctor", "--json", LD_LIBRARY_PATH=str(stand_in), STAND_IN_GPUS="80,61")
     assert run.returncode == 0, run.stderr
