@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
@@ -40,7 +41,7 @@ def processes(count: int, preload: Sequence[str]) -> Iterator[Executor]:
     Raises SolveError when one of them was ended from outside.
     """
     # Forked from a process that has no threads, unlike this one; where there is no such thing, started anew.
-    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() and _has_room() else "spawn"
     context = multiprocessing.get_context(method)
     if method == "forkserver":
         multiprocessing.set_forkserver_preload(list(preload))
@@ -61,6 +62,14 @@ def processes(count: int, preload: Sequence[str]) -> Iterator[Executor]:
                 process.terminate()
                 process.join(timeout=5)
             raise
+
+
+def _has_room() -> bool:
+    """Whether the path of the fork server's socket is short enough: `TMPDIR/pymp-XXXXXXXX/listener-XXXXXXXX`.
+
+    `sun_path` holds 108 bytes on Linux and 104 on macOS (unix(7), unix(4)), the last of them zero.
+    """
+    return len(os.fsencode(tempfile.gettempdir())) + len("/pymp-XXXXXXXX/listener-XXXXXXXX") <= 103
 
 
 def _leave_signals() -> None:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from _pytest.mark import ParameterSet
 from packaging.metadata import parse_email
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -149,7 +150,7 @@ def test_nothing_in_the_environment_names_the_machine_that_built_it(environment:
 
 
 # Each takes an environment of its own; the rest are run in the long form of the tests.
-ALWAYS = ("numpy", "pip", "pytest", "python")
+ALWAYS = ("pytest", "python")
 not_always = pytest.mark.skipif(not os.environ.get("TORCHLOCKS_SLOW"), reason="only with TORCHLOCKS_SLOW=1")
 
 
@@ -179,8 +180,17 @@ def other_pythons() -> list[Path]:
     return sorted(path for path in found if not path.resolve().is_relative_to(Path(sys.base_prefix) / "bin"))
 
 
+def some_pythons() -> list[ParameterSet]:
+    """The last of them always, the others in the long form of the tests; None where there is none."""
+    *others, last = other_pythons() or [None]
+    return [
+        *(pytest.param(python, marks=not_always, id=str(python)) for python in others),
+        pytest.param(last, id=str(last)),
+    ]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the python recipe is proven on Linux only")
-@pytest.mark.parametrize("python", other_pythons() or [None], ids=str)
+@pytest.mark.parametrize("python", some_pythons())
 def test_other_pythons_can_be_packaged_and_moved(python: Path | None, tmp_path: Path) -> None:
     if python is None:
         pytest.skip("there is no other CPython on this machine")

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 WORKING = """
 from torchlocks.leave import leave
 from torchlocks.workers import processes
@@ -18,8 +20,9 @@ if __name__ == "__main__":
 """
 
 
-def test_a_process_that_had_workers_leaves_no_temporary_files(tmp_path: Path) -> None:
-    script, temporary = tmp_path / "work.py", tmp_path / "temporary"
+@pytest.mark.parametrize("name", ["t", "a-folder-whose-name-is-too-long-for-a-socket-" * 3])
+def test_a_process_that_had_workers_leaves_no_temporary_files(tmp_path: Path, name: str) -> None:
+    script, temporary = tmp_path / "work.py", tmp_path / name
     script.write_text(WORKING)
     temporary.mkdir()
     environment = {**os.environ, "TMPDIR": str(temporary)}
