@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from _pytest.mark import ParameterSet
 from packaging.metadata import parse_email
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -180,9 +179,10 @@ def other_pythons() -> list[Path]:
     return sorted(path for path in found if not path.resolve().is_relative_to(Path(sys.base_prefix) / "bin"))
 
 
-def some_pythons() -> list[ParameterSet]:
+def some_pythons() -> list[object]:
     """The last of them always, the others in the long form of the tests; None where there is none."""
-    *others, last = other_pythons() or [None]
+    found: list[Path | None] = [*other_pythons()] or [None]
+    *others, last = found
     return [
         *(pytest.param(python, marks=not_always, id=str(python)) for python in others),
         pytest.param(last, id=str(last)),
