@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from torchlocks.errors import BaseLockError, LockfileError, TorchlocksError
+from torchlocks.git import GitError, git
 from torchlocks.lockfile import CONDA_LOCK, PIXI, merge, parse_lock
 from torchlocks.models import Lock
 
@@ -246,7 +246,7 @@ class _Repository:
     top: str
 
     def git(self, *arguments: str) -> bytes:
-        return _git("-C", str(self.path), *arguments)
+        return git(*arguments, cwd=self.path)
 
 
 @contextlib.contextmanager
@@ -275,12 +275,12 @@ def _at_revision(on_disk: Path | None, url: str, scratch: Path, revisions: tuple
     for revision in revisions:
         try:
             if on_disk is not None:
-                top = _git("-C", str(on_disk), "rev-parse", "--show-prefix").decode().strip()
+                top = git("rev-parse", "--show-prefix", cwd=on_disk).decode().strip()
                 return _Repository(path=on_disk, commit=_commit(on_disk, revision), top=top)
-            _git("init", "-q", "--bare", str(scratch))
-            _git("-C", str(scratch), "fetch", "-q", "--depth=1", "--no-tags", "--", url, revision)
+            git("init", "-q", "--bare", str(scratch))
+            git("fetch", "-q", "--depth=1", "--no-tags", "--", url, revision, cwd=scratch)
             return _Repository(path=scratch, commit=_commit(scratch, "FETCH_HEAD"), top="")
-        except _GitError as error:
+        except GitError as error:
             said = str(error)
     raise BaseLockError(
         f"git cannot get {revisions[0]} of the base.",
@@ -291,18 +291,15 @@ def _at_revision(on_disk: Path | None, url: str, scratch: Path, revisions: tuple
 
 
 def _commit(repository: Path, revision: str) -> str:
-    return (
-        _git("-C", str(repository), "rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}")
-        .decode()
-        .strip()
-    )
+    said = git("rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}", cwd=repository)
+    return said.decode().strip()
 
 
 def _git_reader(repository: _Repository, env: str, named: str) -> Read:
     def read(file: str) -> bytes:
         try:
             return repository.git("show", f"{repository.commit}:{repository.top}locks/{env}/{file}")
-        except _GitError:
+        except GitError:
             listed = repository.git("ls-tree", "-d", "--name-only", repository.commit, f"{repository.top}locks/")
             names = [line.rsplit("/", 1)[-1] for line in listed.decode().splitlines()]
             raise BaseLockError(
@@ -312,22 +309,6 @@ def _git_reader(repository: _Repository, env: str, named: str) -> Read:
             ) from None
 
     return read
-
-
-class _GitError(Exception):
-    """git said no; the message is what it said."""
-
-
-def _git(*arguments: str) -> bytes:
-    # No question can be answered here: without this, git would wait for a password.
-    environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
-    try:
-        done = subprocess.run(["git", *arguments], capture_output=True, check=False, env=environment)
-    except FileNotFoundError:
-        raise _GitError("git is not installed.") from None
-    if done.returncode:
-        raise _GitError(done.stderr.decode(errors="replace").strip().removeprefix("fatal: "))
-    return done.stdout
 
 
 # --- what a lock says of its base -------------------------------------------------------------------

@@ -10,7 +10,7 @@ from pathlib import Path
 from torchlocks import __version__
 from torchlocks.clients import CLIENTS
 from torchlocks.diff import Facts, facts
-from torchlocks.diff_read import Row, Side
+from torchlocks.diff_read import Side, row_of
 from torchlocks.errors import LockfileError, TorchlocksError
 from torchlocks.files import hash_file
 from torchlocks.fits import needs_of
@@ -25,12 +25,13 @@ from torchlocks.index import (
     IndexVerification,
 )
 from torchlocks.layout import Layout
-from torchlocks.lockfile import CONDA_LOCK, PIXI, explicit_name, merge, read_lock
+from torchlocks.lockfile import CONDA_LOCK, PIXI, explicit_name
 from torchlocks.matrix import Drivers, Matrix, Target, load_matrix
 from torchlocks.models import Lock, LockedPackage
 from torchlocks.provenance import read_provenance, record_names
+from torchlocks.remote import open_lock
 from torchlocks.torch_facts import torch_package
-from torchlocks.verdict import Verdict
+from torchlocks.verdict import Verdict, read_verdict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,9 +88,9 @@ def read_catalogue(layout: Layout, *, revision: str | None = None) -> Catalogue:
         if not (layout.locks / name / CONDA_LOCK).is_file():
             missing += [f"{name}/{target.platform}" for target in targets]
             continue
-        lock = _read(layout.locks / name)
+        lock = open_lock(str(layout.locks / name / CONDA_LOCK))
         report = layout.reports / f"{name}.json"
-        verdict = _verdict(report)
+        verdict = read_verdict(report)
         unreadable = verdict is None and report.is_file()
         for target in targets:
             if target.platform in lock.packages:
@@ -116,7 +117,7 @@ def read_catalogue(layout: Layout, *, revision: str | None = None) -> Catalogue:
 def _local_rows(layout: Layout, matrix: Matrix) -> Iterator[LocalRow]:
     for platform in matrix.platforms:
         for target in matrix.local_targets(platform):
-            verdict = _verdict(layout.reports / f"{target.env}.json")
+            verdict = read_verdict(layout.reports / f"{target.env}.json")
             built = verdict is not None and verdict.platform == platform and _is_local(verdict)
             yield LocalRow(target=target, verdict=verdict if built else None)
 
@@ -125,19 +126,12 @@ def _entries(cells: list[Cell], env: str) -> tuple[IndexPlatform, ...]:
     return tuple(cell.entry for cell in cells if cell.target.env == env)
 
 
-def _read(folder: Path) -> Lock:
-    lock = read_lock(folder / CONDA_LOCK)
-    return merge(lock, read_lock(folder / PIXI)) if (folder / PIXI).is_file() else lock
-
-
 def _cell(
     layout: Layout, matrix: Matrix, target: Target, lock: Lock, verdict: Verdict | None, unreadable: bool
 ) -> Cell:
     packages = tuple(sorted(lock.packages[target.platform], key=lambda package: package.name))
-    row = Row(architectures=target.architectures, driver=target.driver.floor if target.driver else None)
-    known = facts(
-        Side(name=target.env, packages={target.platform: packages}, rows={target.platform: row}), target.platform
-    )
+    side = Side(name=target.env, packages={target.platform: packages}, rows={target.platform: row_of(target)})
+    known = facts(side, target.platform)
     torch = torch_package(packages)
     if torch is None or known.python is None:
         raise LockfileError(
@@ -207,15 +201,6 @@ def _files(layout: Layout, target: Target) -> list[IndexFile]:
             }
             found.append(IndexFile.model_validate(fields))
     return found
-
-
-def _verdict(path: Path) -> Verdict | None:
-    from pydantic import ValidationError
-
-    try:
-        return Verdict.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError):
-        return None
 
 
 def _verification(target: Target, lock: Lock, verdict: Verdict | None, unreadable: bool) -> IndexVerification:

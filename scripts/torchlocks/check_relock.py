@@ -8,7 +8,8 @@ from pathlib import Path
 
 from torchlocks.check_rules import Finding, Report
 from torchlocks.layout import Layout
-from torchlocks.lock import LockOptions, find_solver, lock_environments
+from torchlocks.lock import lock_environments
+from torchlocks.lock_options import LockOptions, find_solver
 from torchlocks.matrix import Target
 from torchlocks.progress import Progress
 from torchlocks.repodata import RecordSource, require_snapshot

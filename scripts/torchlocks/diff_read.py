@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from torchlocks.errors import LockfileError, MissingFileError, TorchlocksError
+from torchlocks.git import GitError, GitMissingError, git
 from torchlocks.lock_pixi import from_record
 from torchlocks.lockfile import CONDA_LOCK, PIXI, merge, parse_lock
 from torchlocks.models import Lock, LockedPackage
+
+if TYPE_CHECKING:
+    from torchlocks.matrix import Target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +23,11 @@ class Row:
 
     architectures: tuple[str, ...] = ()
     driver: str | None = None
+
+
+def row_of(target: Target) -> Row:
+    """What the matrix says of a target."""
+    return Row(architectures=target.architectures, driver=target.driver_floor)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,17 +112,15 @@ def _git(*arguments: str, named: str) -> bytes:
     if named.startswith("-"):
         raise MissingFileError("This is neither a file nor a git revision.", where=named)
     try:
-        done = subprocess.run(["git", *arguments], capture_output=True, check=False)
-    except FileNotFoundError:
+        return git(*arguments)
+    except GitMissingError:
         raise MissingFileError(
             "git is not installed, and this names no file.", where=named, fix="check the path, or install git."
         ) from None
-    if done.returncode:
-        said = done.stderr.decode(errors="replace").strip().removeprefix("fatal: ")
+    except GitError as error:
         raise MissingFileError(
-            f"git has no such file: {said}.", where=named, fix="name it as REV:PATH, with both there."
-        )
-    return done.stdout
+            f"git has no such file: {error}.", where=named, fix="name it as REV:PATH, with both there."
+        ) from None
 
 
 def _read_files(named: str, path: Path, is_folder: bool, read: Callable[[Path], bytes]) -> Side:
@@ -154,9 +161,7 @@ def _rows(main: Path, platforms: tuple[str, ...], read: Callable[[Path], bytes])
             matrix = load_matrix(copy)
         for platform in platforms:
             target = matrix.target(main.parent.name, platform)
-            rows[platform] = Row(
-                architectures=target.architectures, driver=target.driver.floor if target.driver else None
-            )
+            rows[platform] = row_of(target)
     except TorchlocksError:
         # A matrix of another time or make: the comparison does without.
         return rows

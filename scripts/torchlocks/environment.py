@@ -129,24 +129,18 @@ def installed_lock(layout: Layout, env: str) -> tuple[Lock, Target]:
 
 def _verify(layout: Layout, target: Target, lock: Lock, progress: Progress, select: str | None = None) -> Verdict:
     from torchlocks.provenance import mark_verified
-    from torchlocks.verify import verify_environment
+    from torchlocks.verify import verify_target
 
     prefix = layout.prefix(target.env)
-    verdict = verify_environment(
+    verdict = verify_target(
         prefix,
         lock,
-        target.platform,
-        env=target.env,
-        accelerator=target.accelerator,
-        cuda=target.cuda,
+        target,
         suite=layout.suite,
         # A selection does not speak for the environment, so it does not take its report's place.
         reports=layout.reports if select is None else layout.reports / "selections",
         progress=progress,
         select=select,
-        architectures=target.architectures,
-        ptx=target.ptx,
-        driver_floor=target.driver.floor if target.driver else None,
     )
     if verdict.complete:
         mark_verified(prefix, verdict.ok, _short(layout, layout.reports / f"{target.env}.json"))
@@ -203,7 +197,8 @@ def _committed_lock(layout: Layout, target: Target, request: Request, progress: 
 
     The committed file is left alone: `make lock` is what changes it.
     """
-    from torchlocks.lock import LockOptions, expected_content_hash, find_solver, lock_environments
+    from torchlocks.lock import expected_content_hash, lock_environments
+    from torchlocks.lock_options import LockOptions, find_solver
     from torchlocks.lockfile import CONDA_LOCK
     from torchlocks.render import render
     from torchlocks.repodata import RecordSource
@@ -233,7 +228,8 @@ def _committed_lock(layout: Layout, target: Target, request: Request, progress: 
 def _local_lock(layout: Layout, target: Target, progress: Progress) -> Lock:
     """Build the local channel, and lock the target against it."""
     from torchlocks.channel import build_local_channel
-    from torchlocks.lock import LockOptions, find_solver, lock_environments
+    from torchlocks.lock import lock_environments
+    from torchlocks.lock_options import LockOptions, find_solver
     from torchlocks.lockfile import CONDA_LOCK
     from torchlocks.repodata import RecordSource
 

@@ -295,7 +295,7 @@ def _label(channel: str) -> str:
 
 def _driver(locked: LockedTarget) -> str | None:
     """The oldest NVIDIA driver on Linux that runs the environment, where its row tells."""
-    return locked.target.driver.floor if locked.target and locked.target.driver else None
+    return locked.target.driver_floor if locked.target else None
 
 
 def _overrides(locked: LockedTarget) -> dict[str, str]:

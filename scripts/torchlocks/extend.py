@@ -154,7 +154,7 @@ def input_hash(wishes: Wishes, like: Lock, platform: str, channels: tuple[str, .
     `like` is a lock that was solved with these virtual packages: the base, or the lock on it. Raises
     EnvironmentFileError for a match spec that conda-lock does not read.
     """
-    from torchlocks.lock import content_hash
+    from torchlocks.lock_cell import content_hash
 
     try:
         return content_hash(wishes.rendered(platform, channels), platform, virtual_packages(like, platform))

@@ -177,7 +177,7 @@ def verify_fleet(
 
 def verify_here(task: NodeTask) -> Verdict | TorchlocksError:
     """What a worker does: (install, and) run the suite. An expected failure is a result, which other nodes survive."""
-    from torchlocks.verify import verify_environment
+    from torchlocks.verify import verify_target
 
     target = task.target
     try:
@@ -190,20 +190,14 @@ def verify_here(task: NodeTask) -> Verdict | TorchlocksError:
                 fix="put the checkout on a file system that all nodes share, or let them install it: --install",
             )
         with tempfile.TemporaryDirectory(prefix="torchlocks-") as reports:
-            return verify_environment(
+            return verify_target(
                 prefix,
                 lock,
-                target.platform,
-                env=target.env,
-                accelerator=target.accelerator,
-                cuda=target.cuda,
+                target,
                 suite=_suite(task),
                 reports=Path(reports),
                 progress=Silent(),
                 select=task.select,
-                architectures=target.architectures,
-                ptx=target.ptx,
-                driver_floor=target.driver.floor if target.driver else None,
             )
     except TorchlocksError as error:
         return error

@@ -24,7 +24,7 @@ from torchlocks.layout import Layout
 from torchlocks.lock_cell import Cell, CellTask, content_hash, solve_cell
 from torchlocks.lock_files import FilesTask, lock_files, platform_metadata, tool_metadata
 from torchlocks.lock_memory import Memory, can_remember, hashes, made_from, recall, remember, unchanged
-from torchlocks.lock_options import LockOptions, Solver, find_solver
+from torchlocks.lock_options import LockOptions
 from torchlocks.lockfile import CONDA_LOCK, PIXI, read_lock
 from torchlocks.matrix import Target
 from torchlocks.progress import Progress
@@ -33,18 +33,6 @@ from torchlocks.workers import Here, processes
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
-
-__all__ = [
-    "LockFailure",
-    "LockOptions",
-    "LockResult",
-    "Solver",
-    "content_hash",
-    "expected_content_hash",
-    "find_solver",
-    "lock_environments",
-    "targets_with",
-]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -373,6 +373,11 @@ class Target:
         """The oldest glibc that the lock may need; None off Linux."""
         return self.virtual_packages.get("__glibc")
 
+    @property
+    def driver_floor(self) -> str | None:
+        """The oldest NVIDIA driver that runs the environment; None for the CPU's."""
+        return self.driver.floor if self.driver else None
+
     def on_channel(self, url: str, *, python: str, pytorch: str) -> Target:
         """The same environment from another channel, which has its own Python and PyTorch and no extras."""
         minor = ".".join(python.split(".")[:2]), ".".join(pytorch.split(".")[:2])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from torchlocks.diff import Change, changes
 from torchlocks.errors import LockfileError
+from torchlocks.git import GitError, git
 from torchlocks.layout import Layout
 from torchlocks.lockfile import explicit_name, parse_lock
 from torchlocks.models import LockedPackage
@@ -145,14 +145,8 @@ def _cat(root: Path, names: list[str]) -> list[bytes | None]:
     """The contents of git objects, in one call; None for what is not there."""
     if not names:
         return []
-    done = subprocess.run(
-        ["git", "cat-file", "--batch"],
-        cwd=root,
-        input="".join(f"{name}\n" for name in names).encode(),
-        capture_output=True,
-        check=False,
-    )
-    rest, found = done.stdout, list[bytes | None]()
+    said = _git(root, "cat-file", "--batch", given="".join(f"{name}\n" for name in names).encode())
+    rest, found = said or b"", list[bytes | None]()
     for _ in names:
         head, _, rest = rest.partition(b"\n")
         fields = head.split()
@@ -165,10 +159,9 @@ def _cat(root: Path, names: list[str]) -> list[bytes | None]:
     return found
 
 
-def _git(root: Path, *arguments: str) -> bytes | None:
+def _git(root: Path, *arguments: str, given: bytes | None = None) -> bytes | None:
     """What git says, or None when it fails or is not there."""
     try:
-        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, check=False)
-    except OSError:
+        return git(*arguments, cwd=root, given=given)
+    except GitError:
         return None
-    return done.stdout if done.returncode == 0 else None

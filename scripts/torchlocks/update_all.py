@@ -6,7 +6,6 @@ a channel that has news about other packages makes no change; what cannot be sol
 
 from __future__ import annotations
 
-import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,9 +14,10 @@ from pathlib import Path
 from torchlocks.check import check_repository
 from torchlocks.check_rules import Report
 from torchlocks.diff import Diff, diff
-from torchlocks.diff_read import Row, Side
+from torchlocks.diff_read import Row, Side, row_of
 from torchlocks.errors import InstallError, LockfileError, MissingFileError, TorchlocksError
 from torchlocks.files import write_whole
+from torchlocks.git import GitError, GitMissingError, git
 from torchlocks.layout import Layout
 from torchlocks.lock import LockFailure, lock_environments
 from torchlocks.lock_options import LockOptions
@@ -25,6 +25,7 @@ from torchlocks.lockfile import CONDA_LOCK, PIXI, merge, parse_lock
 from torchlocks.matrix import Matrix, Target
 from torchlocks.models import Lock, LockedPackage
 from torchlocks.progress import Progress
+from torchlocks.remote import open_lock
 from torchlocks.signatures import SUFFIX
 
 
@@ -83,7 +84,7 @@ def update_all(
         changed = [
             (result.env, _write(result.folder, layout.locks / result.env))
             for result in results
-            if _moved(before[result.env], _read(result.folder))
+            if _moved(before[result.env], open_lock(str(result.folder / CONDA_LOCK)))
         ]
     recipes: list[str] = []
     if changed and not failures and (layout.recipes / "torch-env").is_dir():
@@ -125,41 +126,37 @@ def account_since(layout: Layout, matrix: Matrix, revision: str, report: Report)
 
 
 def _require_revision(layout: Layout, revision: str) -> None:
-    done = _git(layout, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
-    if done.returncode != 0:
-        said = done.stderr.decode(errors="replace").strip()
+    try:
+        git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}", cwd=layout.root)
+    except GitMissingError:
+        raise MissingFileError(
+            "Comparing with an earlier revision needs git, and it is not there.", where="PATH", fix="install git"
+        ) from None
+    except GitError as error:
         raise MissingFileError(
             f"There is no git revision {revision!r} here.",
             where=str(layout.root),
             fix="name a commit, branch or tag of this checkout, such as HEAD",
-            details=said or None,
-        )
+            details=str(error) or None,
+        ) from None
 
 
 def _lock_at(layout: Layout, env: str, revision: str) -> Lock | None:
     """The lock of an environment as a git revision has it; None where it has none."""
     locks = []
     for name in (CONDA_LOCK, PIXI):
-        done = _git(layout, "show", f"{revision}:./locks/{env}/{name}")
-        if done.returncode != 0:
+        try:
+            data = git("show", f"{revision}:./locks/{env}/{name}", cwd=layout.root)
+        except GitError:
             break
-        locks.append(parse_lock(done.stdout, Path(f"{revision}:locks/{env}/{name}")))
+        locks.append(parse_lock(data, Path(f"{revision}:locks/{env}/{name}")))
     return merge(*locks) if len(locks) == 2 else locks[0] if locks else None
-
-
-def _git(layout: Layout, *arguments: str) -> subprocess.CompletedProcess[bytes]:
-    try:
-        return subprocess.run(["git", *arguments], cwd=layout.root, capture_output=True, check=False)
-    except FileNotFoundError:
-        raise MissingFileError(
-            "Comparing with an earlier revision needs git, and it is not there.", where="PATH", fix="install git"
-        ) from None
 
 
 def _account(
     layout: Layout, matrix: Matrix, env: str, before: Lock | None, unsigned: tuple[str, ...]
 ) -> EnvironmentUpdate:
-    after = _read(layout.locks / env)
+    after = open_lock(str(layout.locks / env / CONDA_LOCK))
     found = None
     if before is not None and set(before.platforms) & set(after.platforms):
         found = diff(_side(matrix, env, "before", before.packages), _side(matrix, env, "after", after.packages))
@@ -168,25 +165,18 @@ def _account(
 
 def _side(matrix: Matrix, env: str, name: str, packages: Mapping[str, tuple[LockedPackage, ...]]) -> Side:
     """A side of a comparison, with what the matrix knows of its platforms."""
-    rows: dict[str, Row] = {}
-    for platform in matrix.environment(env).platforms:
-        target = matrix.target(env, platform)
-        rows[platform] = Row(architectures=target.architectures, driver=target.driver.floor if target.driver else None)
+    rows: dict[str, Row] = {
+        platform: row_of(matrix.target(env, platform)) for platform in matrix.environment(env).platforms
+    }
     return Side(name=name, packages=packages, rows=rows)
 
 
 def _verified(layout: Layout, env: str, lock: Lock) -> tuple[Verified, ...]:
     """What the report of `env` says, if it is about just this lock."""
-    from pydantic import ValidationError
+    from torchlocks.verdict import read_verdict
 
-    from torchlocks.verdict import Verdict
-
-    path = layout.reports / f"{env}.json"
-    try:
-        verdict = Verdict.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError):
-        return ()
-    if verdict.lock_sha256 != lock.sha256 or not verdict.complete:
+    verdict = read_verdict(layout.reports / f"{env}.json")
+    if verdict is None or verdict.lock_sha256 != lock.sha256 or not verdict.complete:
         return ()
     return (Verified(platform=verdict.platform, ok=verdict.ok, headline=verdict.headline),)
 
@@ -203,16 +193,10 @@ def _moved(before: Lock | None, after: Lock) -> bool:
 
 def _committed(layout: Layout, env: str) -> Lock | None:
     try:
-        return _read(layout.locks / env)
+        return open_lock(str(layout.locks / env / CONDA_LOCK))
     except (MissingFileError, LockfileError):
         # One that cannot be read is made anew, as one that is not there.
         return None
-
-
-def _read(folder: Path) -> Lock:
-    from torchlocks.remote import open_lock
-
-    return open_lock(str(folder / CONDA_LOCK))
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from datetime import datetime
+from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, JsonValue, computed_field
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError, computed_field
 
 from torchlocks import __version__
 
@@ -149,6 +150,14 @@ class Verdict(Frozen):
     @property
     def failures(self) -> tuple[Check, ...]:
         return tuple(check for check in self.checks if check.outcome == "failed")
+
+
+def read_verdict(path: Path) -> Verdict | None:
+    """The verdict of a report in JSON; None where there is none, or none that can be read: it proves nothing."""
+    try:
+        return Verdict.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return None
 
 
 def _gpus(names: tuple[str, ...]) -> str:

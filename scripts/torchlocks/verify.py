@@ -25,6 +25,7 @@ from pydantic import Field, JsonValue, TypeAdapter, ValidationError
 
 from torchlocks.activate import activation_environment, python_of
 from torchlocks.errors import LockfileError, MissingFileError, VerificationError
+from torchlocks.matrix import Target
 from torchlocks.models import Lock
 from torchlocks.progress import Progress, Task
 from torchlocks.report import summary_table, verdict_json, write_reports
@@ -158,6 +159,34 @@ class _Transcript:
             if plan.id not in self.finished:
                 why = "not run: the suite's process ended too often"
                 self.finished[plan.id] = Check(**plan.model_dump(), outcome="skipped", why=why)
+
+
+def verify_target(
+    prefix: Path,
+    lock: Lock,
+    target: Target,
+    *,
+    suite: Path,
+    reports: Path,
+    progress: Progress,
+    select: str | None = None,
+) -> Verdict:
+    """`verify_environment`, for an environment that should be what the matrix says of `target`."""
+    return verify_environment(
+        prefix,
+        lock,
+        target.platform,
+        env=target.env,
+        accelerator=target.accelerator,
+        cuda=target.cuda,
+        suite=suite,
+        reports=reports,
+        progress=progress,
+        select=select,
+        architectures=target.architectures,
+        ptx=target.ptx,
+        driver_floor=target.driver_floor,
+    )
 
 
 def verify_environment(

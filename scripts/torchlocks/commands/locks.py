@@ -115,7 +115,8 @@ def _lock(
 ) -> None:
     from torchlocks.console import make_progress, print_error
     from torchlocks.layout import find_layout
-    from torchlocks.lock import LockOptions, find_solver, lock_environments, targets_with
+    from torchlocks.lock import lock_environments, targets_with
+    from torchlocks.lock_options import LockOptions, find_solver
     from torchlocks.matrix import load_matrix
     from torchlocks.repodata import RecordSource, require_snapshot
 
