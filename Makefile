@@ -107,8 +107,8 @@ recipes: $(READY) ## build torch-verify and the environments as conda packages i
 	@$(TOOL) recipes $(if $(UPDATE),--update) $(if $(PLATFORM),--platform $(PLATFORM))
 bench: $(DEV) ## measure what everything costs, against floors and peers  [SNAPSHOT= GROWTH=1000]
 	@$(TOOL) bench $(if $(SNAPSHOT),--snapshot $(SNAPSHOT)) $(if $(GROWTH),--growth $(GROWTH))
-lint: $(DEV) ## ruff and mypy
-	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
+lint: $(DEV) ## ruff, mypy and the import contract
+	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy && PYTHONPATH=scripts $(VENV)/bin/lint-imports --no-logo --cache-dir build/import_linter
 test: lint ## lint, then the unit and integration tests  [SNAPSHOT=; TORCHLOCKS_SLOW=1 for the long form]
 	@TORCHLOCKS_SNAPSHOT=$(abspath $(SNAPSHOT)) $(VENV)/bin/pytest -n auto --dist worksteal
 test-unit: $(DEV) ## the unit tests alone: seconds, no network

@@ -6,9 +6,9 @@ import json
 import sys
 from pathlib import Path
 
-from torchlocks.channel import build_local_channel
-from torchlocks.layout import Layout
-from torchlocks.progress import Silent
+from torchlocks.core.layout import Layout
+from torchlocks.core.progress import Silent
+from torchlocks.local_channel.build import build_local_channel
 
 if __name__ == "__main__":
     checkout, recipes, channel = map(Path, sys.argv[1:])

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from torchlocks.layout import Layout
+from built_wheel import installed, source, tools, wheel  # noqa: F401 - fixtures for all
+from torchlocks.core.layout import Layout
 
 LAYOUT = Layout(Path(__file__).resolve().parents[2])
 TORCHLOCKS = Path(sys.executable).parent / "torchlocks"

@@ -15,10 +15,10 @@ import sys
 from pathlib import Path
 
 from tiny_channel import PLATFORM
-from torchlocks.errors import TorchlocksError
-from torchlocks.install import install_environment
-from torchlocks.progress import Silent
-from torchlocks.provenance import Origin
+from torchlocks.core.errors import TorchlocksError
+from torchlocks.core.progress import Silent
+from torchlocks.install.installer import install_environment
+from torchlocks.install.provenance import Origin
 
 _CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree", "ctypes.dlsym"}
 
@@ -61,7 +61,7 @@ def main() -> int:
     import filelock  # noqa: F401
     import rattler  # noqa: F401
 
-    import torchlocks.fetch  # noqa: F401
+    import torchlocks.install.fetch  # noqa: F401
 
     print("ready", flush=True)
     die_at(int(sys.argv[2]), prefix)

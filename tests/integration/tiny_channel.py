@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Literal
 
-from torchlocks.models import Lock, LockedPackage
+from torchlocks.lockfile.models import Lock, LockedPackage
 
 PLATFORM = "linux-64"
 # What conda-build and rattler-build leave in files for the prefix to be patched in.

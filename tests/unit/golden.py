@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from torchlocks.layout import Layout
-from torchlocks.matrix import Target, load_matrix, matrix_schema
-from torchlocks.render import render
+from torchlocks.core.layout import Layout
+from torchlocks.matrix.model import Target, load_matrix, matrix_schema
+from torchlocks.matrix.render import render
 
 LAYOUT = Layout(Path(__file__).resolve().parents[2])
 GOLDEN = Path(__file__).with_name("golden")
-SCHEMA = LAYOUT.root / "scripts" / "torchlocks" / "matrix.schema.json"
+SCHEMA = LAYOUT.root / "scripts" / "torchlocks" / "matrix" / "matrix.schema.json"
 
 
 def golden_file(target: Target) -> Path:

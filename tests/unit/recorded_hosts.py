@@ -15,9 +15,9 @@ from typing import Any
 import pynvml
 import pytest
 
-from torchlocks.host import detect_host
-from torchlocks.host_record import Host
-from torchlocks.nvidia import NvidiaFacts, nvidia_facts
+from torchlocks.host.detect import detect_host
+from torchlocks.host.nvidia import NvidiaFacts, nvidia_facts
+from torchlocks.host.record import Host
 
 HOSTS = Path(__file__).parent / "hosts"
 NAMES = sorted(path.stem for path in HOSTS.glob("*.json"))

@@ -1,0 +1,192 @@
+"""What a rule is: what it looks at, what it needs, and what it says.
+
+A rule is one small generator with an id and a one-line reason. It yields problems; the runner adds where
+they are. A rule that cannot be applied to a lock says why, so that silence always means "looked and found
+nothing".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
+
+from torchlocks.lockfile.models import Lock, LockedPackage
+
+if TYPE_CHECKING:
+    from torchlocks.matrix.model import Target
+
+Severity = Literal["error", "warning"]
+Need = Literal["dependencies", "row", "virtual-packages", "torch"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expectation:
+    """What one environment on one platform should be, from the matrix and the rendered template.
+
+    `requested` are the rendered match specs; `virtual_packages` map a name to "version" or "version build";
+    `content_hash` is the hash that a current lock carries, None where it was not computed.
+    """
+
+    env: str
+    platform: str
+    accelerator: Literal["cpu", "cuda"]
+    channels: tuple[str, ...]
+    requested: tuple[str, ...]
+    virtual_packages: Mapping[str, str]
+    cuda: str | None = None
+    cuda_pinned: bool = True
+    driver_floor: str | None = None
+    driver_shipped: str | None = None
+    architectures: tuple[str, ...] = ()
+    ptx: str | None = None
+    content_hash: str | None = None
+
+
+def expectation(target: Target, rendered: str, content_hash: str | None = None) -> Expectation:
+    """The expectation of a target of the matrix and its rendered environment file."""
+    from torchlocks.matrix.render import requested
+
+    return Expectation(
+        env=target.env,
+        platform=target.platform,
+        accelerator=target.accelerator,
+        channels=target.channels,
+        requested=requested(rendered),
+        virtual_packages=target.virtual_packages,
+        cuda=target.cuda,
+        cuda_pinned=target.cuda_version is not None,
+        driver_floor=target.driver_floor,
+        driver_shipped=target.driver.shipped if target.driver else None,
+        architectures=target.architectures,
+        ptx=target.ptx,
+        content_hash=content_hash,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """One platform of one lock, as the rules see it. `row` is None for a lock that is not in the matrix."""
+
+    lock: Lock
+    platform: str
+    packages: tuple[LockedPackage, ...]
+    row: Expectation | None = None
+
+    @property
+    def by_name(self) -> dict[str, LockedPackage]:
+        return {package.name: package for package in self.packages}
+
+    @property
+    def virtual_packages(self) -> dict[str, tuple[str, str]]:
+        """Name to (version, build): the row's, else what the lock says it was solved with."""
+        if self.row is not None:
+            pairs = [(name, *value.split(" ", 1)) for name, value in self.row.virtual_packages.items()]
+        else:
+            pairs = [tuple(text.split("=", 2)) for text in self.lock.virtual_packages.get(self.platform, ())]
+        return {pair[0]: (pair[1] if len(pair) > 1 else "0", pair[2] if len(pair) > 2 else "0") for pair in pairs}
+
+    def lacks(self, need: Need) -> str | None:
+        """Why a rule that needs this cannot be applied; None when it can."""
+        if need == "dependencies" and any(package.depends is None for package in self.packages):
+            return "explicit files do not list dependencies"
+        if need == "row" and self.row is None:
+            return "the lock is not an environment of matrix.yml, so nothing says what it should hold"
+        if need == "virtual-packages" and not self.virtual_packages:
+            return "the lock does not say which virtual packages it was solved with"
+        if need == "torch" and not any(package.name in ("pytorch", "libtorch") for package in self.packages):
+            return "the lock holds no PyTorch"
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """What a rule found, before the runner says where.
+
+    `platform` and `file` are for rules that look at more than one: they say which was meant.
+    """
+
+    message: str
+    package: str | None = None
+    fix: str | None = None
+    severity: Severity = "error"
+    platform: str | None = None
+    file: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """A rule on one platform of a lock."""
+
+    id: str
+    reason: str
+    needs: tuple[Need, ...]
+    look: Callable[[Subject], Iterator[Problem]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """Something wrong with a lock: the rule that found it, where, and what to do."""
+
+    rule: str
+    severity: Severity
+    path: str
+    message: str
+    env: str | None = None
+    platform: str | None = None
+    package: str | None = None
+    fix: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skipped:
+    """A rule that could not be applied, and why."""
+
+    rule: str
+    path: str
+    reason: str
+    platform: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """All that a check did: what it found, what it could not look at, and how much it looked at."""
+
+    findings: tuple[Finding, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+    locks: int = 0
+    packages: int = 0
+    rules: tuple[str, ...] = field(default=())
+
+    @property
+    def failed(self) -> bool:
+        """Whether there is an error among the findings; warnings do not fail a check."""
+        return any(finding.severity == "error" for finding in self.findings)
+
+    def only(self, rules: Collection[str]) -> Report:
+        """What some rules found; and always `unreadable`, since of such a lock no rule can tell."""
+        kept = {*rules, "unreadable"}
+        return replace(
+            self,
+            findings=tuple(finding for finding in self.findings if finding.rule in kept),
+            skipped=tuple(skip for skip in self.skipped if skip.rule in kept),
+            rules=tuple(rule for rule in self.rules if rule in kept),
+        )
+
+    def __add__(self, other: Report) -> Report:
+        return Report(
+            findings=self.findings + other.findings,
+            skipped=self.skipped + other.skipped,
+            locks=self.locks + other.locks,
+            packages=self.packages + other.packages,
+            rules=tuple(dict.fromkeys((*self.rules, *other.rules))),
+        )
+
+
+def rule(id: str, reason: str, *needs: Need) -> Callable[[Callable[[Subject], Iterator[Problem]]], Rule]:
+    """Make a generator a rule. `needs` are what it cannot do without."""
+
+    def make(look: Callable[[Subject], Iterator[Problem]]) -> Rule:
+        return Rule(id=id, reason=reason, needs=needs, look=look)
+
+    return make

@@ -1,0 +1,301 @@
+"""Locks to findings: every rule, on every environment of the matrix or on anybody's lockfile.
+
+No network and no solver: the locks, the matrix and the templates are all that is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torchlocks.check.model import Expectation, Finding, Problem, Report, Rule, Skipped, Subject, expectation
+from torchlocks.check.rules import extended, files, graph, packages, parity, recipes, torch
+from torchlocks.check.rules.files import Folder, read_folder
+from torchlocks.check.rules.packages import RELOCK
+from torchlocks.check.rules.parity import Pair
+from torchlocks.core.errors import LockfileError, MissingFileError
+from torchlocks.core.layout import Layout
+from torchlocks.extend.base import read_built
+from torchlocks.lockfile.formats import CONDA_LOCK, PIXI, merge, read_lock
+from torchlocks.lockfile.models import Lock
+from torchlocks.matrix.model import Matrix, Target
+
+LOCK_RULES: tuple[Rule, ...] = (*packages.RULES, *graph.RULES, *torch.RULES)
+
+RELOCK_ELSEWHERE = "make the lock again, with the tool that made it."
+
+_MANY = 4
+"""From how many environments on they are checked in parallel."""
+
+PRELOAD = ("torchlocks.check.repository", "torchlocks.locking.environments", "conda_lock.conda_lock")
+"""What all worker processes import, once."""
+
+ContentHash = Callable[[Target, str], str]
+"""From a target and its rendered environment file to the content hash of a current lock."""
+
+
+def rule_reasons() -> dict[str, str]:
+    """The id of every rule, with its one-line reason, in the order in which they are applied."""
+    everything: tuple[Any, ...] = (*files.RULES, *LOCK_RULES, *parity.RULES)
+    by_rule = {each.id: each.reason for each in everything}
+    return by_rule | {recipes.RULE: recipes.REASON} | extended.REASONS
+
+
+def check_lock(lock: Lock, row: Expectation | None = None, *, shown: str | None = None) -> Report:
+    """Apply every rule that can be applied to a lock.
+
+    With a `row`, only its platform is looked at, and held against it; without one, all platforms are, and
+    rules that need a row are reported as skipped. `shown` is the path that findings name.
+    """
+    path = shown or str(lock.path)
+    findings: list[Finding] = []
+    skipped: list[Skipped] = []
+    rules: list[str] = []
+    platforms = [row.platform] if row else list(lock.platforms)
+    for platform in platforms:
+        subject = Subject(lock=lock, platform=platform, packages=lock.packages.get(platform, ()), row=row)
+        for rule in LOCK_RULES:
+            why_not = next((why for need in rule.needs if (why := subject.lacks(need))), None)
+            if why_not:
+                skipped.append(Skipped(rule=rule.id, path=path, reason=why_not, platform=platform))
+                continue
+            rules.append(rule.id)
+            for problem in rule.look(subject):
+                findings.append(_finding(rule.id, problem, path, row.env if row else None, platform))
+    return Report(
+        findings=tuple(findings),
+        skipped=tuple(skipped),
+        locks=1,
+        packages=sum(len(lock.packages.get(platform, ())) for platform in platforms),
+        rules=tuple(dict.fromkeys(rules)),
+    )
+
+
+def check_files_of(paths: Sequence[Path]) -> Report:
+    """Check lockfiles from anywhere. Raises MissingFileError for a path that is not there.
+
+    A folder stands for the conda-lock.yml in it. A lock that was built on a base is also held against that base. A file
+    that is no lock is a finding, so that the others are still looked at.
+    """
+    report = Report()
+    for named in paths:
+        path = named / CONDA_LOCK if named.is_dir() else named
+        try:
+            lock = read_lock(path)
+            report += check_lock(lock) + extended.check_extended(lock, str(path))
+        except LockfileError as error:
+            report += Report(
+                findings=(
+                    Finding(rule="unreadable", severity="error", path=str(path), message=error.what, fix=error.fix),
+                ),
+                locks=1,
+                rules=("unreadable",),
+            )
+    return report
+
+
+def lock_on_base(folder: Path) -> Path | None:
+    """The conda-lock.yml in a folder, where it was built on a base; also one that cannot be read and may have been."""
+    path = folder / CONDA_LOCK
+    try:
+        return path if read_built(read_lock(path).metadata) else None
+    except MissingFileError:
+        return None
+    except LockfileError:
+        return path
+
+
+def check_environment(
+    folder: Path, rows: Mapping[str, Expectation], *, shown: str | None = None
+) -> tuple[Report, dict[str, Subject]]:
+    """Check the folder of one environment against its rows (by platform).
+
+    Returns the report and what was looked at by platform, for rules across environments. `shown` is the
+    folder as findings name it.
+    """
+    env = next((row.env for row in rows.values()), folder.name)
+    base = shown or str(folder)
+    held = read_folder(folder, env, rows)
+    report = Report(
+        findings=tuple(
+            _finding(rule.id, problem, base, env, None) for rule in files.RULES for problem in rule.look(held)
+        ),
+        skipped=_without_hash(rows, base),
+        locks=0 if held.conda_lock else 1,
+        rules=tuple(rule.id for rule in files.RULES),
+    )
+    complete = _complete(held)
+    subjects: dict[str, Subject] = {}
+    for platform, row in rows.items():
+        if complete is not None and complete.packages.get(platform):
+            report += check_lock(complete, row, shown=f"{base}/{CONDA_LOCK}")
+            subjects[platform] = Subject(
+                lock=complete, platform=platform, packages=complete.packages[platform], row=row
+            )
+    return report, subjects
+
+
+def check_repository(
+    layout: Layout,
+    matrix: Matrix,
+    envs: Sequence[str] | None = None,
+    content_hash: ContentHash | None = None,
+) -> Report:
+    """Check the locks of the matrix's environments, or of those named.
+
+    `content_hash` tells whether locks are current (default: conda-lock's own, through the lock stage).
+    Raises NoSuchRowError for a name that is not in the matrix, TemplateError for a template that cannot be
+    rendered.
+    """
+    names = list(envs or matrix.environments)
+    tasks = [_task(layout, matrix, name) for name in names]
+    report = Report()
+    subjects: dict[tuple[str, str], Subject] = {}
+    for task, (found, seen) in zip(tasks, _check_all(tasks, content_hash), strict=True):
+        report += found
+        subjects.update({(task.env, platform): subject for platform, subject in seen.items()})
+    # A GPU environment that is checked alone is held against the CPU environment all the same.
+    for name, environment in matrix.environments.items():
+        if environment.accelerator == "cpu" and name not in names:
+            other = _task(layout, matrix, name)
+            _, seen = check_environment(other.folder, _rows(other, None))
+            subjects.update({(name, platform): subject for platform, subject in seen.items()})
+    if not envs:
+        report += recipes.check_recipes(layout, matrix)
+    return report + _unknown_folders(layout, matrix) + _parity(matrix, subjects)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Task:
+    """One environment to check, as values that another process can be given."""
+
+    env: str
+    folder: Path
+    root: Path
+    targets: tuple[Target, ...]
+
+
+def _task(layout: Layout, matrix: Matrix, env: str) -> _Task:
+    return _Task(env=env, folder=layout.locks / env, root=layout.root, targets=matrix.select(env, None))
+
+
+def _check_all(tasks: Sequence[_Task], content_hash: ContentHash | None) -> Iterator[tuple[Report, dict[str, Subject]]]:
+    """Check environments, many of them in parallel, and give what was found in their order.
+
+    For a few a pool costs more than it saves: it begins with an import of conda-lock.
+    """
+    if content_hash is not None or len(tasks) < _MANY:
+        for task in tasks:
+            yield _check_one(task, content_hash)
+        return
+    from torchlocks.core.workers import processes
+
+    with processes(len(tasks), preload=PRELOAD) as pool:
+        yield from pool.map(_check_one, tasks)
+
+
+def _check_one(task: _Task, content_hash: ContentHash | None = None) -> tuple[Report, dict[str, Subject]]:
+    if content_hash is None:
+        from torchlocks.locking.environments import expected_content_hash
+
+        content_hash = expected_content_hash
+    return check_environment(task.folder, _rows(task, content_hash), shown=f"locks/{task.env}")
+
+
+def _rows(task: _Task, content_hash: ContentHash | None) -> dict[str, Expectation]:
+    """What each platform of an environment should be."""
+    from torchlocks.matrix.render import render
+
+    rows: dict[str, Expectation] = {}
+    for target in task.targets:
+        rendered = render(task.root / target.template, target)
+        rows[target.platform] = expectation(target, rendered, content_hash(target, rendered) if content_hash else None)
+    return rows
+
+
+def _complete(folder: Folder) -> Lock | None:
+    """The conda-lock file with what pixi.lock knows besides: constraints, and both of two equal names."""
+    lock, pixi = folder.conda_lock, folder.locks.get(PIXI)
+    if lock is None or pixi is None:
+        return lock
+    try:
+        return replace(merge(lock, pixi), virtual_packages=lock.virtual_packages or pixi.virtual_packages)
+    except LockfileError:
+        # They disagree on a hash; `formats-differ` says so.
+        return lock
+
+
+def _without_hash(rows: Mapping[str, Expectation], path: str) -> tuple[Skipped, ...]:
+    return tuple(
+        Skipped(rule="stale", path=path, platform=platform, reason="the content hash of the inputs was not computed")
+        for platform, row in rows.items()
+        if row.content_hash is None
+    )
+
+
+def _unknown_folders(layout: Layout, matrix: Matrix) -> Report:
+    folders = sorted(path.name for path in layout.locks.iterdir() if path.is_dir()) if layout.locks.is_dir() else []
+    return Report(
+        findings=tuple(
+            Finding(
+                rule="file-unknown",
+                severity="error",
+                path=f"locks/{name}",
+                message=f"there is no environment {name} in matrix.yml",
+                fix="remove the folder, or add the row.",
+            )
+            for name in folders
+            if name not in matrix.environments
+        )
+    )
+
+
+def _parity(matrix: Matrix, subjects: Mapping[tuple[str, str], Subject]) -> Report:
+    """Hold every GPU environment against the CPU environment of its platform."""
+    findings: list[Finding] = []
+    skipped: list[Skipped] = []
+    cpu_of = {
+        platform: subject
+        for (_, platform), subject in subjects.items()
+        if subject.row is not None and subject.row.accelerator == "cpu"
+    }
+    for (name, platform), subject in subjects.items():
+        if subject.row is None or subject.row.accelerator == "cpu":
+            continue
+        for rule in parity.RULES:
+            if platform not in cpu_of:
+                skipped.append(
+                    Skipped(
+                        rule=rule.id,
+                        path=f"locks/{name}",
+                        platform=platform,
+                        reason="there is no CPU lock of this platform",
+                    )
+                )
+                continue
+            pair = Pair(
+                cpu=cpu_of[platform],
+                gpu=subject,
+                accelerator=matrix.parity.accelerator,
+                variant=matrix.parity.variant,
+            )
+            findings += [
+                _finding(rule.id, problem, f"locks/{name}/{CONDA_LOCK}", name, platform) for problem in rule.look(pair)
+            ]
+    return Report(findings=tuple(findings), skipped=tuple(skipped), rules=tuple(rule.id for rule in parity.RULES))
+
+
+def _finding(rule: str, problem: Problem, path: str, env: str | None, platform: str | None) -> Finding:
+    return Finding(
+        rule=rule,
+        severity=problem.severity,
+        path=f"{path}/{problem.file}" if problem.file else path,
+        message=problem.message,
+        env=env,
+        platform=problem.platform or platform,
+        package=problem.package,
+        # A lock from elsewhere was not made by `make lock`.
+        fix=problem.fix.replace(RELOCK, RELOCK_ELSEWHERE) if problem.fix and env is None else problem.fix,
+    )

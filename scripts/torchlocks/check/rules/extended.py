@@ -1,0 +1,203 @@
+"""Rules on a lock that was built on a base: the base is in it as it is, and it is current.
+
+The base is looked for where the lock says that it is; one that is in a repository or behind a URL is fetched. Where it
+cannot be had, what needs it is reported as skipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from torchlocks.check.model import Expectation, Finding, Report, Skipped
+from torchlocks.check.rules import files as check_files
+from torchlocks.check.rules.graph import reachable
+from torchlocks.check.rules.packages import RELOCK
+from torchlocks.core.errors import TorchlocksError
+from torchlocks.extend.base import Base, Built, open_base, read_built, virtual_packages
+from torchlocks.extend.lock import all_channels, input_hash
+from torchlocks.extend.requested import Wishes, read_wishes
+from torchlocks.lockfile.formats import CONDA_LOCK, PIXI, explicit_name
+from torchlocks.lockfile.models import Lock
+from torchlocks.lockfile.specs import satisfies
+
+BASE_CHANGED = "base-changed"
+BASE_PACKAGE = "base-package"
+WISH_UNMET = "wish-unmet"
+ADDITION_UNNEEDED = "addition-unneeded"
+ENVIRONMENT = "environment-unreadable"
+
+REASONS = {
+    BASE_CHANGED: "A lock on a base is worth what its base is: it names the bytes that it was built on.",
+    BASE_PACKAGE: "Every package of the base was proven together; another in its place was not.",
+    WISH_UNMET: "The lock must hold what its environment file asks for.",
+    ADDITION_UNNEEDED: "What neither the base nor a wish needs was put there by hand, or left behind.",
+    ENVIRONMENT: "Without its environment file a lock cannot be made again.",
+}
+
+AGAIN = "run `torchlocks extend` again."
+
+
+def check_extended(lock: Lock, shown: str) -> Report:
+    """Check a lock against its base and its environment file; an empty report for a lock that is built on none.
+
+    `shown` is the path that findings name. The lock's own path says where its folder is.
+    """
+    built = read_built(lock.metadata)
+    if built is None or lock.kind != "conda-lock":
+        return Report()
+    folder = lock.path.parent
+    skipped: list[Skipped] = []
+    findings: list[Finding] = []
+    base: Base | None = None
+    wishes: Wishes | None = None
+    try:
+        base = open_base(built.base, folder, as_recorded=True)
+    except TorchlocksError as error:
+        said = "".join(f": {line}" for line in (error.details or "").splitlines()[:1])
+        why = f"the base {built.base.text} cannot be had: {error.what.rstrip('.')}{said.rstrip('.')}"
+        skipped += [Skipped(rule=rule, path=shown, reason=why) for rule in (BASE_CHANGED, BASE_PACKAGE)]
+    environment = folder / built.environment
+    if environment.is_file():
+        try:
+            wishes = read_wishes(environment)
+        except TorchlocksError as error:
+            findings.append(_finding(ENVIRONMENT, shown, error.what, fix=error.fix))
+    else:
+        why = f"the environment file {built.environment} is not there"
+        skipped += [Skipped(rule=rule, path=shown, reason=why) for rule in ("stale", WISH_UNMET, ADDITION_UNNEEDED)]
+    if base is not None:
+        findings += _against_base(lock, built, base, shown)
+    if wishes is not None:
+        findings += _against_wishes(lock, wishes, base, shown)
+        findings += _files(lock, built, wishes, base, shown)
+    checked = [*REASONS, *(rule.id for rule in check_files.RULES if wishes is not None)]
+    rules = tuple(rule for rule in checked if rule not in {each.rule for each in skipped})
+    return Report(findings=tuple(findings), skipped=tuple(skipped), rules=rules)
+
+
+def _against_base(lock: Lock, built: Built, base: Base, shown: str) -> Iterator[Finding]:
+    missing = [platform for platform in lock.platforms if platform not in base.lock.platforms]
+    different = [
+        (platform, package.name, package.file_name, {found.name: found for found in lock.packages[platform]})
+        for platform in lock.platforms
+        for package in base.lock.packages.get(platform, ())
+        if package not in lock.packages[platform]
+    ]
+    if base.lock.sha256 != built.sha256:
+        names = sorted({name for _, name, _, _ in different} - set(built.moves))
+        what = f"{len(names)} of its packages are others now ({', '.join(names[:6])}{' …' if len(names) > 6 else ''})"
+        yield _finding(
+            BASE_CHANGED,
+            shown,
+            f"the base {built.base.text} is not what it was when the lock was made (sha256 {built.sha256[:12]}, now "
+            f"{base.lock.sha256[:12]}): {what if names else 'its packages are the same'}",
+            fix="move to it with `torchlocks update --base`, or name a base that stays: ENVIRONMENT@TAG.",
+        )
+        return
+    for platform in missing:
+        yield _finding(BASE_PACKAGE, shown, f"the base does not exist for {platform}", platform=platform)
+    for platform, name, file, held in different:
+        found = held.get(name)
+        if found is not None and name in built.moves:
+            continue
+        have = "the lock has none" if found is None else f"the lock has {found.file_name}"
+        same = found is not None and found.file_name == file
+        yield _finding(
+            BASE_PACKAGE,
+            shown,
+            f"the base has {file}; {have}" + (", with another URL, hash or dependency" if same else ""),
+            package=name,
+            platform=platform,
+        )
+
+
+def _against_wishes(lock: Lock, wishes: Wishes, base: Base | None, shown: str) -> Iterator[Finding]:
+    for platform, packages in lock.packages.items():
+        by_name = {package.name: package for package in packages}
+        asked = wishes.on(platform)
+        for wish in asked:
+            found = by_name.get(wish.name)
+            if wish.name.startswith("__") or (found is not None and satisfies(found, wish.spec)):
+                continue
+            have = found.file_name if found else "nothing of that name"
+            yield _finding(
+                WISH_UNMET,
+                shown,
+                f"{wish.spec!r} is asked for ({wish.place}); the lock has {have}",
+                package=wish.name,
+                platform=platform,
+            )
+        if base is None:
+            continue
+        roots = [package.name for package in base.lock.packages.get(platform, ())] + [wish.name for wish in asked]
+        needed = reachable(packages, roots)
+        for package in packages:
+            if package.name not in needed:
+                yield _finding(
+                    ADDITION_UNNEEDED,
+                    shown,
+                    f"neither the base nor a wish needs {package.file_name}",
+                    package=package.name,
+                    platform=platform,
+                )
+
+
+def _files(lock: Lock, built: Built, wishes: Wishes, base: Base | None, shown: str) -> Iterator[Finding]:
+    """The rules on an environment's folder, for the files that are this lock's; others there are not its business."""
+    if lock.path.name != CONDA_LOCK:
+        return
+    like = lock if base is None else base.lock
+    channels = lock.channels
+    if base is not None:
+        channels = all_channels(base, wishes.channels if built.channels is None else built.channels)
+    rows = {}
+    for platform in wishes.platforms or lock.platforms:
+        virtual = virtual_packages(like, platform)
+        try:
+            current = input_hash(wishes, like, platform, channels) if virtual else None
+        except TorchlocksError as error:
+            yield _finding(ENVIRONMENT, shown, error.what, platform=platform)
+            return
+        rows[platform] = Expectation(
+            env=wishes.name,
+            platform=platform,
+            accelerator="cuda" if "__cuda" in virtual else "cpu",
+            channels=channels,
+            requested=(),
+            virtual_packages=virtual,
+            content_hash=current,
+        )
+    held = check_files.read_folder(lock.path.parent, wishes.name, rows)
+    own = {CONDA_LOCK, PIXI, *(explicit_name(platform) for platform in {*rows, *lock.platforms})}
+    held = replace(
+        held,
+        names=tuple(name for name in held.names if name in own),
+        locks={name: found for name, found in held.locks.items() if name in own},
+        errors={name: error for name, error in held.errors.items() if name in own},
+    )
+    top = Path(shown).parent
+    for rule in check_files.RULES:
+        for problem in rule.look(held):
+            yield Finding(
+                rule=rule.id,
+                severity=problem.severity,
+                path=str(top / problem.file) if problem.file else shown,
+                message=problem.message,
+                platform=problem.platform,
+                package=problem.package,
+                fix=problem.fix.replace(RELOCK, AGAIN) if problem.fix else AGAIN,
+            )
+
+
+def _finding(
+    rule: str,
+    path: str,
+    message: str,
+    *,
+    fix: str | None = AGAIN,
+    package: str | None = None,
+    platform: str | None = None,
+) -> Finding:
+    return Finding(rule=rule, severity="error", path=path, message=message, fix=fix, package=package, platform=platform)

@@ -1,0 +1,98 @@
+"""Rules across environments: CPU and GPU differ in the accelerator and its pins, and in nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from torchlocks.check.model import Problem, Subject
+from torchlocks.check.rules.graph import reachable
+from torchlocks.cuda.packages import is_cuda_package
+from torchlocks.lockfile.models import LockedPackage
+from torchlocks.lockfile.specs import spec_name
+
+ROW_PINS = ("python", "pytorch", "torchvision", "torchaudio", "cuda-version", "pytorch-cuda")
+"""What a row of the matrix chooses, and so may differ from row to row."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """A CPU and a GPU environment on one platform, and what the matrix lets them differ in.
+
+    `accelerator` and `variant` are shell patterns on package names (`parity` in matrix.yml). Such packages,
+    what a row pins, and all that only they bring along, may differ.
+    """
+
+    cpu: Subject
+    gpu: Subject
+    accelerator: tuple[str, ...]
+    variant: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairRule:
+    """A rule on two environments of one platform."""
+
+    id: str
+    reason: str
+    look: Callable[[Pair], Iterator[Problem]]
+
+
+def _requested(pair: Pair) -> Iterator[Problem]:
+    asked = []
+    for side in (pair.cpu, pair.gpu):
+        specs = side.row.requested if side.row else ()
+        asked.append({spec_name(spec): spec for spec in specs if spec_name(spec) not in ROW_PINS})
+    cpu, gpu = asked
+    for name in sorted(cpu.keys() | gpu.keys()):
+        if cpu.get(name) != gpu.get(name):
+            yield Problem(
+                message=f"the CPU environment asks for {cpu.get(name, 'no ' + name)!r}, "
+                f"this one for {gpu.get(name, 'no ' + name)!r}",
+                package=name,
+                fix="ask for the same in environment-cpu.yml and environment-gpu.yml.",
+            )
+
+
+def _packages(pair: Pair) -> Iterator[Problem]:
+    cpu, gpu = _common(pair, pair.cpu), _common(pair, pair.gpu)
+    for side, other, here, there in (
+        (gpu, pair.cpu.by_name, "this environment", "the CPU one"),
+        (cpu, pair.gpu.by_name, "the CPU environment", "this one"),
+    ):
+        for name in sorted(side.keys() - other.keys()):
+            yield Problem(
+                message=f"{side[name].file_name} is in {here} and not in {there}, and no declared package brings it",
+                package=name,
+                fix="declare it under `parity` in matrix.yml if it comes with the accelerator or the torch build.",
+            )
+
+
+def _common(pair: Pair, subject: Subject) -> dict[str, LockedPackage]:
+    """The packages that requests common to both environments need on a path without declared packages."""
+
+    def declared(package: LockedPackage) -> bool:
+        return (
+            package.name in ROW_PINS
+            or is_cuda_package(package)
+            or any(fnmatchcase(package.name, pattern) for pattern in (*pair.accelerator, *pair.variant))
+        )
+
+    roots = [spec_name(spec) for spec in subject.row.requested] if subject.row else []
+    reached = reachable(subject.packages, (name for name in roots if name not in ROW_PINS), declared)
+    return {package.name: package for package in subject.packages if package.name in reached and not declared(package)}
+
+
+RULES = (
+    PairRule(
+        id="parity-requests",
+        reason="Code that runs in one environment must find the same packages in the other.",
+        look=_requested,
+    ),
+    PairRule(
+        id="parity-packages",
+        reason="What only one environment has must be declared, or it is an accident.",
+        look=_packages,
+    ),
+)

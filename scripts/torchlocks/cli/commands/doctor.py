@@ -1,0 +1,37 @@
+"""What runs on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.option(
+    "--host",
+    "record",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Judge another machine: a file that `torchlocks doctor --json` wrote there.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the diagnosis as JSON, and nothing else.")
+def doctor(record: Path | None, as_json: bool) -> None:
+    """Say which environments run on this machine, why the others do not, and what to do."""
+    from torchlocks.core.layout import find_layout
+    from torchlocks.host.detect import detect_host
+    from torchlocks.host.doctor import diagnose
+    from torchlocks.host.doctor_report import diagnosis_json, diagnosis_text
+    from torchlocks.host.record import read_host
+    from torchlocks.lockfile.formats import CONDA_LOCK
+    from torchlocks.matrix.model import load_matrix
+
+    layout = find_layout()
+    locked = {path.parent.name for path in layout.locks.glob(f"*/{CONDA_LOCK}")}
+    diagnosis = diagnose(load_matrix(layout.matrix), read_host(record) if record else detect_host(), locked)
+    if as_json:
+        click.echo(diagnosis_json(diagnosis))
+        return
+    from rich.console import Console
+
+    Console(highlight=False).print(diagnosis_text(diagnosis))

@@ -1,0 +1,194 @@
+"""Making environments and working in them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from torchlocks.cli.commands.shared import installed_prefix, mirror_option, scheduler_option, show_verdict
+
+if TYPE_CHECKING:
+    from torchlocks.core.layout import Layout
+    from torchlocks.core.progress import Progress
+    from torchlocks.workflow.environment import ChannelChoice
+
+
+@click.command()
+@click.argument("kind", type=click.Choice(["cpu", "gpu"]))
+@click.option(
+    "--cuda", default="auto", show_default=True, help="CUDA version of the row, or auto: the best for this machine."
+)
+@click.option("--require-gpu", is_flag=True, help="Fail, before anything is done, where no GPU can be used.")
+@click.option("--channel", type=click.Choice(["auto", "conda-forge", "local"]), default="auto", show_default=True)
+@click.option("--offline", is_flag=True, help="Use the package cache alone.")
+@mirror_option
+@click.option("--force", is_flag=True, help="Make it again even if nothing has changed.")
+@click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON, and nothing else.")
+def env(
+    kind: str,
+    cuda: str,
+    require_gpu: bool,
+    channel: str,
+    offline: bool,
+    mirror: str | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Build the CPU or a CUDA environment and verify it."""
+    from torchlocks.cli.console import make_progress
+    from torchlocks.core.layout import find_layout
+    from torchlocks.host.detect import host_platform
+    from torchlocks.workflow.environment import Request, make_environment
+
+    if require_gpu and kind == "cpu":
+        raise click.UsageError("--require-gpu goes with a GPU environment: torchlocks env gpu --require-gpu")
+    if cuda != "auto" and kind == "cpu":
+        raise click.UsageError(f"--cuda goes with a GPU environment: torchlocks env gpu --cuda {cuda}")
+    layout = find_layout()
+    platform = host_platform()
+    choice: ChannelChoice = "auto" if channel == "auto" else "local" if channel == "local" else "conda-forge"
+    progress = make_progress(quiet=as_json)
+    name = "cpu" if kind == "cpu" else _gpu_environment(layout, cuda, choice, require_gpu, progress)
+    request = Request(env=name, platform=platform, channel=choice, offline=offline, force=force, mirror=mirror or None)
+    outcome = make_environment(layout, request, progress)
+    if outcome.verdict is None:
+        for note in outcome.notes:
+            click.echo('{"changed": false}' if as_json else note)
+        return
+    show_verdict(outcome.verdict, name, as_json)
+    for note in outcome.notes:
+        progress.warn(note)
+    if not as_json:
+        # Outside a checkout there is no Makefile.
+        if layout.packaged:
+            click.echo(f"Ready: torchlocks shell {name}, or torchlocks run {name} 'python …'")
+        else:
+            click.echo(f"Ready: make shell ENV={name}, or make run ENV={name} CMD='python …'")
+
+
+def _gpu_environment(layout: Layout, cuda: str, channel: ChannelChoice, require_gpu: bool, progress: Progress) -> str:
+    """The CUDA environment to build here, once this machine was found fit for it."""
+    from torchlocks.host.detect import detect_host
+    from torchlocks.matrix.model import load_matrix
+    from torchlocks.workflow.choose import choose_gpu_environment
+
+    choice = choose_gpu_environment(
+        load_matrix(layout.matrix), detect_host(), cuda, local=channel == "local", require_gpu=require_gpu
+    )
+    for note in choice.notes:
+        progress.say(f"note: {note}")
+    return choice.env
+
+
+@click.command()
+@click.argument("env_name")
+@click.option("-k", "select", default=None, help="Run only the checks that match, as for pytest -k.")
+@click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON, and nothing else.")
+@scheduler_option
+@click.option(
+    "--per",
+    type=click.Choice(["node", "kind", "worker"]),
+    default="node",
+    show_default=True,
+    help="With --scheduler: verify on every node, on one of each kind (platform, CPU, driver, GPUs), or every worker.",
+)
+@click.option(
+    "--install", is_flag=True, help="With --scheduler: each node installs the committed lock on its own disk."
+)
+def verify(
+    env_name: str,
+    select: str | None,
+    as_json: bool,
+    scheduler: str | None,
+    per: Literal["node", "kind", "worker"],
+    install: bool,
+) -> None:
+    """Run the torch suite in an installed environment, here or on the nodes of a cluster."""
+    from torchlocks.cli.console import make_progress
+    from torchlocks.core.layout import find_layout
+    from torchlocks.workflow.environment import verify_installed
+
+    if scheduler is not None:
+        from torchlocks.cli.commands.fleet import verify_on_nodes
+
+        verify_on_nodes(env_name, select, as_json, scheduler, per, install)
+        return
+    installed_prefix(env_name)
+    verdict = verify_installed(find_layout(), env_name, make_progress(quiet=as_json), select=select)
+    show_verdict(verdict, env_name, as_json)
+
+
+@click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.argument("env_name")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def run(env_name: str, command: tuple[str, ...]) -> None:
+    """Run COMMAND in an installed environment, activated; `auto` is the best that works on this machine.
+
+    One argument is a shell command ('python -c "…" | head'); several are a program and its arguments.
+    """
+    import shlex
+
+    from torchlocks.install.activate import run_in
+
+    raise SystemExit(run_in(_prefix(env_name), command[0] if len(command) == 1 else shlex.join(command)))
+
+
+@click.command()
+@click.argument("env_name")
+def shell(env_name: str) -> None:
+    """Start a shell in an installed environment, activated; `auto` is the best that works on this machine."""
+    from torchlocks.install.activate import shell_in
+
+    raise SystemExit(shell_in(_prefix(env_name)))
+
+
+def _prefix(env_name: str) -> Path:
+    """The prefix of an installed environment; for `auto` that of the best one, which standard error then names."""
+    if env_name != "auto":
+        return installed_prefix(env_name)
+    from torchlocks.core.layout import find_layout
+    from torchlocks.host.detect import detect_host
+    from torchlocks.matrix.model import load_matrix
+    from torchlocks.workflow.choose import choose_installed
+
+    layout = find_layout()
+    choice = choose_installed(layout, load_matrix(layout.matrix), detect_host())
+    for note in choice.notes:
+        click.echo(f"note: {note}", err=True)
+    return layout.prefix(choice.env)
+
+
+@click.command()
+@click.argument("env_name")
+def rollback(env_name: str) -> None:
+    """Go back to the previous environment."""
+    from torchlocks.cli.console import make_progress
+    from torchlocks.core.layout import find_layout
+    from torchlocks.install.installer import rollback as roll_back
+
+    back = roll_back(find_layout().prefix(env_name), progress=make_progress())
+    click.echo(f"{env_name} is again the one installed {back.installed_at}" if back else f"{env_name} is rolled back")
+
+
+@click.command()
+@click.argument("env_name")
+@click.option("--fix", is_flag=True, help="Put damaged and missing files back from the package cache.")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON, and nothing else.")
+def fsck(env_name: str, fix: bool, as_json: bool) -> None:
+    """Compare every file of an environment with what its packages hold."""
+    from torchlocks.cli.console import make_progress
+    from torchlocks.core.errors import IntegrityError
+    from torchlocks.install.fsck import fsck as look
+    from torchlocks.install.fsck_report import as_json as findings_json
+    from torchlocks.install.fsck_report import as_text as findings_text
+
+    findings = look(installed_prefix(env_name), fix=fix, progress=make_progress(quiet=as_json))
+    click.echo(findings_json(findings) if as_json else findings_text(findings))
+    if not findings.ok:
+        raise IntegrityError(
+            f"{env_name} is not as its packages installed it.",
+            where=str(findings.prefix),
+            fix=f"torchlocks fsck {env_name} --fix puts files back; what shadows torch is for you to remove",
+        )

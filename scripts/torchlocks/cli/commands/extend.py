@@ -1,0 +1,161 @@
+"""Locks of other repositories, built on these."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from torchlocks.cli.commands.shared import mirror_option
+
+if TYPE_CHECKING:
+    from torchlocks.solve.repodata import RecordSource
+
+
+@click.command()
+@click.argument("environment", type=click.Path(path_type=Path), default="environment.yml")
+@click.option("--base", "base_name", default=None, help="ENV, ENV@REVISION, a path or a URL (default: as before).")
+@click.option("--repository", default=None, help="Repository that has the base's REVISION: a URL or a path.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), default=None, help="Folder of the lock.")
+@click.option(
+    "--platform", "platforms", multiple=True, help="One platform; may be repeated (default: as before, or all)."
+)
+@click.option("--allow-move", "moves", multiple=True, metavar="PKG", help="Base package that may move; repeatable.")
+@click.option("--channel", "channels", multiple=True, help="Channel (or its folder) instead of the file's; repeatable.")
+@click.option("--snapshot", type=click.Path(path_type=Path), default=None, help="Folder of repodata to lock against.")
+@click.option("--as-of", type=click.DateTime(["%Y-%m-%d"]), default=None, help="Ignore packages newer than this day.")
+@mirror_option
+@click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON, and nothing else.")
+def extend(
+    environment: Path,
+    base_name: str | None,
+    repository: str | None,
+    output: Path | None,
+    platforms: tuple[str, ...],
+    moves: tuple[str, ...],
+    channels: tuple[str, ...],
+    snapshot: Path | None,
+    as_of: datetime | None,
+    mirror: str | None,
+    as_json: bool,
+) -> None:
+    """Lock ENVIRONMENT (an environment.yml) on top of a base.
+
+    Every package of the base stays exactly as it is; only what comes on top is solved. The lock, a conda-lock.yml, goes
+    into the folder of ENVIRONMENT, or of --output, and what other clients read beside it. A lock that is there already
+    knows its base, platforms, channels and moves, so that they need not be named again.
+    """
+    from torchlocks.cli.console import make_progress
+    from torchlocks.core.errors import BaseLockError
+    from torchlocks.extend.base import name_base, open_base, read_built
+    from torchlocks.extend.lock import ExtendOptions, lock_file
+    from torchlocks.extend.lock import extend as lock_on_base
+    from torchlocks.extend.report import as_json as report_json
+    from torchlocks.extend.report import as_text
+    from torchlocks.extend.requested import read_wishes
+    from torchlocks.lockfile.formats import read_lock
+
+    wishes = read_wishes(environment)
+    path = lock_file(environment.parent if output is None else output)
+    if base_name:
+        name = name_base(base_name, repository, path.parent)
+    else:
+        before = read_lock(path) if path.is_file() else None
+        built = read_built(before.metadata) if before else None
+        if before is None or built is None:
+            raise BaseLockError(
+                "No base is named, and there is no lock that was built on one.",
+                where=str(path),
+                fix="name it: --base cpu, --base gpu-cu118@TAG, or the path or URL of a conda-lock.yml",
+            )
+        name = built.base
+        moves, channels = moves or built.moves, channels or built.channels or ()
+        platforms = platforms or (() if wishes.platforms else before.platforms)
+    options = ExtendOptions(
+        source=_source(snapshot, as_of, mirror),
+        platforms=platforms,
+        moves=tuple(dict.fromkeys(moves)),
+        channels=tuple(_channel(channel) for channel in channels) or None,
+    )
+    done = lock_on_base(wishes, open_base(name, path.parent), path, options, make_progress(quiet=as_json))
+    if as_json:
+        click.echo(report_json(done), nl=False)
+    else:
+        click.echo(as_text(done), nl=False)
+
+
+def _channel(named: str) -> str:
+    """A channel by name or URL; a folder that is one by its URL."""
+    folder = Path(named)
+    is_folder = "://" not in named and (folder / "noarch" / "repodata.json").is_file()
+    return folder.resolve().as_uri() if is_folder else named
+
+
+def update_base(
+    output: Path,
+    base_name: str,
+    repository: str | None,
+    snapshot: Path | None,
+    as_of: datetime | None,
+    mirror: str | None,
+) -> None:
+    """Move the lock on a base in `output` to the base `base_name`, or (empty) to what its own base is by now."""
+    from dataclasses import replace
+
+    from rich.console import Console
+
+    from torchlocks.cli.console import make_progress
+    from torchlocks.core.errors import BaseLockError
+    from torchlocks.diff.compare import diff
+    from torchlocks.diff.read import Side
+    from torchlocks.diff.report import as_text as diff_text
+    from torchlocks.extend.base import name_base, open_base, read_built
+    from torchlocks.extend.lock import ExtendOptions, extend, lock_file
+    from torchlocks.extend.report import as_text
+    from torchlocks.extend.requested import read_wishes
+    from torchlocks.lockfile.open import open_lock
+
+    path = lock_file(output)
+    before = open_lock(str(path))
+    built = read_built(before.metadata)
+    if built is None:
+        raise BaseLockError(
+            "This lock was not built on a base, so it cannot move to another.",
+            where=str(path),
+            fix="name the lock with --lock, or build one with `torchlocks extend`",
+        )
+    name = replace(built.base, commit=None)
+    if base_name:
+        name = name_base(base_name, repository, path.parent)
+        if name.is_revision and name.repository is None:
+            name = replace(name, repository=built.base.repository)
+    base = open_base(name, path.parent)
+    held = {package.name for packages in base.lock.packages.values() for package in packages}
+    options = ExtendOptions(
+        source=_source(snapshot, as_of, mirror),
+        platforms=before.platforms,
+        moves=tuple(move for move in built.moves if move in held),
+        channels=built.channels,
+        stay=True,
+    )
+    wishes = read_wishes(path.parent / built.environment)
+    done = extend(wishes, base, path, options, make_progress())
+    after = open_lock(str(path))
+    sides = Side(name="before", packages=before.packages), Side(name="now", packages=after.packages)
+    Console(highlight=False).print(diff_text(diff(*sides)))
+    click.echo()
+    click.echo(as_text(done), nl=False)
+
+
+def _source(snapshot: Path | None, as_of: datetime | None, mirror: str | None) -> RecordSource:
+    from torchlocks.solve.repodata import RecordSource, require_snapshot
+
+    if snapshot is not None:
+        require_snapshot(snapshot)
+    return RecordSource(
+        snapshot=snapshot.absolute() if snapshot else None,
+        as_of=as_of.date() if as_of else None,
+        mirror=mirror or None,
+    )

@@ -1,0 +1,298 @@
+"""What there is, locked and proven."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+
+import click
+
+from torchlocks.cli.commands.shared import locking_options, scheduler_option
+
+
+@click.command()
+@click.option("--schema", is_flag=True, help="Print the JSON schema of matrix.yml instead.")
+@click.option("--markdown", is_flag=True, help="Print the table for the README.")
+def matrix(schema: bool, markdown: bool) -> None:
+    """List the environments and platforms there are."""
+    from torchlocks.core.layout import find_layout
+    from torchlocks.matrix.model import load_matrix, matrix_schema
+
+    if schema:
+        click.echo(matrix_schema(), nl=False)
+        return
+    from torchlocks.matrix.table import matrix_markdown, matrix_table
+
+    loaded = load_matrix(find_layout().matrix)
+    if markdown:
+        click.echo(matrix_markdown(loaded), nl=False)
+        return
+    from rich.console import Console
+
+    Console(highlight=False).print(matrix_table(loaded))
+
+
+@click.command()
+@click.option("--env", "env_name", default=None, help="One environment (default: all).")
+@click.option("--platform", default=None, help="One platform (default: all of the environment).")
+def render(env_name: str | None, platform: str | None) -> None:
+    """Print the rendered conda environment files."""
+    from torchlocks.core.layout import find_layout
+    from torchlocks.matrix.model import load_matrix
+    from torchlocks.matrix.render import render as render_target
+
+    layout = find_layout()
+    for target in load_matrix(layout.matrix).select(env_name, platform):
+        click.echo(f"# {target.env} on {target.platform}")
+        click.echo(render_target(layout.root / target.template, target))
+
+
+@click.command()
+@locking_options("all")
+@click.option("--conda", default=None, help="Use this conda or micromamba to solve.")
+@scheduler_option
+@click.option("--force", is_flag=True, help="Solve again even what has not changed since it was locked.")
+def lock(
+    env_name: str | None,
+    platform: str | None,
+    snapshot: Path | None,
+    as_of: datetime | None,
+    mirror: str | None,
+    conda: str | None,
+    scheduler: str | None,
+    force: bool,
+) -> None:
+    """Solve the matrix and write the lockfiles."""
+    _lock(env_name, platform, snapshot, as_of, mirror, conda, move=None, scheduler=scheduler, force=force)
+
+
+@click.command()
+@click.argument("packages", nargs=-1)
+@locking_options("all that have the package")
+@click.option(
+    "--base", is_flag=False, flag_value="", default=None, help="Move a lock to its base's newest, or to BASE."
+)
+@click.option("--repository", default=None, help="Repository that has the revision of BASE: a URL or a path.")
+@click.option("--lock", "own_lock", type=click.Path(path_type=Path), default=Path(), help="The lock on a base.")
+def update(
+    packages: tuple[str, ...],
+    env_name: str | None,
+    platform: str | None,
+    snapshot: Path | None,
+    as_of: datetime | None,
+    mirror: str | None,
+    base: str | None,
+    repository: str | None,
+    own_lock: Path,
+) -> None:
+    """Move the named packages to their newest, or with --base a lock to a newer base; and nothing else that can stay.
+
+    --base takes the base that the lock was built on as it is now, --base BASE another one. The lock is the
+    conda-lock.yml of this folder, or --lock.
+    """
+    if base is not None:
+        if packages or env_name or platform:
+            raise click.UsageError("--base moves a whole lock; name no packages, environment or platform with it")
+        from torchlocks.cli.commands.extend import update_base
+
+        update_base(own_lock, base, repository, snapshot, as_of, mirror)
+        return
+    if not packages:
+        raise click.UsageError("name the packages to move, or --base")
+    _lock(env_name, platform, snapshot, as_of, mirror, None, move=packages)
+
+
+def _lock(
+    env_name: str | None,
+    platform: str | None,
+    snapshot: Path | None,
+    as_of: datetime | None,
+    mirror: str | None,
+    conda: str | None,
+    move: tuple[str, ...] | None,
+    scheduler: str | None = None,
+    force: bool = False,
+) -> None:
+    from torchlocks.cli.console import make_progress, print_error
+    from torchlocks.core.layout import find_layout
+    from torchlocks.dask.lock import open_cluster
+    from torchlocks.locking.environments import lock_environments, targets_with
+    from torchlocks.locking.options import LockOptions, find_solver
+    from torchlocks.matrix.model import load_matrix
+    from torchlocks.solve.repodata import RecordSource, require_snapshot
+
+    layout = find_layout()
+    layout.require_checkout("lock" if move is None else "update")
+    matrix = load_matrix(layout.matrix)
+    targets = matrix.select(env_name, platform)
+    if snapshot is not None:
+        require_snapshot(snapshot)
+    if move is not None:
+        targets = tuple(targets_with(targets, layout.locks, move))
+    source = RecordSource(
+        snapshot=snapshot.absolute() if snapshot else None,
+        as_of=as_of.date() if as_of else None,
+        mirror=mirror or None,
+    )
+    options = LockOptions(
+        source=source,
+        solver=find_solver(conda or None),
+        move=move,
+        cluster=partial(open_cluster, scheduler) if scheduler is not None else None,
+        remembered=None if force else layout.build / "locked",
+    )
+    results, failures = lock_environments(layout, targets, layout.locks, options, make_progress())
+    for result in results:
+        state = f"wrote {', '.join(result.changed)}" if result.changed else "unchanged"
+        click.echo(f"{result.env} ({', '.join(result.platforms)}): {state}")
+    if not failures and any(result.changed for result in results) and (layout.recipes / "torch-env").is_dir():
+        from torchlocks.publish.metapackages import update_generated
+
+        for path in update_generated(layout, matrix):
+            click.echo(f"wrote {path.relative_to(layout.root)}, which says what the locks hold")
+    for failure in failures:
+        print_error(failure.error)
+    if failures:
+        count = len({failure.target.env for failure in failures})
+        click.echo(
+            f"{count} of {count + len(results)} environments could not be locked; their locks are untouched.", err=True
+        )
+        leave_with = failures[0].error.exit_code
+        raise SystemExit(leave_with)
+
+
+@click.command()
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--env", "env_name", default=None, help="One environment of the matrix (default: all).")
+@click.option("--snapshot", type=click.Path(path_type=Path), default=None, help="Lock again from it, and compare.")
+@click.option("--format", "form", type=click.Choice(["text", "json", "github"]), default="text", show_default=True)
+@click.option("--rule", "chosen", multiple=True, metavar="ID", help="Only this rule's findings; may be repeated.")
+@click.option("--rules", is_flag=True, help="List the rules and exit.")
+def check(
+    files: tuple[Path, ...],
+    env_name: str | None,
+    snapshot: Path | None,
+    form: str,
+    chosen: tuple[str, ...],
+    rules: bool,
+) -> None:
+    """Prove the committed locks, or any lockfiles that are named.
+
+    In a folder with a conda-lock.yml that was built on a base, that lock is proven. A folder that is named stands for
+    the conda-lock.yml in it.
+    """
+    from torchlocks.check import report as check_report
+    from torchlocks.check import repository as checks
+    from torchlocks.cli.console import make_progress
+    from torchlocks.core.errors import CheckError
+    from torchlocks.core.layout import find_layout
+    from torchlocks.matrix.model import load_matrix
+
+    if rules or chosen:
+        from torchlocks.check.relock import REASON, RULE
+
+        known = {**checks.rule_reasons(), RULE: f"{REASON} (with --snapshot)"}
+        if rules:
+            for rule, reason in known.items():
+                click.echo(f"{rule:24} {reason}")
+            return
+        for rule in chosen:
+            if rule not in known:
+                raise click.BadParameter(f"there is no rule {rule!r}; --rules lists them", param_hint="--rule")
+    whole = env_name is not None or snapshot is not None
+    if files and whole:
+        raise click.UsageError("--env and --snapshot go with the locks of the matrix, and files are named")
+    if not files and not whole and (here := checks.lock_on_base(Path())):
+        files = (here,)
+    if files:
+        report = checks.check_files_of(files)
+    else:
+        layout = find_layout()
+        if layout.packaged and not whole:
+            click.echo("note: there is no lock on a base here; these are the installed torchlocks' own locks", err=True)
+        loaded = load_matrix(layout.matrix)
+        report = checks.check_repository(layout, loaded, [env_name] if env_name else None)
+        if snapshot is not None:
+            from torchlocks.check.relock import check_relocked
+
+            targets = loaded.select(env_name, None)
+            report += check_relocked(layout, targets, snapshot.absolute(), make_progress(quiet=form != "text"))
+    if chosen:
+        report = report.only(chosen)
+    if form == "json":
+        click.echo(check_report.as_json(report), nl=False)
+    elif form == "github":
+        click.echo(check_report.as_annotations(report), nl=False)
+    else:
+        from rich.console import Console
+
+        Console(highlight=False).print(check_report.as_text(report))
+    if report.failed:
+        raise CheckError(
+            f"The locks are not right: {check_report.summary(report)}.",
+            fix="the findings say what to do; `torchlocks check --rules` says why each rule exists",
+        )
+
+
+@click.command()
+@click.argument("what", metavar="PACKAGE_OR_SPEC")
+@click.option("--env", "env_name", default="cpu", show_default=True, help="Environment of the matrix.")
+@click.option("--platform", default=None, help="Platform (default: this machine's).")
+@click.option("--snapshot", type=click.Path(path_type=Path), default=None, help="Folder of repodata for the solver.")
+@click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON, and nothing else.")
+def why(what: str, env_name: str, platform: str | None, snapshot: Path | None, as_json: bool) -> None:
+    """Say why a package is in a lock, or why a match spec cannot be had.
+
+    A name ('cudnn') is looked up in the committed lock. A match spec ('numpy <2', 'pytorch * cpu*') is put to the
+    solver together with all that the environment asks for; so is any question about a row without a lock.
+    """
+    from rich.console import Console
+
+    from torchlocks.core.layout import find_layout
+    from torchlocks.host.detect import host_platform
+    from torchlocks.lockfile.formats import CONDA_LOCK
+    from torchlocks.lockfile.open import open_lock
+    from torchlocks.matrix.model import load_matrix
+    from torchlocks.matrix.render import render as render_target
+    from torchlocks.matrix.render import requested
+    from torchlocks.solve import why as reasons
+    from torchlocks.solve.repodata import RecordSource, require_snapshot
+
+    layout = find_layout()
+    target = load_matrix(layout.matrix).target(env_name, platform or host_platform())
+    rendered = render_target(layout.root / target.template, target)
+    path = layout.locks / env_name / CONDA_LOCK
+    if what.isascii() and what.replace("-", "").replace("_", "").replace(".", "").isalnum() and path.is_file():
+        answer = reasons.why(open_lock(str(path)), target.platform, what, requested(rendered))
+        if as_json:
+            click.echo(reasons.as_json(answer), nl=False)
+        else:
+            Console(highlight=False).print(reasons.as_text(answer))
+        return
+    from torchlocks.solve.why_not import try_with
+
+    if snapshot is not None:
+        require_snapshot(snapshot)
+    source = RecordSource(snapshot=snapshot.absolute() if snapshot else None)
+    for line in try_with(target, rendered, [what], source):
+        click.echo(f"Nothing is in the way: {env_name} on {target.platform} would have {line}.")
+
+
+@click.command()
+@click.argument("before", metavar="A")
+@click.argument("after", metavar="B")
+@click.option("--format", "form", type=click.Choice(["text", "markdown", "json"]), default="text", show_default=True)
+def diff(before: str, after: str, form: str) -> None:
+    """Compare two locks: files, folders, REV:PATH in git, or the prefixes of environments."""
+    from torchlocks.diff.compare import diff as compare
+    from torchlocks.diff.read import read_side
+    from torchlocks.diff.report import as_json, as_markdown, as_text
+
+    found = compare(read_side(before), read_side(after))
+    if form == "text":
+        from rich.console import Console
+
+        Console(highlight=False).print(as_text(found))
+    else:
+        click.echo(as_markdown(found) if form == "markdown" else as_json(found), nl=False)

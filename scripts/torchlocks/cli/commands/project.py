@@ -1,0 +1,102 @@
+"""What the project itself is built and measured with."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from bench.benchmark import Part
+
+
+@click.command()
+@click.option("--cuda", default=None, help="Build the channel of this CUDA version; without it, the CPU's.")
+def channel(cuda: str | None) -> None:
+    """Build the local channel from recipes/local, PyPI wheels and this machine's Python."""
+    from torchlocks.cli.console import make_progress
+    from torchlocks.core.layout import find_layout
+    from torchlocks.local_channel.build import build_local_channel
+
+    layout = find_layout()
+    if cuda is not None:
+        from torchlocks.host.detect import host_platform
+        from torchlocks.matrix.model import load_matrix
+
+        load_matrix(layout.matrix).gpu_environment(cuda, host_platform(), local=True)
+    built = build_local_channel(layout, accelerator=cuda or "cpu", progress=make_progress())
+    click.echo(f"{built.url}: {len(built.versions)} packages, {len(built.rebuilt)} built now")
+
+
+@click.command()
+@click.option("--update", is_flag=True, help="Only write what is generated from the locks: torch-env and the variants.")
+@click.option("--platform", "platforms", multiple=True, help="Only this platform; may be repeated (default: all).")
+def recipes(update: bool, platforms: tuple[str, ...]) -> None:
+    """Build the recipes of torch-verify and torch-env into build/recipes, a channel."""
+    from torchlocks.core.layout import find_layout
+
+    layout = find_layout()
+    if update:
+        layout.require_checkout("recipes --update")
+        from torchlocks.matrix.model import load_matrix
+        from torchlocks.publish.metapackages import update_generated
+
+        changed = update_generated(layout, load_matrix(layout.matrix))
+        for path in changed:
+            click.echo(f"wrote {path.relative_to(layout.root)}")
+        if not changed:
+            click.echo("the recipes are current")
+        return
+    from torchlocks.cli.console import make_progress
+    from torchlocks.publish.build import build_recipes
+
+    built = build_recipes(layout, platforms=platforms or None, progress=make_progress())
+    click.echo(f"{built.url}: {len(built.packages)} packages, built with {built.engine}")
+    click.echo(f"tests passed: {', '.join(built.tested) or 'none'}")
+    for reason in dict.fromkeys(built.untested.values()):
+        names = dict.fromkeys(name for name, why in built.untested.items() if why == reason)
+        click.echo(f"tests not run: {', '.join(names)}: {reason}")
+
+
+@click.command()
+@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1), help="Runs of each, in turn.")
+@click.option("--snapshot", type=click.Path(path_type=Path), default=None, help="Measure locking too, against it.")
+@click.option(
+    "--growth",
+    default=1000,
+    show_default=True,
+    type=click.IntRange(1, 10_000),
+    help="The largest number of environments to lock and check.",
+)
+@click.option(
+    "--only",
+    "parts",
+    multiple=True,
+    type=click.Choice(["start-up", "install", "lock", "verify", "growth"]),
+    help="Measure only this; may be repeated (default: all).",
+)
+def bench(rounds: int, snapshot: Path | None, growth: int, parts: tuple[Part, ...]) -> None:
+    """Measure what everything costs, against floors and peers of the same run."""
+    from torchlocks.cli.console import make_progress
+    from torchlocks.core.layout import find_layout
+    from torchlocks.solve.repodata import require_snapshot
+
+    if snapshot is not None:
+        require_snapshot(snapshot)
+    layout = find_layout()
+    layout.require_checkout("bench")
+    # The measurements stand beside the tool, outside the wheel.
+    sys.path.insert(0, str(layout.root / "scripts"))
+    from bench.benchmark import PARTS, BenchOptions
+    from bench.benchmark import bench as measure
+    from bench.report import as_markdown, write_bench
+
+    options = BenchOptions(rounds=rounds, snapshot=snapshot, growth=growth, parts=parts or PARTS)
+    found = measure(layout, options, make_progress())
+    written, note = write_bench(found, layout.reports)
+    click.echo(as_markdown(found), nl=False)
+    click.echo(f"\nwrote {', '.join(str(path.relative_to(layout.made)) for path in written)}", err=True)
+    if note:
+        click.echo(note, err=True)

@@ -1,0 +1,61 @@
+"""The `torchlocks` command itself: its verbs, each imported when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+
+import click
+
+from torchlocks import __version__
+
+
+class _Verbs(click.Group):
+    """A group whose verbs are imported when they are asked for. `modules` says where each one is."""
+
+    modules: Mapping[str, str]
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.modules)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.modules:
+            return None
+        module = importlib.import_module(f"torchlocks.cli.commands.{self.modules[cmd_name]}")
+        command = getattr(module, cmd_name.replace("-", "_"))
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            from difflib import get_close_matches
+
+            if near := get_close_matches(args[0], self.list_commands(ctx), n=1):
+                ctx.fail(f"{error.message} Did you mean {near[0]!r}?")
+            raise
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """As click does it, with whole sentences: it cuts them to what is left of one line."""
+        commands = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
+        rows = [
+            (name, verb.get_short_help_str(limit=1000)) for name, verb in commands.items() if verb and not verb.hidden
+        ]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+def root(modules: Mapping[str, str]) -> click.Group:
+    """The command with the verbs of `modules`: the name of each and the module of this package that has it."""
+
+    @click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+    @click.version_option(__version__, prog_name="torchlocks")
+    def cli() -> None:
+        """Reproducible PyTorch environments: rendered, locked, installed and verified."""
+
+    assert isinstance(cli, _Verbs)
+    cli.modules = modules
+    return cli

@@ -1,0 +1,122 @@
+"""What several verbs have in common: options, verdicts on the terminal, and installed environments."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from torchlocks.verify.suite import Verdict
+
+
+def _mirror(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """A URL, or empty where make was given none."""
+    if value and not re.match(r"(file:///|[a-z][a-z0-9+.-]*://[^/])", value):
+        hint = f"; the folder is {Path(value).resolve().as_uri()}" if Path(value).is_dir() else ""
+        raise click.BadParameter(
+            f"{value!r} is not a URL such as https://mirror.example/conda or file:///srv/conda{hint}"
+        )
+    return value
+
+
+mirror_option = click.option(
+    "--mirror", default=None, callback=_mirror, help="URL that stands in for https://conda.anaconda.org."
+)
+
+scheduler_option = click.option(
+    "--scheduler", metavar="URL", default=None, help="Work on a Dask cluster, such as tcp://host:8786 (docs/fleet.md)."
+)
+
+
+def locking_options(default: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """What is locked and from which records; `default` says which environments are, when none is named."""
+    options = (
+        click.option("--env", "env_name", default=None, help=f"One environment (default: {default})."),
+        click.option("--platform", default=None, help="One platform (default: all of the environment)."),
+        click.option(
+            "--snapshot", type=click.Path(path_type=Path), default=None, help="Folder of repodata to lock against."
+        ),
+        click.option(
+            "--as-of", type=click.DateTime(["%Y-%m-%d"]), default=None, help="Ignore packages newer than this day."
+        ),
+        mirror_option,
+    )
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def locked_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Which lock, and which platform of it: an environment of the matrix, or anybody's lockfile."""
+    command = click.option("--platform", default=None, help="Platform (default: this machine's, or the only one).")(
+        command
+    )
+    return click.argument("name", metavar="ENV_OR_LOCK")(command)
+
+
+def write_or_print(text: str, output: Path | None, *, folder: bool = False) -> None:
+    """Put `text` into a file, whole or not at all, or print it; `folder`: make its folder. Raises MissingFileError."""
+    from torchlocks.core.files import write_whole
+
+    if output is None:
+        click.echo(text, nl=False)
+        return
+    try:
+        if folder:
+            output.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(output, text)
+    except OSError as error:
+        from torchlocks.core.errors import MissingFileError
+
+        raise MissingFileError(
+            f"The file cannot be written: {error.strerror or error}.", where=str(output), fix="name another with -o"
+        ) from None
+    click.echo(f"wrote {output}", err=True)
+
+
+def show_verdict(verdict: Verdict, env_name: str, as_json: bool) -> None:
+    """Print a verdict; raise VerificationError when it is not good."""
+    from torchlocks.core.errors import VerificationError
+    from torchlocks.verify.suite import summary_table, verdict_json
+
+    if as_json:
+        click.echo(verdict_json(verdict))
+    else:
+        from rich.console import Console
+
+        Console(highlight=False).print(summary_table(verdict))
+    if not verdict.ok:
+        raise VerificationError(
+            f"{env_name} is installed, but it failed its verification: {verdict.failure_line()}.",
+            where=f"reports/{env_name}.json",
+            fix=f"the environment stays in envs/{env_name}, marked unverified, for you to look at",
+        )
+
+
+def installed_prefix(env_name: str) -> Path:
+    from torchlocks.core.errors import MissingFileError
+    from torchlocks.core.layout import find_layout
+    from torchlocks.install.provenance import read_provenance
+
+    layout = find_layout()
+    prefix = layout.prefix(env_name)
+    found = read_provenance(prefix)
+    if found is None:
+        there = sorted(p.name for p in layout.envs.glob("[!.]*") if read_provenance(p)) if layout.envs.is_dir() else []
+        make = f"make env-gpu CUDA={env_name[6:-1]}.{env_name[-1]}" if env_name.startswith("gpu-cu") else "make env-cpu"
+        raise MissingFileError(
+            f"The environment {env_name!r} is not installed.",
+            where=str(prefix),
+            fix=f"{make}" + (f", or name one that is: {', '.join(there)}" if there else ""),
+        )
+    if found.verified is False:
+        click.echo(f"note: {env_name} failed its verification; see {found.report}", err=True)
+    return prefix

@@ -1,0 +1,114 @@
+"""What people see: rich's bars on a terminal, one line a step elsewhere, errors in one form."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from torchlocks.core.errors import TorchlocksError
+from torchlocks.core.progress import Progress, Silent, Task, Unit
+
+if TYPE_CHECKING:
+    import rich.console
+    import rich.progress
+
+
+def make_progress(*, quiet: bool = False) -> Progress:
+    """Bars when standard error is a terminal, lines when it is a log, nothing when quiet."""
+    if quiet:
+        return Silent()
+    return _Bars() if sys.stderr.isatty() else _Lines()
+
+
+def print_error(error: TorchlocksError) -> None:
+    """What is wrong, where, and what to do, on standard error."""
+    from torchlocks.core.layout import as_typed_here
+
+    red, plain = ("\033[1;31m", "\033[0m") if sys.stderr.isatty() else ("", "")
+    print(f"{red}error:{plain} {as_typed_here(str(error))}", file=sys.stderr)
+
+
+class _Lines:
+    """For logs: a line when a step begins to take time and a line when it is done; no bars, no colour."""
+
+    def say(self, message: str) -> None:
+        print(message, file=sys.stderr, flush=True)
+
+    def warn(self, message: str) -> None:
+        print(f"WARNING: {message}", file=sys.stderr, flush=True)
+
+    @contextmanager
+    def task(self, title: str, total: float | None = None, *, unit: Unit = "items") -> Iterator[Task]:
+        task = _LineTask(total)
+        started = time.monotonic()
+        self.say(f"{title} …")
+        yield task
+        amount = f"{task.done / 1e6:.0f} MB, " if unit == "bytes" else f"{task.done:.0f}, " if task.done else ""
+        self.say(f"{title}: {amount}{time.monotonic() - started:.1f} s")
+
+
+class _LineTask:
+    def __init__(self, total: float | None) -> None:
+        self.done = 0.0
+
+    def advance(self, amount: float, note: str | None = None) -> None:
+        self.done += amount
+
+    def total(self, amount: float) -> None: ...
+
+
+class _Bars:
+    """For terminals: a bar a task, with what is being worked on, amounts, rate and time left."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self.console: rich.console.Console = Console(stderr=True, highlight=False)
+
+    def say(self, message: str) -> None:
+        self.console.print(message, markup=False)
+
+    def warn(self, message: str) -> None:
+        self.console.print(f"WARNING: {message}", style="bold yellow", markup=False)
+
+    @contextmanager
+    def task(self, title: str, total: float | None = None, *, unit: Unit = "items") -> Iterator[Task]:
+        import rich.progress as bars
+
+        amount: list[bars.ProgressColumn] = (
+            [bars.DownloadColumn(), bars.TransferSpeedColumn(), bars.TimeRemainingColumn()]
+            if unit == "bytes"
+            else [bars.MofNCompleteColumn(), bars.TimeElapsedColumn()]
+        )
+        started = time.monotonic()
+        with bars.Progress(
+            bars.TextColumn("{task.description}"),
+            bars.BarColumn(bar_width=30),
+            *amount,
+            bars.TextColumn("{task.fields[note]}"),
+            console=self.console,
+            transient=True,
+        ) as progress:
+            task = _BarTask(progress, progress.add_task(title, total=total, note=""))
+            yield task
+        amount_done = f"{task.done / 1e6:.0f} MB, " if unit == "bytes" and task.done else ""
+        self.console.print(f"{title}: {amount_done}{time.monotonic() - started:.1f} s", markup=False)
+
+
+class _BarTask:
+    def __init__(self, progress: rich.progress.Progress, task: rich.progress.TaskID) -> None:
+        self._progress, self._task = progress, task
+        self.done = 0.0
+
+    def advance(self, amount: float, note: str | None = None) -> None:
+        self.done += amount
+        if note is None:
+            self._progress.update(self._task, advance=amount)
+        else:
+            self._progress.update(self._task, advance=amount, note=note[:40])
+
+    def total(self, amount: float) -> None:
+        self._progress.update(self._task, total=amount)

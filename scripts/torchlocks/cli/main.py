@@ -1,0 +1,137 @@
+"""The command line: which verbs there are, and how it ends. The verbs themselves are in `commands`.
+
+Nothing heavy is imported here: what can be answered at once is answered before even click is.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    from torchlocks.core.errors import TorchlocksError
+
+INTERNAL_ERROR = 70
+"""Exit code of a bug in torchlocks itself (EX_SOFTWARE of sysexits.h)."""
+
+#: The module of `torchlocks.cli.commands` that holds each verb: only the one that is used is imported.
+VERBS = {
+    "doctor": "doctor",
+    "env": "environments",
+    "verify": "environments",
+    "run": "environments",
+    "shell": "environments",
+    "rollback": "environments",
+    "fsck": "environments",
+    "matrix": "locks",
+    "render": "locks",
+    "lock": "locks",
+    "update": "locks",
+    "check": "locks",
+    "why": "locks",
+    "diff": "locks",
+    "extend": "extend",
+    "install": "installing",
+    "bundle": "installing",
+    "sign": "supply",
+    "verify-signature": "supply",
+    "attestations": "supply",
+    "sbom": "supply",
+    "licences": "supply",
+    "export": "exports",
+    "update-all": "updating",
+    "action": "action",
+    "pick": "site",
+    "site": "site",
+    "channel": "project",
+    "recipes": "project",
+    "bench": "project",
+}
+
+
+def main() -> NoReturn:
+    """The `torchlocks` command: run a verb, print errors as errors, leave with their exit code."""
+    from torchlocks.core.process_exit import leave
+    from torchlocks.install.up_to_date import quick_answer
+
+    _print_anywhere()
+    answer = quick_answer(sys.argv[1:])
+    if answer is not None:
+        print(answer)
+        leave(0)
+    leave(_run())
+
+
+def _print_anywhere() -> None:
+    """Print what the terminal's encoding does not have (`→` on many a Windows) as an escape, as standard error does."""
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure is not None and not sys.stdout.encoding.lower().startswith("utf"):
+        reconfigure(errors="backslashreplace")
+
+
+def _run() -> int:
+    import click
+
+    from torchlocks.cli.commands.root import root
+    from torchlocks.cli.console import print_error
+    from torchlocks.core.errors import InterruptedByUserError, TorchlocksError
+
+    try:
+        root(VERBS).main(standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        print_error(InterruptedByUserError("Interrupted. Nothing half-made is left in place; run it again to go on."))
+        return InterruptedByUserError.exit_code
+    except TorchlocksError as error:
+        print_error(error)
+        return error.exit_code
+    except BrokenPipeError:
+        return 1
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 1
+    except Exception as error:
+        if os.environ.get("TORCHLOCKS_DEBUG"):
+            import traceback
+
+            traceback.print_exc()
+        if (refused := _refused(error)) is not None:
+            print_error(refused)
+            return refused.exit_code
+        print(
+            f"error: torchlocks itself failed: {type(error).__name__}: {error}\n"
+            "  fix:   this is a bug; run again with TORCHLOCKS_DEBUG=1 and report what it prints",
+            file=sys.stderr,
+        )
+        return INTERNAL_ERROR
+    return 0
+
+
+def _refused(error: Exception) -> TorchlocksError | None:
+    """An error for what the system does not allow, wherever it was tried, and which is no bug; None for all else."""
+    import errno
+
+    from torchlocks.core.errors import DiskFullError, TorchlocksError
+
+    if not isinstance(error, OSError):
+        return None
+    where = str(error.filename2 or error.filename or "") or None
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFullError("The disk, or your quota of it, is full.", where=where, fix="make room, and run it again")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return TorchlocksError(
+            f"The system does not allow this: {error.strerror}.",
+            where=where,
+            fix="make it readable, or writable, to you",
+        )
+    return None
+
+
+if __name__ == "__main__":
+    main()

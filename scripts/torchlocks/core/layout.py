@@ -1,0 +1,154 @@
+"""Where things are: the repository's own files, and the folders that are made beside them.
+
+In a checkout both are in one folder. An installed torchlocks (a wheel) brings the repository's files in its
+package, where nothing is written; what is made goes into the current folder.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from torchlocks.core.errors import MissingFileError, NotACheckoutError
+
+PACKAGED = Path(__file__).parents[1] / "_data"
+"""The repository's files in an installed wheel, laid out as in a checkout (setup.py puts them there)."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The paths of one torchlocks.
+
+    `root` is the folder that holds `matrix.yml` and all else that is committed. `made_in` is the folder for what
+    is made: environments, builds, reports; None for `root` itself.
+    """
+
+    root: Path
+    made_in: Path | None = None
+
+    @property
+    def packaged(self) -> bool:
+        """Whether the committed files are those of an installed wheel, which nothing may change."""
+        return self.root == PACKAGED
+
+    @property
+    def made(self) -> Path:
+        """The folder that holds what is made."""
+        return self.made_in or self.root
+
+    @property
+    def matrix(self) -> Path:
+        return self.root / "matrix.yml"
+
+    @property
+    def locks(self) -> Path:
+        """The committed lockfiles, one folder an environment."""
+        return self.root / "locks"
+
+    @property
+    def recipes(self) -> Path:
+        return self.root / "recipes"
+
+    @property
+    def suite(self) -> Path:
+        """The verification suite that runs inside environments."""
+        return self.root / "tests" / "torch"
+
+    @property
+    def envs(self) -> Path:
+        """Installed environments, one prefix each (made, not committed)."""
+        return self.made / "envs"
+
+    @property
+    def build(self) -> Path:
+        """Everything that can be made again: the local channel, its wheels, local locks."""
+        return self.made / "build"
+
+    @property
+    def channel(self) -> Path:
+        """The local channel: `<channel>/<subdir>/repodata.json` beside its packages."""
+        return self.build / "channel"
+
+    @property
+    def local_locks(self) -> Path:
+        """Locks against the local channel, one folder an environment."""
+        return self.build / "local"
+
+    @property
+    def reports(self) -> Path:
+        return self.made / "reports"
+
+    def prefix(self, env: str) -> Path:
+        """The prefix in which the environment `env` is installed."""
+        return self.envs / env
+
+    def require_checkout(self, verb: str) -> None:
+        """Refuse a `verb` that writes committed files, or uses the Makefile, where there is no checkout.
+
+        Raises NotACheckoutError.
+        """
+        if self.packaged:
+            raise NotACheckoutError(
+                f"`{verb}` works on the files of a checkout, and this is not a checkout of torchlocks.",
+                where=f"{Path.cwd()}: no matrix.yml here or in any folder above; "
+                "the locks in use are those of the installed package",
+                fix="run it in a clone of torchlocks, or set TORCHLOCKS_ROOT to one.",
+            )
+
+
+def find_layout(start: Path | None = None) -> Layout:
+    """The checkout that holds `start` (default: the current folder), or `$TORCHLOCKS_ROOT`; else the wheel's files.
+
+    What is made goes into `$TORCHLOCKS_HOME` where that is set, else into the checkout, and with a wheel's files
+    into `start`. Raises MissingFileError when no folder from `start` upwards has a `matrix.yml` and this torchlocks
+    was not installed from a wheel.
+    """
+    named = os.environ.get("TORCHLOCKS_ROOT")
+    home = os.environ.get("TORCHLOCKS_HOME")
+    made_in = Path(home).resolve() if home else None
+    begin = Path(named) if named else (start or Path.cwd())
+    begin = begin.resolve()
+    for folder in (begin,) if named else (begin, *begin.parents):
+        if (folder / "matrix.yml").is_file():
+            return Layout(folder, made_in)
+    if not named and (PACKAGED / "matrix.yml").is_file():
+        return Layout(PACKAGED, made_in or begin)
+    raise MissingFileError(
+        "This is not a torchlocks checkout: no matrix.yml here or in any folder above.",
+        where=str(begin),
+        fix="change into a clone of torchlocks, or set TORCHLOCKS_ROOT to one.",
+    )
+
+
+_VERBS = "env-cpu|env-gpu|bundle|doctor|fsck|rollback|shell|verify"
+_MAKE = re.compile(rf"\bmake ({_VERBS})\b(?!-)((?: [A-Z_]+=[^\s,;:)]+)*)")
+_OPTIONS = {
+    "ENV": "{}",
+    "CUDA": "--cuda {}",
+    "CHANNEL": "--channel {}",
+    "PLATFORM": "--platform {}",
+    "MIRROR": "--mirror {}",
+    "OFFLINE": "--offline",
+    "PORTABLE": "--portable",
+    "FILE": "--unpack {}",
+}
+
+
+def as_typed_here(text: str) -> str:
+    """`text` for people, with the commands in it as they can be typed here.
+
+    Messages name make's, which is what a checkout has; an installed torchlocks has no Makefile.
+    """
+    try:
+        packaged = find_layout().packaged
+    except (MissingFileError, OSError):
+        return text
+    return _MAKE.sub(_without_make, text) if packaged else text
+
+
+def _without_make(found: re.Match[str]) -> str:
+    options = [setting.partition("=") for setting in found[2].split()]
+    known = [_OPTIONS[name].format(value) for name, _, value in options if name in _OPTIONS]
+    return " ".join(["torchlocks", found[1].replace("-", " "), *known])

@@ -1,0 +1,146 @@
+"""What packages say of torch and CUDA: the variant in a build string, the versions, the floors.
+
+Nothing here is a verdict; `check` and `diff` draw their own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Literal
+
+from packaging.version import InvalidVersion, Version
+
+from torchlocks.lockfile.models import LockedPackage
+
+TORCH_NAMES = ("pytorch", "libtorch")
+TORCH_FAMILY = ("libtorch", "torchvision", "torchaudio", "triton")
+"""Packages whose build string names the same variant as torch's."""
+
+_CUDA_NAMES = (
+    "cuda", "cuda-*", "cudatoolkit*", "cudnn", "cupti", "cusparselt", "cutensor", "nccl",
+    "libcublas*", "libcudnn*", "libcudss*", "libcufft*", "libcufile*", "libcurand*", "libcusolver*", "libcusparse*",
+    "libcutensor*", "libmagma*", "libnpp*", "libnvfatbin*", "libnvjitlink*", "libnvjpeg*", "libnvptxcompiler*",
+    "libnvshmem*", "libnvvm*", "magma", "magma-*", "nvidia-*", "pytorch-cuda", "pytorch-gpu", "torchtriton",
+)  # fmt: skip
+
+# CUDA toolkits that compile for a compute capability: the first and the last (None: still does).
+# Source: "Architecture support" in the release notes of CUDA 11.0, 11.1, 11.8, 12.0, 12.8, 12.9 and 13.0.
+_TOOLKITS: dict[str, tuple[str, str | None]] = {
+    "3.5": ("5.0", "11.8"),
+    "3.7": ("6.5", "11.8"),
+    "5.0": ("6.5", "12.9"),
+    "5.2": ("7.0", "12.9"),
+    "5.3": ("7.0", "12.9"),
+    "6.0": ("8.0", "12.9"),
+    "6.1": ("8.0", "12.9"),
+    "6.2": ("8.0", "12.9"),
+    "7.0": ("9.0", "12.9"),
+    "7.2": ("9.2", "12.9"),
+    "7.5": ("10.0", None),
+    "8.0": ("11.0", None),
+    "8.6": ("11.1", None),
+    "8.7": ("11.4", None),
+    "8.9": ("11.8", None),
+    "9.0": ("11.8", None),
+    "10.0": ("12.8", None),
+    "10.1": ("12.8", "12.9"),
+    "10.3": ("12.9", None),
+    "11.0": ("13.0", None),
+    "12.0": ("12.8", None),
+    "12.1": ("12.9", None),
+}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What a build string says: for the CPU or for CUDA, and for which ("12.6", "12", or None)."""
+
+    accelerator: Literal["cpu", "cuda"]
+    cuda: str | None = None
+
+    def __str__(self) -> str:
+        return "CPU" if self.accelerator == "cpu" else f"CUDA {self.cuda}" if self.cuda else "CUDA"
+
+    @property
+    def major(self) -> int | None:
+        return int(self.cuda.split(".")[0]) if self.cuda else None
+
+
+# cuda118_py311…, cuda12.4_cudnn…, cuda_118_…, py311_cu124, cuda12_…: a hash in a build string is hexadecimal,
+# so "cu" never comes from one.
+_DOTTED = re.compile(r"cu(?:da)?_?(\d{1,2}\.\d{1,2})")
+_JOINED = re.compile(r"cu(?:da)?_?(\d{2})(\d)?(?!\d)")
+
+
+def variant_of(build: str) -> Variant | None:
+    """The variant that a build string names, or None where it names none."""
+    if dotted := _DOTTED.search(build):
+        return Variant("cuda", dotted[1])
+    if joined := _JOINED.search(build):
+        return Variant("cuda", f"{joined[1]}.{joined[2]}" if joined[2] else joined[1])
+    if "cuda" in build:
+        return Variant("cuda")
+    return Variant("cpu") if "cpu" in build else None
+
+
+def torch_package(packages: Iterable[LockedPackage]) -> LockedPackage | None:
+    """`pytorch`, else `libtorch`, else None."""
+    by_name = {package.name: package for package in packages}
+    return next((by_name[name] for name in TORCH_NAMES if name in by_name), None)
+
+
+def is_cuda_package(package: LockedPackage) -> bool:
+    """Whether a package is part of CUDA, built for it, or needs a driver."""
+    variant = variant_of(package.build)
+    return (
+        any(fnmatchcase(package.name, pattern) for pattern in _CUDA_NAMES)
+        or (variant is not None and variant.accelerator == "cuda")
+        or any(spec.split()[0] == "__cuda" for spec in package.depends or () if spec.strip())
+    )
+
+
+def cuda_version(packages: Iterable[LockedPackage]) -> str | None:
+    """The CUDA version, major.minor, of the libraries: `cuda-version`, else `cudatoolkit`, else `pytorch-cuda`."""
+    by_name = {package.name: package for package in packages}
+    for name in ("cuda-version", "cudatoolkit", "pytorch-cuda"):
+        if name in by_name:
+            return minor(by_name[name].version)
+    return None
+
+
+def minor(version: str) -> str:
+    """The first two parts of a version: 12.4 of 12.4.127."""
+    return ".".join(version.split(".")[:2])
+
+
+def floor_of(packages: Iterable[LockedPackage], virtual: str) -> str | None:
+    """The lowest version of a virtual package, such as `__glibc`, that all packages accept.
+
+    It is the highest `>=` of their dependencies and constraints; None when nothing asks for one.
+    """
+    pattern = re.compile(rf"{re.escape(virtual)}\s.*?>=?\s*(\d+(?:\.\d+)*)")
+    found = [
+        match[1]
+        for package in packages
+        for spec in (*(package.depends or ()), *(package.constrains or ()))
+        if (match := pattern.match(spec))
+    ]
+    return max(found, key=_version) if found else None
+
+
+def compiles(toolkit: str, capability: str) -> bool | None:
+    """Whether a CUDA toolkit compiles for a compute capability; None for a capability not known here."""
+    if capability not in _TOOLKITS:
+        return None
+    first, last = _TOOLKITS[capability]
+    return _version(first) <= _version(toolkit) and (last is None or _version(toolkit) <= _version(last))
+
+
+def _version(text: str) -> Version:
+    try:
+        return Version(text)
+    except InvalidVersion:
+        return Version("0")

@@ -1,0 +1,313 @@
+"""An environment verified on the nodes of a fleet: on each of them, or on one of every kind.
+
+The suite runs where the worker is, in the environment that the node sees under the same path (a cluster's shared file
+system), or in one that it installs from the lock on its own disk. Verdicts come back as values; only this process
+writes reports.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from torchlocks.core.errors import FleetError, MissingFileError, TorchlocksError
+from torchlocks.core.layout import Layout
+from torchlocks.core.progress import Progress, Silent
+from torchlocks.dask.lock import PATIENCE_SECONDS, connected, same_versions
+from torchlocks.lockfile.formats import CONDA_LOCK, parse_lock
+from torchlocks.matrix.model import Target
+from torchlocks.verify.report import write_reports
+from torchlocks.verify.verdict import Verdict
+
+Per = Literal["node", "kind", "worker"]
+"""Whether to verify on every node, on one node of every kind (platform, CPU, driver and GPUs), or on every worker."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """What is verified on: one node, all nodes of a kind, or one worker. `workers` are the addresses that will do."""
+
+    name: str
+    kind: str
+    platform: str
+    workers: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeTask:
+    """What a worker is to verify. Without a `prefix` it installs the lock on its own disk first."""
+
+    target: Target
+    lock_text: str
+    lock_path: Path
+    prefix: Path | None
+    suite: Path
+    select: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeResult:
+    """The verdict of a node, or why it has none."""
+
+    node: Node
+    verdict: Verdict | None = None
+    error: TorchlocksError | None = None
+
+    @property
+    def ok(self) -> bool:
+        return self.verdict is not None and self.verdict.ok
+
+
+@dataclass(frozen=True, kw_only=True)
+class FleetRequest:
+    """What to verify where. `make_task` says what a node of a platform is to do, or raises what speaks against it."""
+
+    env: str
+    address: str
+    per: Per
+    make_task: Callable[[str], NodeTask]
+
+
+def installed_task(layout: Layout, env: str, select: str | None) -> Callable[[str], NodeTask]:
+    """Tasks for an environment that is installed here, and that the nodes see under the same path.
+
+    Raises MissingFileError when its lock is not there any more.
+    """
+    from torchlocks.install.installed import installed_lock
+
+    lock, target = installed_lock(layout, env)
+    task = NodeTask(
+        target=target,
+        lock_text=lock.path.read_text(encoding="utf-8"),
+        lock_path=lock.path,
+        prefix=layout.prefix(env),
+        suite=layout.suite,
+        select=select,
+    )
+
+    def make(platform: str) -> NodeTask:
+        if platform != target.platform:
+            raise FleetError(
+                f"The environment {env} is for {target.platform}, and this node is {platform}.",
+                fix="let the nodes install the lock themselves: --install",
+            )
+        return task
+
+    return make
+
+
+def lock_task(layout: Layout, env: str, select: str | None) -> Callable[[str], NodeTask]:
+    """Tasks for the committed lock of `env`, which each node installs on its own disk.
+
+    Raises NoSuchRowError for a name that is not in the matrix, MissingFileError where there is no lock.
+    """
+    from torchlocks.matrix.model import load_matrix
+
+    matrix = load_matrix(layout.matrix)
+    matrix.environment(env)
+    path = layout.locks / env / CONDA_LOCK
+    if not path.is_file():
+        raise MissingFileError(f"{env} has no lock.", where=str(path), fix=f"make lock ENV={env}")
+    text = path.read_text(encoding="utf-8")
+
+    def make(platform: str) -> NodeTask:
+        target = matrix.target(env, platform)
+        return NodeTask(target=target, lock_text=text, lock_path=path, prefix=None, suite=layout.suite, select=select)
+
+    return make
+
+
+def verify_fleet(
+    request: FleetRequest, reports: Path, progress: Progress, patience: float = PATIENCE_SECONDS
+) -> list[NodeResult]:
+    """Verify on all nodes at the same time, and write `reports/<env>@<node>.json`, `.xml` and `.html` for each.
+
+    A node whose workers are lost is tried again when it has a new one within `patience` seconds. Results are in the
+    order of the nodes' names. Raises FleetError when the fleet cannot be used at all.
+    """
+    results: dict[str, NodeResult] = {}
+    with connected(request.address) as client:
+        same_versions(client, ("torchlocks",))
+        nodes = {node.name: node for node in _nodes(client, request.per)}
+        executor: Any = client.get_executor(pure=False)
+        running: dict[Future[Verdict | TorchlocksError], str] = {}
+        lost_since: dict[str, float] = {}
+        with progress.task(f"Verifying {request.env} on {len(nodes)}", total=len(nodes)) as task:
+
+            def submit(node: Node) -> None:
+                try:
+                    work = request.make_task(node.platform)
+                except TorchlocksError as error:
+                    results[node.name] = NodeResult(node=node, error=error)
+                    task.advance(1, note=node.name)
+                    return
+                running[executor.submit(verify_here, work, workers=list(node.workers))] = node.name
+
+            for node in nodes.values():
+                submit(node)
+            while running:
+                for future in wait(running, timeout=1.0, return_when=FIRST_COMPLETED).done:
+                    name = running.pop(future)
+                    results[name] = _result(nodes[name], future, reports, request.env)
+                    task.advance(1, note=name)
+                alive = _alive(client, request.address)
+                for future, name in list(running.items()):
+                    if alive & set(nodes[name].workers):
+                        lost_since.pop(name, None)
+                        continue
+                    again = next((new for new in _nodes(client, request.per) if new.name == name), None)
+                    if again is None and time.monotonic() - lost_since.setdefault(name, time.monotonic()) < patience:
+                        continue
+                    del running[future]
+                    future.cancel()
+                    if again is not None:
+                        nodes[name] = again
+                        submit(again)
+                    else:
+                        results[name] = NodeResult(node=nodes[name], error=_lost(name))
+                        task.advance(1, note=name)
+    return [results[name] for name in sorted(results)]
+
+
+def verify_here(task: NodeTask) -> Verdict | TorchlocksError:
+    """What a worker does: (install, and) run the suite. An expected failure is a result, which other nodes survive."""
+    from torchlocks.verify.suite import verify_target
+
+    target = task.target
+    try:
+        lock = parse_lock(task.lock_text.encode(), task.lock_path)
+        prefix = task.prefix if task.prefix is not None else _install(task)
+        if not (prefix / "conda-meta").is_dir():
+            raise FleetError(
+                "This node does not see the environment.",
+                where=str(prefix),
+                fix="put the checkout on a file system that all nodes share, or let them install it: --install",
+            )
+        with tempfile.TemporaryDirectory(prefix="torchlocks-") as reports:
+            return verify_target(
+                prefix,
+                lock,
+                target,
+                suite=_suite(task),
+                reports=Path(reports),
+                progress=Silent(),
+                select=task.select,
+            )
+    except TorchlocksError as error:
+        return error
+
+
+def as_text(results: Sequence[NodeResult]) -> str:
+    """A line a node: its name, what the suite says, and what kind of node it is."""
+    lines = []
+    for each in results:
+        said = each.verdict.headline if each.verdict is not None else f"NOT VERIFIED: {each.error}"
+        lines.append(f"{each.node.name} ({each.node.kind}): {said}")
+    return "\n".join(lines)
+
+
+def as_data(results: Sequence[NodeResult]) -> list[dict[str, object]]:
+    """The results for programs."""
+    return [
+        {
+            "node": each.node.name,
+            "kind": each.node.kind,
+            "ok": each.ok,
+            "headline": each.verdict.headline if each.verdict is not None else None,
+            "error": str(each.error) if each.error is not None else None,
+        }
+        for each in results
+    ]
+
+
+def _suite(task: NodeTask) -> Path:
+    """The suite of the checkout where the node sees that, else the one of the torchlocks that is installed there."""
+    if (task.suite / "conftest.py").is_file():
+        return task.suite
+    from torchlocks.core.layout import PACKAGED, Layout
+
+    return Layout(PACKAGED).suite
+
+
+def _install(task: NodeTask) -> Path:
+    from distributed import get_worker
+
+    from torchlocks.install.installer import install_environment
+    from torchlocks.install.provenance import Origin
+
+    lock = parse_lock(task.lock_text.encode(), task.lock_path)
+    prefix = Path(get_worker().local_directory) / "torchlocks-envs" / task.target.env
+    prefix.parent.mkdir(parents=True, exist_ok=True)
+    origin = Origin(name=task.target.env, channel="conda-forge")
+    return install_environment(lock, task.target.platform, prefix, provenance=origin, progress=Silent()).prefix
+
+
+def _nodes(client: Any, per: Per) -> list[Node]:
+    facts: Mapping[str, tuple[str, str, str]] = client.run(_describe)
+    names = {address: str(info["name"]) for address, info in client.scheduler_info(n_workers=-1)["workers"].items()}
+    groups: dict[str, list[str]] = {}
+    for address, (host, kind, _) in sorted(facts.items()):
+        key = {"node": host, "kind": kind, "worker": names.get(address, address)}[per]
+        groups.setdefault(key, []).append(address)
+    return [
+        Node(
+            name=_file_name(key),
+            kind=facts[addresses[0]][1],
+            platform=facts[addresses[0]][2],
+            workers=tuple(addresses),
+        )
+        for key, addresses in groups.items()
+    ]
+
+
+def _alive(client: Any, address: str) -> set[str]:
+    try:
+        return set(client.nthreads())
+    except (OSError, RuntimeError) as error:
+        raise FleetError(
+            "The scheduler does not answer any more.",
+            where=f"{address}: {error}",
+            fix="see that it runs, and verify again; the reports that were written count",
+        ) from error
+
+
+def _describe() -> tuple[str, str, str]:
+    """Of the node that this runs on: its name, what kind it is, and its platform."""
+    import platform
+    from collections import Counter
+
+    from torchlocks.host.detect import detect_host
+
+    host = detect_host()
+    gpus = [f"{count} x {name}" for name, count in sorted(Counter(gpu.name for gpu in host.gpus).items())]
+    driver = [f"driver {host.driver}"] if host.driver else []
+    return platform.node(), ", ".join([host.platform, *filter(None, [host.cpu_level]), *driver, *gpus]), host.platform
+
+
+def _file_name(key: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", key).strip("-")
+
+
+def _result(node: Node, future: Future[Verdict | TorchlocksError], reports: Path, env: str) -> NodeResult:
+    try:
+        found = future.result()
+    except Exception as error:
+        # Whatever it was, the other nodes' verdicts count.
+        return NodeResult(node=node, error=FleetError(f"The worker failed: {type(error).__name__}: {error}"))
+    if isinstance(found, TorchlocksError):
+        return NodeResult(node=node, error=found)
+    write_reports(found.model_copy(update={"env": f"{env}@{node.name}"}), reports)
+    return NodeResult(node=node, verdict=found)
+
+
+def _lost(name: str) -> FleetError:
+    return FleetError(
+        f"The workers of {name} were lost before they had a verdict, and no new one came.",
+        fix="see why they ended (memory, time limit of the job), and verify again",
+    )

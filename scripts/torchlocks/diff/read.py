@@ -1,0 +1,168 @@
+"""What a comparison can name: a lockfile, an environment's folder of locks, a git revision, a prefix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from torchlocks.core.errors import LockfileError, MissingFileError, TorchlocksError
+from torchlocks.core.git import GitError, GitMissingError, git
+from torchlocks.lockfile.formats import CONDA_LOCK, PIXI, merge, parse_lock
+from torchlocks.lockfile.models import Lock, LockedPackage
+from torchlocks.lockfile.pixi import from_record
+
+if TYPE_CHECKING:
+    from torchlocks.matrix.model import Target
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """What the matrix beside a lock says of its platform: GPU architectures, oldest driver."""
+
+    architectures: tuple[str, ...] = ()
+    driver: str | None = None
+
+
+def row_of(target: Target) -> Row:
+    """What the matrix says of a target."""
+    return Row(architectures=target.architectures, driver=target.driver_floor)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """One side of a comparison.
+
+    `installed` is the size on disk in bytes, by platform, known for prefixes only. `whole` is false where
+    the side has one platform because of what it is (a prefix, an explicit file), so that others are not
+    missing from it.
+    """
+
+    name: str
+    packages: Mapping[str, tuple[LockedPackage, ...]]
+    installed: Mapping[str, int] = field(default_factory=dict)
+    rows: Mapping[str, Row] = field(default_factory=dict)
+    whole: bool = True
+
+
+def read_side(named: str) -> Side:
+    """Read what `named` names.
+
+    A path to a lockfile, a folder with a `conda-lock.yml`, a prefix (a folder with `conda-meta`), or
+    `REV:PATH`: a lockfile or such a folder as of a git revision, PATH from the top of the repository as git
+    has it. Raises MissingFileError or LockfileError.
+    """
+    path = Path(named)
+    if path.is_dir() and (path / "conda-meta").is_dir():
+        return read_prefix(path)
+    if path.exists() or ":" not in named:
+        return _read_files(named, path, path.is_dir(), _from_disk)
+    revision, _, inside = named.partition(":")
+    inside = inside.rstrip("/")
+    kind = _git("cat-file", "-t", f"{revision}:{inside}", named=named).decode().strip()
+    return _read_files(
+        named, Path(inside), kind == "tree", lambda each: _from_git(revision, PurePosixPath(each.as_posix()), named)
+    )
+
+
+def read_prefix(prefix: Path) -> Side:
+    """What is installed in a conda environment, by its `conda-meta` records."""
+    from rattler import PrefixRecord
+
+    packages: list[LockedPackage] = []
+    size = 0
+    files = sorted(path for path in (prefix / "conda-meta").glob("*.json") if path.name != "torchlocks.json")
+    for path in files:
+        try:
+            record = PrefixRecord.from_path(path)
+            packages.append(from_record(record, str(path)))
+            size += sum(entry.size_in_bytes or 0 for entry in record.paths_data.paths)
+        except TorchlocksError:
+            raise
+        except Exception as error:  # py-rattler has no common base class for what a damaged record may raise
+            raise LockfileError(
+                f"The record of an installed package cannot be read: {error}",
+                where=str(path),
+                fix="install the environment again.",
+            ) from error
+    if not packages:
+        raise MissingFileError("There are no packages in this environment.", where=str(prefix))
+    subdirs = {package.subdir for package in packages} - {"noarch"}
+    platform = min(subdirs) if subdirs else "noarch"
+    return Side(name=str(prefix), packages={platform: tuple(packages)}, installed={platform: size}, whole=False)
+
+
+def _from_disk(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise MissingFileError(
+            f"There is no such file: {error.strerror}.",
+            where=str(path),
+            fix="name a lockfile, a folder of locks, a prefix, or REV:PATH in a git repository.",
+        ) from None
+
+
+def _from_git(revision: str, path: PurePosixPath, named: str) -> bytes:
+    return _git("show", f"{revision}:{path}", named=named)
+
+
+def _git(*arguments: str, named: str) -> bytes:
+    if named.startswith("-"):
+        raise MissingFileError("This is neither a file nor a git revision.", where=named)
+    try:
+        return git(*arguments)
+    except GitMissingError:
+        raise MissingFileError(
+            "git is not installed, and this names no file.", where=named, fix="check the path, or install git."
+        ) from None
+    except GitError as error:
+        raise MissingFileError(
+            f"git has no such file: {error}.", where=named, fix="name it as REV:PATH, with both there."
+        ) from None
+
+
+def _read_files(named: str, path: Path, is_folder: bool, read: Callable[[Path], bytes]) -> Side:
+    main = path / CONDA_LOCK if is_folder else path
+    lock = parse_lock(read(main), Path(f"{named}/{CONDA_LOCK}") if is_folder else Path(named))
+    if lock.kind == "conda-lock":
+        lock = _with_sizes(lock, main.with_name(PIXI), read)
+    return Side(
+        name=named,
+        packages=lock.packages,
+        rows=_rows(main, tuple(lock.packages), read),
+        whole=lock.kind != "explicit",
+    )
+
+
+def _with_sizes(lock: Lock, pixi: Path, read: Callable[[Path], bytes]) -> Lock:
+    """The lock with what the pixi.lock beside it knows of sizes and constraints, where there is one."""
+    try:
+        return merge(lock, parse_lock(read(pixi), pixi))
+    except TorchlocksError:
+        return lock
+
+
+def _rows(main: Path, platforms: tuple[str, ...], read: Callable[[Path], bytes]) -> dict[str, Row]:
+    """What the matrix of the same checkout (and revision) says, for a lock in its `locks/<env>/`."""
+    import tempfile
+
+    from torchlocks.matrix.model import load_matrix
+
+    if main.parent.parent.name != "locks":
+        return {}
+    rows: dict[str, Row] = {}
+    try:
+        text = read(main.parent.parent.parent / "matrix.yml")
+        with tempfile.TemporaryDirectory(prefix="torchlocks-") as scratch:
+            copy = Path(scratch) / "matrix.yml"
+            copy.write_bytes(text)
+            matrix = load_matrix(copy)
+        for platform in platforms:
+            target = matrix.target(main.parent.name, platform)
+            rows[platform] = row_of(target)
+    except TorchlocksError:
+        # A matrix of another time or make: the comparison does without.
+        return rows
+    return rows

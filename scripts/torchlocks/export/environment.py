@@ -1,0 +1,135 @@
+"""One environment on one platform, as its lock has it: what exports and bills of materials start from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torchlocks.core.errors import LockfileError, MissingFileError
+from torchlocks.lockfile.models import Lock, LockedPackage
+
+if TYPE_CHECKING:
+    from torchlocks.matrix.model import Target
+
+
+_WORD = re.compile(r"[A-Za-z0-9_.+!-]+")
+"""What names, versions and build strings of conda packages are made of."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LockedTarget:
+    """The packages of one platform of a lock. `target` is its row in the matrix; None for a lock from elsewhere.
+
+    `name` is the environment's; `packages` are sorted by name.
+    """
+
+    name: str
+    platform: str
+    lock: Lock
+    packages: tuple[LockedPackage, ...]
+    target: Target | None
+
+    @property
+    def virtual_packages(self) -> dict[str, str]:
+        """What the lock was solved for: `__glibc` to `2.28`, `__archspec` to `1=x86_64`."""
+        pairs = (line.split("=", 1) for line in self.lock.virtual_packages.get(self.platform, ()))
+        return {pair[0]: pair[1] if len(pair) > 1 else "0" for pair in pairs}
+
+    @property
+    def cuda(self) -> str | None:
+        """The lowest CUDA version that the driver must offer: the `__cuda` solved with, or the packages' own floor."""
+        from torchlocks.cuda.packages import floor_of
+
+        return self.virtual_packages.get("__cuda") or floor_of(self.packages, "__cuda")
+
+    @property
+    def glibc(self) -> str | None:
+        """The oldest glibc that the packages run on; None off Linux."""
+        from torchlocks.cuda.packages import floor_of
+
+        return self.virtual_packages.get("__glibc") or floor_of(self.packages, "__glibc")
+
+    def version_of(self, name: str) -> str | None:
+        """The version of a package, None when the lock does not hold it."""
+        return next((package.version for package in self.packages if package.name == name), None)
+
+
+def find_locked(name: str, platform: str | None) -> LockedTarget:
+    """The environment `name` of the matrix, or the lockfile of that path or URL, on `platform`.
+
+    Without a platform: this machine's, or the only one there is. Raises NoSuchRowError for what is not in the matrix,
+    MissingFileError when there is no lock, LockfileError when it has no such platform.
+    """
+    from torchlocks.core.layout import find_layout
+    from torchlocks.lockfile.formats import CONDA_LOCK
+    from torchlocks.lockfile.open import open_lock
+    from torchlocks.matrix.model import load_matrix
+
+    if is_lockfile(name):
+        lock = open_lock(name)
+        return _of(lock, lock_name(name), platform or _default(lock.platforms, name), None)
+    layout = find_layout()
+    matrix = load_matrix(layout.matrix)
+    row = matrix.environment(name)
+    target = matrix.target(name, platform or _default(tuple(row.platforms), name))
+    path = layout.locks / name / CONDA_LOCK
+    if not path.is_file():
+        raise MissingFileError(f"{name} is not locked.", where=str(path), fix=f"lock it: make lock ENV={name}")
+    return _of(open_lock(str(path)), name, target.platform, target)
+
+
+def is_lockfile(name: str) -> bool:
+    """Whether `name` is that of a file rather than of an environment."""
+    return "://" in name or "/" in name or "\\" in name or name.endswith((".yml", ".yaml", ".lock", ".txt"))
+
+
+def _of(lock: Lock, name: str, platform: str, target: Target | None) -> LockedTarget:
+    packages = lock.packages.get(platform)
+    if not packages:
+        raise LockfileError(
+            f"The lock holds no conda packages for {platform}.",
+            where=str(lock.path),
+            fix=f"it has some for: {', '.join(each for each in lock.platforms if lock.packages.get(each)) or 'none'}",
+        )
+    for package in packages:
+        # Exports put these into scripts; what is no name or version of conda's has no business there.
+        if not all(_WORD.fullmatch(word) for word in (package.name, package.version, package.build)):
+            raise LockfileError(
+                f"{package.file_name!r} is not the name of a conda package: it holds characters that none has.",
+                where=str(lock.path),
+                fix="see where this lock comes from, and do not install it.",
+            )
+    return LockedTarget(
+        name=name,
+        platform=platform,
+        lock=lock,
+        packages=tuple(sorted(packages, key=lambda package: (package.name, package.url))),
+        target=target,
+    )
+
+
+def _default(platforms: Sequence[str], where: str) -> str:
+    from torchlocks.host.detect import host_platform
+
+    here = host_platform()
+    if here in platforms:
+        return here
+    if len(platforms) == 1:
+        return platforms[0]
+    raise LockfileError(
+        f"This machine's platform, {here}, is none of the lock's.",
+        where=where,
+        fix=f"name one with --platform: {', '.join(platforms) or 'none'}",
+    )
+
+
+def lock_name(name: str) -> str:
+    """What to call a lock by its path or URL: the folder of a conda-lock.yml or pixi.lock, else the file."""
+    from torchlocks.lockfile.open import path_of
+
+    path = path_of(name)
+    folder = path.absolute().parent.name if "://" not in name or name.startswith("file://") else ""
+    shown = folder if path.name in ("conda-lock.yml", "pixi.lock") and folder else path.name.removesuffix(".lock")
+    return "-".join(_WORD.findall(shown)) or "environment"

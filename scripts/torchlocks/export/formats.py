@@ -1,0 +1,345 @@
+"""A lock in the forms that other tools take: explicit file, pins for conda, pip and pixi, containers, batch jobs.
+
+Every export is made from the lock alone, names its hash, and is the same for the same lock. Only the explicit file and
+what is built on it (containers) hold hashes of packages; pins are for tools that solve again, and pin names, versions
+and builds.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from torchlocks.core.errors import ExportError
+from torchlocks.core.urls import strip_credentials
+from torchlocks.export.environment import LockedTarget
+
+if TYPE_CHECKING:
+    import jinja2
+
+    from torchlocks.lockfile.models import LockedPackage
+
+MICROMAMBA = "2.8.1"
+"""Tag of the image that containers start from: the newest micromamba that the locks were installed with."""
+
+_ANACONDA = "https://conda.anaconda.org/"
+
+_PYPI_NAMES: Mapping[str, str] = {"pytorch": "torch", "torchtriton": "triton", "msgpack-python": "msgpack"}
+"""Python packages whose conda name is not that of PyPI."""
+
+_NOT_ON_PYPI = frozenset({"python", "cpython", "python_abi", "python-gil", "python-freethreading", "pybind11-abi"})
+"""Packages that depend on Python and are no Python packages: the interpreter and marks of its kind."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where an environment is installed, for exports that start programs in it. `prefix` is its folder."""
+
+    prefix: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """One form of export: what it is called, the file it is usually in, what it is for, and how it is made."""
+
+    name: str
+    file: str
+    purpose: str
+    make: Callable[[Sequence[LockedTarget], Place], str]
+    linux_only: bool = False
+
+    def file_for(self, locked: LockedTarget) -> str:
+        """The usual name of the file, with platform and environment filled in."""
+        return self.file.format(platform=locked.platform, name=locked.name)
+
+
+def export(form: Format, locked: Sequence[LockedTarget], place: Place) -> str:
+    """The text of an export. `locked` are the platforms of one lock; all forms but pixi's take the first.
+
+    Raises ExportError when the lock cannot be had in this form, LockfileError when a package has no hash.
+    """
+    first = locked[0]
+    if form.linux_only and not first.platform.startswith("linux-"):
+        raise ExportError(
+            f"A {form.name} export is for Linux, and this is {first.platform}.",
+            where=f"{first.name}: {first.lock.path}",
+            fix="name a Linux platform with --platform, or another --format",
+        )
+    return form.make(locked, place)
+
+
+def not_exported(locked: LockedTarget) -> tuple[str, ...]:
+    """`name==version` of the pip packages of a lock from elsewhere: no export holds them."""
+    return tuple(locked.lock.pip.get(locked.platform, ()))
+
+
+def explicit_text(locked: LockedTarget) -> str:
+    """The explicit file, as it is committed beside the lock."""
+    from torchlocks.lockfile.formats import write_explicit
+
+    return write_explicit(locked.lock, locked.platform)
+
+
+def constraints(packages: Iterable[LockedPackage]) -> tuple[dict[str, str], tuple[LockedPackage, ...]]:
+    """The Python packages among `packages`: PyPI name to version; and those whose version is none for pip.
+
+    A conda package counts as a Python package when it depends on Python; conda-forge names it as PyPI does but for a
+    few (`pytorch`). That is a convention, no promise: the channel's records hold no PyPI names.
+    """
+    from packaging.utils import canonicalize_name
+
+    found: dict[str, str] = {}
+    strange = []
+    for package in packages:
+        needs = {spec.split()[0].split("::")[-1] for spec in package.depends or () if spec.strip()}
+        if package.name in _NOT_ON_PYPI or not needs & {"python", "python_abi"}:
+            continue
+        version = _pip_version(package.version)
+        if version is None:
+            strange.append(package)
+            continue
+        found[canonicalize_name(_PYPI_NAMES.get(package.name, package.name))] = version
+    return dict(sorted(found.items())), tuple(strange)
+
+
+def _pip_version(text: str) -> str | None:
+    """A conda version as pip's == takes it, without its local part; None where pip would read something else.
+
+    `2025c` is a date to conda, and a release candidate to pip. pip's `==2.7.1` takes 2.7.1+cu126 as well.
+    """
+    from packaging.version import InvalidVersion, Version
+
+    try:
+        version = Version(text)
+    except InvalidVersion:
+        return None
+    return version.public if str(version) == text else None
+
+
+def _explicit(locked: Sequence[LockedTarget], place: Place) -> str:
+    return explicit_text(locked[0])
+
+
+def _environment(locked: Sequence[LockedTarget], place: Place) -> str:
+    import yaml
+
+    first = locked[0]
+    labels = {package.channel: _label(package.channel) for package in first.packages}
+    # conda adds its defaults to an environment's channels unless told otherwise.
+    channels = [*dict.fromkeys(_label(channel) for channel in _channels(first)), "nodefaults"]
+    document = {
+        "name": first.name,
+        "channels": channels,
+        "dependencies": [
+            f"{labels[package.channel]}::{package.name}={package.version}={package.build}" for package in first.packages
+        ],
+    }
+    text = yaml.safe_dump(document, sort_keys=False, width=1000)
+    return _render("environment.yml.j2", first, body=text, overrides=_overrides(first))
+
+
+def _constraints(locked: Sequence[LockedTarget], place: Place) -> str:
+    first = locked[0]
+    if any(package.depends is None for package in first.packages):
+        raise ExportError(
+            "Which packages are Python packages cannot be told: this lock does not say what they depend on.",
+            where=str(first.lock.path),
+            fix="name the conda-lock.yml or pixi.lock instead of the explicit file",
+        )
+    pins, strange = constraints(first.packages)
+    return _render("constraints.txt.j2", first, pins=pins, strange=strange, python=first.version_of("python"))
+
+
+def _pixi(locked: Sequence[LockedTarget], place: Place) -> str:
+    return _render(
+        "pixi.toml.j2",
+        locked[0],
+        channels=list(dict.fromkeys(_label(channel) for channel in _channels(locked[0]))),
+        every=locked,
+        requirements=_system_requirements(locked),
+        label=_label,
+    )
+
+
+def _dockerfile(locked: Sequence[LockedTarget], place: Place) -> str:
+    return _render("Dockerfile.j2", locked[0], **_image_facts(locked[0]))
+
+
+def _apptainer(locked: Sequence[LockedTarget], place: Place) -> str:
+    return _render("apptainer.def.j2", locked[0], **_image_facts(locked[0]))
+
+
+def _slurm(locked: Sequence[LockedTarget], place: Place) -> str:
+    import shlex
+
+    return _render("job.sbatch.j2", locked[0], prefix=shlex.quote(place.prefix), driver=_driver(locked[0]))
+
+
+def _module(locked: Sequence[LockedTarget], place: Place) -> str:
+    if re.search(r"[{}\\\n]", place.prefix):
+        raise ExportError(
+            "A modulefile cannot name this folder: braces, backslashes and line ends have a meaning in Tcl.",
+            where=place.prefix,
+            fix="name another folder with --prefix",
+        )
+    first = locked[0]
+    torch = first.version_of("pytorch")
+    return _render("modulefile.j2", first, prefix=place.prefix, torch=torch, driver=_driver(first))
+
+
+def _devcontainer(locked: Sequence[LockedTarget], place: Place) -> str:
+    first = locked[0]
+    document: dict[str, Any] = {
+        "name": f"{first.name} on {first.platform}",
+        "build": {"dockerfile": "Dockerfile", "context": "."},
+        "containerEnv": {"TORCHLOCKS_LOCK_SHA256": first.lock.sha256},
+        "remoteUser": "mambauser",
+        "customizations": {"vscode": {"extensions": ["ms-python.python"]}},
+    }
+    if first.cuda:
+        # "optional" would start the container without a GPU, and a CUDA environment is for one.
+        document |= {"hostRequirements": {"gpu": True}, "runArgs": ["--gpus", "all"]}
+    return json.dumps(document, indent=2) + "\n"
+
+
+FORMATS: Mapping[str, Format] = {
+    form.name: form
+    for form in (
+        Format(
+            name="explicit",
+            file="conda-{platform}.lock",
+            purpose="conda, mamba, micromamba: every package by URL and hash",
+            make=_explicit,
+        ),
+        Format(
+            name="environment",
+            file="environment.yml",
+            purpose="conda, mamba, conda-lock: names, versions and builds, to be solved again",
+            make=_environment,
+        ),
+        Format(
+            name="constraints",
+            file="constraints.txt",
+            purpose="pip and uv: the versions of the Python packages (-c constraints.txt)",
+            make=_constraints,
+        ),
+        Format(name="pixi", file="pixi.toml", purpose="pixi: a manifest to stand beside pixi.lock", make=_pixi),
+        Format(
+            name="dockerfile",
+            file="Dockerfile",
+            purpose="docker, podman: an image from the explicit file",
+            make=_dockerfile,
+            linux_only=True,
+        ),
+        Format(
+            name="apptainer",
+            file="{name}.def",
+            purpose="Apptainer, Singularity: the same image for clusters",
+            make=_apptainer,
+            linux_only=True,
+        ),
+        Format(
+            name="slurm",
+            file="{name}.sbatch",
+            purpose="Slurm: a batch job in the installed environment",
+            make=_slurm,
+            linux_only=True,
+        ),
+        Format(
+            name="module",
+            file="{name}.modulefile",
+            purpose="Lmod and Environment Modules: `module load` for the installed environment",
+            make=_module,
+            linux_only=True,
+        ),
+        Format(
+            name="devcontainer",
+            file="devcontainer.json",
+            purpose="VS Code, Codespaces: a development container on the Dockerfile",
+            make=_devcontainer,
+            linux_only=True,
+        ),
+    )
+}
+
+
+def _image_facts(locked: LockedTarget) -> dict[str, Any]:
+    import hashlib
+
+    text = explicit_text(locked)
+    return {
+        "micromamba": MICROMAMBA,
+        "explicit": FORMATS["explicit"].file_for(locked),
+        "explicit_sha256": hashlib.sha256(text.encode()).hexdigest(),
+        "torch": locked.version_of("pytorch"),
+        "machine": {"linux-64": "amd64", "linux-aarch64": "arm64"}.get(locked.platform, locked.platform),
+    }
+
+
+def _channels(locked: LockedTarget) -> list[str]:
+    """The channels' URLs in order of priority; those that only packages name come last."""
+    from torchlocks.lockfile.fields import channel_urls
+
+    named = [url for channel in locked.lock.channels for url in channel_urls(channel)]
+    return list(dict.fromkeys([*named, *(package.channel for package in locked.packages)]))
+
+
+def _label(channel: str) -> str:
+    """A channel as people write it: its name on anaconda.org, else its URL without anybody's credentials."""
+    return strip_credentials(channel).removeprefix(_ANACONDA)
+
+
+def _driver(locked: LockedTarget) -> str | None:
+    """The oldest NVIDIA driver on Linux that runs the environment, where its row tells."""
+    return locked.target.driver_floor if locked.target else None
+
+
+def _overrides(locked: LockedTarget) -> dict[str, str]:
+    """The variables with which conda solves for another machine than its own."""
+    return {
+        f"CONDA_OVERRIDE_{name.removeprefix('__').upper()}": version
+        for name, version in locked.virtual_packages.items()
+        if name in ("__cuda", "__glibc", "__osx")
+    }
+
+
+def _system_requirements(locked: Sequence[LockedTarget]) -> dict[str, str]:
+    """pixi's system requirements, as TOML values: one for all platforms, so the strictest counts."""
+    from packaging.version import Version
+
+    def highest(name: str) -> str | None:
+        versions = [each.virtual_packages[name] for each in locked if name in each.virtual_packages]
+        return max(versions, key=Version, default=None)
+
+    wanted = {"cuda": highest("__cuda"), "linux": highest("__linux"), "macos": highest("__osx")}
+    values = {name: json.dumps(version) for name, version in wanted.items() if version}
+    if glibc := highest("__glibc"):
+        values["libc"] = f'{{ family = "glibc", version = {json.dumps(glibc)} }}'
+    return dict(sorted(values.items()))
+
+
+@lru_cache(maxsize=1)
+def _templates() -> jinja2.Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("torchlocks.pages", "templates/export"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        # What is written is code of many languages, and HTML is none of them; values are quoted where they stand.
+        autoescape=False,
+    )
+    environment.filters["quoted"] = json.dumps
+    return environment
+
+
+def _render(template: str, locked: LockedTarget, **values: Any) -> str:
+    # A file may be called anything, and its name stands in scripts.
+    file = "-".join(re.findall(r"[A-Za-z0-9_.+-]+", locked.lock.path.name)) or "the-lock"
+    return _templates().get_template(template).render(locked=locked, lock_file=file, **values)

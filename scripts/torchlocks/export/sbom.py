@@ -1,0 +1,285 @@
+"""Bills of materials: a lock's packages with purls, hashes, licences and dependencies, as CycloneDX or SPDX.
+
+Both name what the lock names and nothing that was looked at on some machine, so that the same lock gives the same
+bytes: no random serial numbers, and the newest package's time where the formats want one.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+from torchlocks import __version__
+from torchlocks.core.urls import strip_credentials
+from torchlocks.export.environment import LockedTarget
+from torchlocks.export.licences import Licence, read_licence
+
+if TYPE_CHECKING:
+    from cyclonedx.model.component import Component
+    from cyclonedx.model.license import License
+    from packageurl import PackageURL
+
+    from torchlocks.lockfile.models import LockedPackage
+
+
+def package_url(package: LockedPackage) -> PackageURL:
+    """The package's purl, by the conda type of the purl specification: build, channel, subdir and archive type."""
+    from packageurl import PackageURL
+
+    archive = "tar.bz2" if package.file_name.endswith(".tar.bz2") else "conda"
+    qualifiers = {"build": package.build, "channel": channel_name(package), "subdir": package.subdir, "type": archive}
+    return PackageURL("conda", None, package.name, package.version, qualifiers)
+
+
+def channel_name(package: LockedPackage) -> str:
+    """The channel as people name it: `conda-forge`, `nvidia`; the whole URL where it is not on anaconda.org."""
+    return strip_credentials(package.channel).removeprefix("https://conda.anaconda.org/")
+
+
+def cyclonedx(locked: LockedTarget) -> str:
+    """The bill of materials as CycloneDX 1.6 JSON, the newest version that most consumers read."""
+    from cyclonedx.model import Property
+    from cyclonedx.model.bom import Bom
+    from cyclonedx.model.component import Component, ComponentType
+    from cyclonedx.output import make_outputter
+    from cyclonedx.schema import OutputFormat, SchemaVersion
+
+    root = Component(
+        name=locked.name,
+        type=ComponentType.PLATFORM,
+        bom_ref=_root_ref(locked),
+        version=locked.lock.sha256,
+        properties=[
+            Property(name="torchlocks:platform", value=locked.platform),
+            Property(name="torchlocks:lock-sha256", value=locked.lock.sha256),
+            *(
+                Property(name=f"torchlocks:virtual-package:{name}", value=value)
+                for name, value in sorted(locked.virtual_packages.items())
+            ),
+        ],
+    )
+    tool = Component(name="torchlocks", version=__version__, type=ComponentType.APPLICATION)
+    parts = {package.name: _component(package) for package in locked.packages}
+    others = [_pip_component(requirement) for requirement in pip_packages(locked)]
+    bom = Bom(serial_number=_serial(locked), components=[*parts.values(), *others])
+    bom.metadata.component = root
+    bom.metadata.tools.components.add(tool)
+    if (made := _newest(locked)) is not None:
+        bom.metadata.timestamp = made
+    bom.register_dependency(root, [*parts.values(), *others])
+    for package in locked.packages:
+        bom.register_dependency(parts[package.name], [parts[name] for name in _needs(package, parts.keys())])
+    text = make_outputter(bom, OutputFormat.JSON, SchemaVersion.V1_6).output_as_string(indent=2)
+    if made is None:
+        # The library puts the present time where there is none.
+        document: dict[str, Any] = json.loads(text)
+        document["metadata"].pop("timestamp")
+        text = json.dumps(document, indent=2)
+    return text + "\n"
+
+
+def pip_packages(locked: LockedTarget) -> tuple[str, ...]:
+    """`name==version` of the packages that a lock from elsewhere leaves to pip; more is not read of them."""
+    return tuple(locked.lock.pip.get(locked.platform, ()))
+
+
+def _pip_url(requirement: str) -> PackageURL:
+    from packageurl import PackageURL
+    from packaging.utils import canonicalize_name
+
+    name, _, version = requirement.partition("==")
+    return PackageURL("pypi", None, canonicalize_name(name), version or None)
+
+
+def _pip_component(requirement: str) -> Component:
+    from cyclonedx.model.component import Component, ComponentType
+
+    purl = _pip_url(requirement)
+    name, version = purl.name, purl.version
+    return Component(name=name, version=version, type=ComponentType.LIBRARY, bom_ref=purl.to_string(), purl=purl)
+
+
+def _component(package: LockedPackage) -> Component:
+    from cyclonedx.model import ExternalReference, ExternalReferenceType, HashAlgorithm, HashType, Property, XsUri
+    from cyclonedx.model.component import Component, ComponentType
+
+    purl = package_url(package)
+    licence = read_licence(package.license)
+    hashes = ((HashAlgorithm.SHA_256, package.sha256), (HashAlgorithm.MD5, package.md5))
+    found = [HashType(alg=algorithm, content=digest) for algorithm, digest in hashes if digest]
+    properties = [Property(name="torchlocks:licence-kind", value=licence.kind)]
+    if package.size is not None:
+        properties.append(Property(name="torchlocks:size-bytes", value=str(package.size)))
+    return Component(
+        name=package.name,
+        version=package.version,
+        type=ComponentType.LIBRARY,
+        bom_ref=purl.to_string(),
+        purl=purl,
+        hashes=found,
+        licenses=_cyclonedx_licence(licence),
+        properties=properties,
+        external_references=[
+            ExternalReference(
+                type=ExternalReferenceType.DISTRIBUTION, url=XsUri(strip_credentials(package.url)), hashes=found
+            )
+        ],
+    )
+
+
+def _cyclonedx_licence(licence: Licence) -> list[License]:
+    """An id of SPDX, an expression, or the channel's own words; nothing where there are none."""
+    from cyclonedx.model.license import DisjunctiveLicense, LicenseExpression
+    from cyclonedx.spdx import is_supported_id
+
+    if licence.text is None:
+        return []
+    if licence.expression is None:
+        return [DisjunctiveLicense(name=licence.text)]
+    if is_supported_id(licence.expression):
+        return [DisjunctiveLicense(id=licence.expression)]
+    return [LicenseExpression(licence.expression)]
+
+
+def spdx(locked: LockedTarget) -> str:
+    """The bill of materials as SPDX 2.3 JSON (section numbers are those of the SPDX 2.3 specification)."""
+    root = f"SPDXRef-environment-{locked.name}"
+    ids = {package.name: _spdx_id(number, package) for number, package in enumerate(locked.packages)}
+    packages = [_spdx_package(package, ids[package.name]) for package in locked.packages]
+    relations = [_relation("SPDXRef-DOCUMENT", "DESCRIBES", root)]
+    for package in locked.packages:
+        relations.append(_relation(root, "CONTAINS", ids[package.name]))
+        relations += [_relation(ids[package.name], "DEPENDS_ON", ids[name]) for name in _needs(package, ids.keys())]
+    for number, requirement in enumerate(pip_packages(locked)):
+        packages.append(_spdx_pip_package(requirement, f"SPDXRef-pip-{number}"))
+        relations.append(_relation(root, "CONTAINS", f"SPDXRef-pip-{number}"))
+    texts = {name: text for package in locked.packages for name, text in _references(package)}
+    made = _newest(locked) or datetime(1970, 1, 1, tzinfo=timezone.utc)
+    document = {
+        "spdxVersion": "SPDX-2.3",
+        "dataLicense": "CC0-1.0",
+        "SPDXID": "SPDXRef-DOCUMENT",
+        "name": f"{locked.name}-{locked.platform}",
+        "documentNamespace": f"urn:uuid:{_serial(locked)}",
+        "creationInfo": {
+            "created": made.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "creators": [f"Tool: torchlocks-{__version__}"],
+        },
+        "packages": [
+            {
+                "SPDXID": root,
+                "name": locked.name,
+                "versionInfo": locked.lock.sha256,
+                "downloadLocation": "NOASSERTION",
+                "filesAnalyzed": False,
+                "comment": f"The environment {locked.name} on {locked.platform}; its version is the lock's SHA-256.",
+            },
+            *packages,
+        ],
+        "relationships": relations,
+        "hasExtractedLicensingInfos": [
+            {"licenseId": name, "name": name.removeprefix("LicenseRef-"), "extractedText": text}
+            for name, text in sorted(texts.items())
+        ],
+    }
+    if not texts:
+        del document["hasExtractedLicensingInfos"]
+    return json.dumps(document, indent=2) + "\n"
+
+
+def _spdx_package(package: LockedPackage, spdx_id: str) -> dict[str, Any]:
+    licence = read_licence(package.license)
+    checksums = (("SHA256", package.sha256), ("MD5", package.md5))
+    return {
+        "SPDXID": spdx_id,
+        "name": package.name,
+        "versionInfo": package.version,
+        "packageFileName": package.file_name,
+        "downloadLocation": strip_credentials(package.url),
+        "filesAnalyzed": False,
+        "checksums": [{"algorithm": name, "checksumValue": digest} for name, digest in checksums if digest],
+        "licenseDeclared": licence.expression or (_reference(licence.text) if licence.text else "NOASSERTION"),
+        "licenseConcluded": "NOASSERTION",
+        "copyrightText": "NOASSERTION",
+        "externalRefs": [
+            {
+                "referenceCategory": "PACKAGE-MANAGER",
+                "referenceType": "purl",
+                "referenceLocator": package_url(package).to_string(),
+            }
+        ],
+    }
+
+
+def _spdx_pip_package(requirement: str, spdx_id: str) -> dict[str, Any]:
+    purl = _pip_url(requirement)
+    return {
+        "SPDXID": spdx_id,
+        "name": purl.name,
+        "versionInfo": purl.version or "NOASSERTION",
+        "downloadLocation": "NOASSERTION",
+        "filesAnalyzed": False,
+        "licenseDeclared": "NOASSERTION",
+        "licenseConcluded": "NOASSERTION",
+        "copyrightText": "NOASSERTION",
+        "externalRefs": [
+            {
+                "referenceCategory": "PACKAGE-MANAGER",
+                "referenceType": "purl",
+                "referenceLocator": purl.to_string(),
+            }
+        ],
+    }
+
+
+def _references(package: LockedPackage) -> Iterator[tuple[str, str]]:
+    """The licences of a package that SPDX has no id for, and what is known of their text (section 10)."""
+    licence = read_licence(package.license)
+    if licence.text and licence.expression is None:
+        yield _reference(licence.text), f"The channel's record says: {licence.text}"
+    elif licence.expression:
+        for word in licence.expression.replace("(", " ").replace(")", " ").split():
+            if word.startswith("LicenseRef-"):
+                yield word, f"See the licence files inside {package.file_name} (info/licenses)."
+
+
+def _reference(text: str) -> str:
+    """A `LicenseRef-` for a licence text that is no expression: letters, digits, dots and dashes."""
+    return "LicenseRef-" + "-".join(
+        "".join(c if (c.isascii() and c.isalnum()) or c in ".-" else " " for c in text).split()
+    )
+
+
+def _spdx_id(number: int, package: LockedPackage) -> str:
+    # Names may hold characters that ids may not; the number keeps two such names apart.
+    return f"SPDXRef-{number}-" + "".join(
+        c if c.isascii() and (c.isalnum() or c in ".-") else "-" for c in package.name
+    )
+
+
+def _relation(element: str, kind: str, related: str) -> dict[str, str]:
+    return {"spdxElementId": element, "relationshipType": kind, "relatedSpdxElement": related}
+
+
+def _needs(package: LockedPackage, there: Any) -> list[str]:
+    """The names of the packages of the lock that this one depends on; virtual packages are the machine's."""
+    return sorted({spec.split()[0].split("::")[-1] for spec in package.depends or () if spec.strip()} & set(there))
+
+
+def _root_ref(locked: LockedTarget) -> str:
+    return f"torchlocks:{locked.name}:{locked.platform}"
+
+
+def _serial(locked: LockedTarget) -> uuid.UUID:
+    """One for each content: name, platform, packages with their hashes, and the version of torchlocks."""
+    content = [__version__, locked.name, locked.platform, locked.lock.sha256]
+    content += [f"{package.url}#{package.sha256 or package.md5}" for package in locked.packages]
+    return uuid.uuid5(uuid.NAMESPACE_URL, "\n".join(content))
+
+
+def _newest(locked: LockedTarget) -> datetime | None:
+    times = [package.timestamp_ms for package in locked.packages if package.timestamp_ms is not None]
+    return datetime.fromtimestamp(max(times) // 1000, tz=timezone.utc) if times else None

@@ -1,0 +1,266 @@
+"""Detached signatures of locks, made and verified with ssh-keygen: offline, with keys that people have.
+
+A signature stands beside its lock, as `<lock>.sig`, in OpenSSH's format (PROTOCOL.sshsig of OpenSSH, which needs
+OpenSSH 8.2 or newer). Who may sign is said by a file of allowed signers, as git and ssh-keygen use it (section ALLOWED
+SIGNERS of ssh-keygen's manual). Every signature is made for one purpose, the namespace: one for git or for mail is
+none for a lock.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from torchlocks.core.errors import FetchError, MissingFileError, SignatureError
+from torchlocks.core.files import write_whole
+from torchlocks.lockfile.models import Lock
+
+NAMESPACE = "torchlocks-lock"
+SUFFIX = ".sig"
+_GOOD = re.compile(r'Good "[^"]*" signature (?:for (?P<who>.+) )?with (?P<key>\S+ key \S+)')
+_ARMOUR = b"-----BEGIN SSH SIGNATURE-----"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signer:
+    """Who signed: the `identity` that the file of allowed signers gives the key, and the `key` (kind, fingerprint)."""
+
+    identity: str
+    key: str
+
+
+def sign(lock: Path, key: Path) -> Path:
+    """Sign a lockfile; returns the signature's path, `<lock>.sig`.
+
+    `key` is a private key, or a public one whose private half the SSH agent holds. Raises MissingFileError when lock
+    or key are not there, LockfileError when the file is no lock, SignatureError when ssh-keygen does not sign.
+    """
+    from torchlocks.lockfile.formats import parse_lock
+    from torchlocks.lockfile.open import read_bytes
+
+    if not key.is_file():
+        raise MissingFileError(
+            "There is no such key.", where=str(key), fix="make one (ssh-keygen -t ed25519), or name yours with --key"
+        )
+    data = read_bytes(str(lock))
+    parse_lock(data, lock)
+    # The data goes in by standard input: given a file, ssh-keygen asks before it replaces an older signature.
+    done = _ssh_keygen(["sign", "-f", str(key), "-n", NAMESPACE], data)
+    if done.returncode != 0:
+        raise SignatureError(
+            "ssh-keygen could not sign the lock.",
+            where=str(lock),
+            fix="see what it says below; a key with a passphrase needs a terminal or the SSH agent",
+            details=_said(done),
+        )
+    signature = signature_of(lock)
+    try:
+        write_whole(signature, done.stdout.decode())
+    except OSError as error:
+        raise SignatureError(
+            f"The signature cannot be written: {error.strerror}.",
+            where=str(signature),
+            fix="make the folder of the lock writable, or copy the lock elsewhere and sign it there",
+        ) from None
+    return signature
+
+
+def signature_of(lock: Path) -> Path:
+    """Where the signature of a lockfile is."""
+    return lock.with_name(lock.name + SUFFIX)
+
+
+def matches(data: bytes, signature: bytes) -> bool:
+    """Whether `signature` is one of just these bytes, by whomever. Raises SignatureError when it is no signature."""
+    try:
+        _signing_key(data, signature, "", "")
+    except _Changed:
+        return False
+    return True
+
+
+def verify(data: bytes, signature: bytes, allowed: Path, *, signer: str | None = None, name: str) -> Signer:
+    """Prove that `signature` is one of `data`, by one of the `allowed` signers; by `signer`, where one is named.
+
+    `allowed` is a file of allowed signers, `name` the lock as messages call it. Raises MissingFileError when there is
+    no such file, and SignatureError, which says what of the three is wrong: the lock, the signature, or the signer.
+    """
+    trusted, asked = _allowed_signers(allowed), signer is not None
+    key = _signing_key(data, signature, name, name + SUFFIX)
+    with tempfile.TemporaryDirectory(prefix="torchlocks-") as scratch:
+        # Both questions are put to the same bytes, whatever happens to the files meanwhile.
+        signers, sig = Path(scratch) / "allowed_signers", Path(scratch) / "signature"
+        signers.write_bytes(trusted)
+        sig.write_bytes(signature)
+        if signer is None:
+            found = _ssh_keygen(["find-principals", "-f", str(signers), "-s", str(sig)])
+            names = found.stdout.decode(errors="replace").splitlines()
+            if found.returncode != 0 or not names:
+                what = f"The lock was signed with the {key}, which no allowed signer has"
+                raise _not_allowed(what, found, signers, allowed)
+            signer = names[0]
+        done = _verify_as(signer, data, sig, signers)
+        if done.returncode != 0:
+            # ssh-keygen names the first line that has the key. Another one may give it for locks.
+            other = None if asked else _by_line(data, sig, trusted, Path(scratch) / "one_signer")
+            if other is None:
+                what = f"The lock was signed with the {key}, which may not sign locks as {signer}"
+                raise _not_allowed(what, done, signers, allowed)
+            signer = other
+    return Signer(identity=signer, key=key)
+
+
+def _verify_as(signer: str, data: bytes, signature: Path, signers: Path) -> subprocess.CompletedProcess[bytes]:
+    arguments = ["-f", str(signers), "-I", signer, "-n", NAMESPACE, "-s", str(signature)]
+    return _ssh_keygen(["verify", *arguments], data)
+
+
+def _by_line(data: bytes, signature: Path, trusted: bytes, one: Path) -> str | None:
+    """The first identity that any single line of the allowed signers lets sign this lock; None when there is none."""
+    for line in trusted.splitlines():
+        one.write_bytes(line + b"\n")
+        found = _ssh_keygen(["find-principals", "-f", str(one), "-s", str(signature)])
+        for name in found.stdout.decode(errors="replace").splitlines():
+            if _verify_as(name, data, signature, one).returncode == 0:
+                return name
+    return None
+
+
+def open_signed_lock(name: str, allowed: Path, *, signer: str | None = None) -> tuple[Lock, Signer]:
+    """Read the lock `name` (a path or a URL) and the signature beside it, and verify it.
+
+    The lock that is returned holds the very bytes that were verified, and nothing of other files. Raises what
+    `read_bytes`, `verify` and `parse_lock` raise.
+    """
+    from torchlocks.lockfile.formats import parse_lock
+    from torchlocks.lockfile.open import path_of, read_bytes
+
+    data = read_bytes(name)
+    beside = signature_name(name)
+    try:
+        signature = read_bytes(beside)
+    except MissingFileError:
+        raise SignatureError(
+            "The lock is not signed: there is no signature beside it.",
+            where=beside,
+            fix="sign it (torchlocks sign LOCK), or ask for the signature where the lock came from",
+        ) from None
+    except FetchError as error:
+        raise FetchError(
+            "The lock's signature cannot be fetched.",
+            where=error.where,
+            fix="see that there is one beside the lock, or fetch both yourself and name the file",
+            details=error.details,
+        ) from None
+    who = verify(data, signature, allowed, signer=signer, name=name)
+    return parse_lock(data, path_of(name)), who
+
+
+def signature_name(name: str) -> str:
+    """The path or URL of the signature of the lock that is named by path or URL."""
+    from urllib.parse import urlsplit, urlunsplit
+
+    if "://" not in name:
+        return name + SUFFIX
+    parts = urlsplit(name)
+    return urlunsplit(parts._replace(path=parts.path + SUFFIX))
+
+
+def signable(path: Path) -> list[Path]:
+    """The lockfiles that `path` names: itself, or all in a folder. Raises MissingFileError when there are none."""
+    if not path.is_dir():
+        return [path]
+    names = sorted((*path.glob("conda-lock.yml"), *path.glob("conda-*.lock"), *path.glob("pixi.lock")))
+    if not names:
+        raise MissingFileError("There is no lockfile in this folder.", where=str(path), fix="name locks/<environment>")
+    return names
+
+
+class _Changed(SignatureError):
+    """The signature is one of other bytes."""
+
+
+def _signing_key(data: bytes, signature: bytes, lock: str, name: str) -> str:
+    """The key that made `signature` over `data` for our namespace, whoever may hold it."""
+    if _ARMOUR not in signature:
+        raise SignatureError(
+            "The signature is not one that ssh-keygen made.", where=name, fix="sign the lock: torchlocks sign LOCK"
+        )
+    with tempfile.TemporaryDirectory(prefix="torchlocks-") as scratch:
+        sig = Path(scratch) / "signature"
+        sig.write_bytes(signature)
+        done = _ssh_keygen(["check-novalidate", "-n", NAMESPACE, "-s", str(sig)], data)
+    said = _said(done)
+    if done.returncode == 0 and (good := _GOOD.search(said)):
+        return good["key"]
+    if "namespace" in said:
+        raise SignatureError(
+            f"The signature was made for something else: it is not of the namespace {NAMESPACE}.",
+            where=name,
+            fix="sign the lock with `torchlocks sign LOCK`, or ssh-keygen -Y sign -n " + NAMESPACE,
+            details=said,
+        )
+    if "incorrect signature" in said:
+        raise _Changed(
+            "The lock is not what was signed: it, or its signature, was changed afterwards.",
+            where=f"{lock} and {name}",
+            fix="do not install from it; get both again from where they came, or sign the lock again if you changed it",
+            details=said,
+        )
+    raise SignatureError("The signature is damaged.", where=name, fix="get it again, or sign anew", details=said)
+
+
+def _not_allowed(what: str, done: subprocess.CompletedProcess[bytes], signers: Path, allowed: Path) -> SignatureError:
+    said = _said(done).replace(str(signers), str(allowed))
+    reasons = {
+        "has expired": "the key's time is over (valid-before)",
+        "not yet valid": "the key's time has not begun (valid-after)",
+        "not permitted for use in signature namespace": f"the key may not sign for the namespace {NAMESPACE}",
+        "invalid key": "a line of the file is no key",
+    }
+    reason = next((reason for mark, reason in reasons.items() if mark in said), None)
+    return SignatureError(
+        what + (f": {reason}." if reason else "."),
+        where=str(allowed),
+        fix="install only if you trust that key, from a source that you trust: then add it to the allowed signers",
+        details=said or None,
+    )
+
+
+def _allowed_signers(path: Path) -> bytes:
+    from torchlocks.lockfile.open import read_bytes
+
+    data = read_bytes(str(path))
+    if not any(line.strip() and not line.lstrip().startswith(b"#") for line in data.splitlines()):
+        raise SignatureError(
+            "The file of allowed signers names nobody.", where=str(path), fix="one line a signer: IDENTITY KEYTYPE KEY"
+        )
+    if sys.platform != "win32" and path.stat().st_mode & stat.S_IWOTH:
+        raise SignatureError(
+            "Everybody on this machine can change who may sign.", where=str(path), fix=f"chmod o-w {path}"
+        )
+    return data
+
+
+def _ssh_keygen(arguments: list[str], data: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    program = shutil.which("ssh-keygen")
+    if program is None:
+        raise SignatureError(
+            "Signatures need ssh-keygen, and it is not there.",
+            where="PATH",
+            fix="install OpenSSH 8.2 or newer (Debian: openssh-client; Windows has it as an optional feature)",
+        )
+    return subprocess.run([program, "-Y", *arguments], input=data, capture_output=True, check=False)
+
+
+def _said(done: subprocess.CompletedProcess[bytes]) -> str:
+    """What ssh-keygen said, less the lines that are on every answer and tell nothing."""
+    lines = (done.stdout + done.stderr).decode(errors="replace").splitlines()
+    useless = ("Could not verify signature.", "Signing data on standard input", _ARMOUR.decode())
+    return "\n".join(line for line in lines if line.strip() and line not in useless)

@@ -1,0 +1,198 @@
+"""The small `environment.yml` of another repository: what it asks for on top of a base, each wish with its line."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torchlocks.core.errors import EnvironmentFileError
+
+_SELECTORS = ("linux", "linux64", "aarch64", "osx", "osx64", "arm64", "unix", "win", "win64")
+_PLATFORMS = ("linux-64", "linux-aarch64", "osx-64", "osx-arm64", "win-64")
+_KEYS = ("name", "channels", "platforms", "dependencies")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """One match spec that is asked for, the package that it names, and its place: file and line."""
+
+    spec: str
+    name: str
+    place: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wishes:
+    """What an `environment.yml` asks for.
+
+    `platforms` are those it names, none for any. `by_line` are its match specs with the lines they stand on, selectors
+    (`# [linux]`) included, since they say on which platform a wish counts.
+    """
+
+    path: Path
+    name: str
+    channels: tuple[str, ...]
+    platforms: tuple[str, ...]
+    by_line: tuple[tuple[Wish, str], ...]
+
+    def on(self, platform: str) -> tuple[Wish, ...]:
+        """The wishes that count on a platform, in the order of the file."""
+        return tuple(wish for wish, line in self.by_line if _counts(line, platform))
+
+    def rendered(self, platform: str, channels: tuple[str, ...]) -> str:
+        """The wishes for one platform as a conda environment file, for conda-lock's content hash."""
+        import yaml
+
+        return yaml.safe_dump(
+            {
+                "name": self.name,
+                "channels": list(channels),
+                "platforms": [platform],
+                "dependencies": [wish.spec for wish in self.on(platform)],
+            },
+            sort_keys=False,
+        )
+
+
+def _counts(line: str, platform: str) -> bool:
+    """Whether a line counts on a platform, by the selector that it may end in."""
+    if "#" not in line:
+        return True
+    from conda_lock.src_parser import selectors
+
+    # It warns of every line that is for another platform, which is what selectors are for.
+    selectors.logger.setLevel(logging.ERROR)
+    return bool(list(selectors.filter_platform_selectors(line, platform)))
+
+
+def read_wishes(path: Path) -> Wishes:
+    """Read a conda environment file. Raises EnvironmentFileError naming the file, the line and the key."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        document = YAML(typ="rt").load(text)
+    except OSError as error:
+        raise EnvironmentFileError(
+            f"The environment file cannot be read: {error.strerror}.",
+            where=str(path),
+            fix="name the environment.yml of your repository",
+        ) from None
+    except UnicodeDecodeError as error:
+        raise EnvironmentFileError(f"The file is not UTF-8 text (byte {error.start}).", where=str(path)) from None
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"{path}, line {mark.line + 1}" if mark else str(path)
+        raise EnvironmentFileError(
+            f"The environment file is not valid YAML: {error.problem or error.context}.", where=where
+        ) from None
+    except (YAMLError, RecursionError, ValueError) as error:
+        said = str(error).splitlines()[0] if str(error) else "it is nested too deeply"
+        raise EnvironmentFileError(f"The environment file is not valid YAML: {said}.", where=str(path)) from None
+    return _Reader(path, text).read(document)
+
+
+class _Reader:
+    """Checks the document key by key; every error names its line."""
+
+    def __init__(self, path: Path, text: str) -> None:
+        self.path = path
+        self.lines = text.splitlines()
+
+    def read(self, document: Any) -> Wishes:
+        if not isinstance(document, Mapping):
+            raise EnvironmentFileError(
+                "This is not a conda environment file: it has no `dependencies`.", where=str(self.path)
+            )
+        for key in document:
+            if key not in _KEYS:
+                raise self._error(
+                    self._line(document, key),
+                    f"`{key}` is nothing that a lock on a base can hold.",
+                    f"leave it out: {', '.join(_KEYS)} are read",
+                )
+        if "dependencies" not in document:
+            raise EnvironmentFileError(
+                "This is not a conda environment file: it has no `dependencies`.",
+                where=str(self.path),
+                fix="list what you need besides the base under `dependencies:`",
+            )
+        by_line = tuple(
+            (self._wish(item, line), self._selectable(line)) for item, line in self._items(document, "dependencies")
+        )
+        return Wishes(
+            path=self.path,
+            name=self._name(document),
+            channels=tuple(c for c, _ in self._texts(document, "channels") if c != "nodefaults"),
+            platforms=tuple(platform for platform, _ in self._texts(document, "platforms")),
+            by_line=by_line,
+        )
+
+    def _name(self, document: Mapping[str, Any]) -> str:
+        """The environment's name, by default the folder's. The lock's first line has it, so it must be of one line."""
+        name = document.get("name")
+        if name is None:
+            return self.path.resolve().parent.name
+        if not isinstance(name, str | int | float) or not str(name).strip() or not str(name).isprintable():
+            raise self._error(self._line(document, "name"), "`name` must be text of one line.", None)
+        return str(name)
+
+    def _wish(self, item: Any, line: int) -> Wish:
+        from rattler import MatchSpec
+        from rattler.exceptions import InvalidMatchSpecError
+
+        if isinstance(item, Mapping) and "pip" in item:
+            raise self._error(
+                line,
+                "pip packages cannot be locked on a base: they are outside what the solver proves.",
+                "ask for the conda packages instead; what only PyPI has can be made a conda package with a recipe",
+            )
+        if not isinstance(item, str):
+            raise self._error(line, "Each of `dependencies` must be a match spec, such as `numpy >=2`.", None)
+        try:
+            parsed = MatchSpec(item, strict=False)
+        except InvalidMatchSpecError as error:
+            raise self._error(line, f"{item!r} is not a match spec: {error}.", "write it as `name >=version`") from None
+        assert parsed.name is not None, "py-rattler refuses specs without a name"
+        return Wish(spec=item, name=str(parsed.name.normalized), place=f"{self.path.name}, line {line}")
+
+    def _selectable(self, line: int) -> str:
+        """The text of a line; a selector that it ends in must hold somewhere, or nobody would miss what it asks for."""
+        text = self.lines[line - 1] if line <= len(self.lines) else ""
+        if not any(_counts(text, platform) for platform in _PLATFORMS):
+            raise self._error(
+                line,
+                "The line ends in a selector that is true on no platform.",
+                f"write one of {', '.join(f'[{name}]' for name in _SELECTORS)}; comments hold no brackets",
+            )
+        return text
+
+    def _texts(self, document: Mapping[str, Any], key: str) -> list[tuple[str, int]]:
+        found = self._items(document, key)
+        for item, line in found:
+            if not isinstance(item, str):
+                raise self._error(line, f"Each of `{key}` must be text.", None)
+        return found
+
+    def _items(self, document: Mapping[str, Any], key: str) -> list[tuple[Any, int]]:
+        """The items of a list with their lines, from 1; none where the key is not there or has no value."""
+        value = document.get(key)
+        if value is None:
+            return []
+        if not isinstance(value, list):
+            raise self._error(self._line(document, key), f"`{key}` must be a list.", None)
+        positions: Any = value
+        return [(item, positions.lc.item(index)[0] + 1) for index, item in enumerate(value)]
+
+    def _line(self, document: Any, key: Any) -> int:
+        try:
+            return int(document.lc.key(key)[0]) + 1
+        except (AttributeError, KeyError, TypeError):
+            return 1
+
+    def _error(self, line: int, what: str, fix: str | None) -> EnvironmentFileError:
+        return EnvironmentFileError(what, where=f"{self.path}, line {line}", fix=fix)

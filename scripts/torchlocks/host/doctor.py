@@ -1,0 +1,164 @@
+"""Which environments run on a machine, why the others do not, and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from packaging.version import Version
+
+from torchlocks.core.errors import TorchlocksError, UnfitHostError
+from torchlocks.host.compatibility import Fit, Reason, fits, needs_of
+from torchlocks.host.record import Host
+from torchlocks.matrix.model import Matrix
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diagnosis:
+    """The judgement on every environment, in the order of the matrix, and advice, a sentence each.
+
+    `best` is the environment to use on the machine, None when none runs there.
+    """
+
+    host: Host
+    fits: tuple[Fit, ...]
+    best: str | None
+    advice: tuple[str, ...]
+
+
+def diagnose(matrix: Matrix, host: Host, locked: Collection[str] | None = None) -> Diagnosis:
+    """Judge every environment of the matrix on `host`; only those in `locked`, where that is given."""
+    judged = tuple(judge(matrix, name, host) for name in matrix.environments if locked is None or name in locked)
+    chosen = best(judged)
+    return Diagnosis(
+        host=host, fits=judged, best=chosen.env if chosen else None, advice=tuple(_advice(judged, chosen, host))
+    )
+
+
+def judge(matrix: Matrix, env: str, host: Host) -> Fit:
+    """Judge one environment of the matrix. Raises NoSuchRowError when there is none of that name."""
+    row = matrix.environment(env)
+    if host.platform in row.platforms:
+        return fits(needs_of(matrix, matrix.target(env, host.platform)), host)
+    text = f"there is none for {host.platform}, only for {', '.join(row.platforms)}"
+    reason = Reason(kind="platform", weight="blocks", text=text)
+    return Fit(env=env, platform=host.platform, cuda=row.cuda, state="does-not-run", reasons=(reason,))
+
+
+def gpu_fits(matrix: Matrix, host: Host, *, local: bool = False) -> tuple[Fit, ...]:
+    """Judge the CUDA environments that exist for the machine's platform, those of the `local` channel if asked."""
+    targets = matrix.local_targets(host.platform) if local else matrix.targets()
+    return tuple(
+        fits(needs_of(matrix, target), host) for target in targets if target.cuda and target.platform == host.platform
+    )
+
+
+def best(judged: Iterable[Fit]) -> Fit | None:
+    """The environment to use: on the most GPUs, with machine code rather than PTX, of the newest CUDA; else the CPU's.
+
+    One whose driver is right, while the GPUs are not here or not known, is taken where none is known to run.
+    """
+
+    def rank(fit: Fit) -> tuple[bool, int, bool, Version]:
+        kinds = {reason.kind for reason in fit.reasons}
+        return fit.state != "unknown", len(fit.gpus), "ptx" not in kinds, Version(fit.cuda or "0")
+
+    possible = [
+        fit
+        for fit in judged
+        if fit.state != "does-not-run"
+        and not any(reason.weight == "open" and reason.kind not in ("no-gpu", "not-known") for reason in fit.reasons)
+    ]
+    with_cuda = [fit for fit in possible if fit.cuda is not None]
+    return max(with_cuda, key=rank) if with_cuda else next(iter(possible), None)
+
+
+def refusal(fit: Fit, host: Host, instead: Fit | None, *, options: str = "") -> TorchlocksError | None:
+    """The error for a CUDA environment that cannot run on this machine; None when it may.
+
+    `instead` is one that does, and `options` is what follows `make env-gpu CUDA=…`. What lies in the machine's present
+    state alone (a driver that waits for a restart) is no reason to refuse.
+    """
+    blocking = [reason for reason in fit.blocking if reason.kind != "driver-problem"]
+    if fit.state != "does-not-run" or not blocking:
+        return None
+    # A new driver does not help where the GPUs themselves are the obstacle.
+    fixable = blocking if not any(reason.kind == "architecture" for reason in blocking) else []
+    choices = [reason.fix for reason in fixable if reason.fix]
+    if instead is not None and instead.cuda is not None:
+        choices.append(f"use what runs here: make env-gpu CUDA={instead.cuda}{options}")
+    else:
+        choices.append("use the CPU environment: make env-cpu")
+    if any(reason.kind != "glibc" for reason in blocking):
+        command = f"CONDA_OVERRIDE_CUDA= make env-gpu CUDA={fit.cuda}{options}"
+        choices.append(f"build it all the same, for another machine: {command}")
+    return UnfitHostError(
+        f"{fit.env} does not run on this machine: {blocking[0].text}.",
+        where=describe(host),
+        fix="\nor ".join(choices),
+        details="\n".join(f"  also:  {reason.text}" for reason in blocking[1:]) or None,
+    )
+
+
+def describe(host: Host) -> str:
+    """The machine in one line: platform, driver and GPUs."""
+    return ", ".join((host.platform, describe_driver(host), *describe_gpus(host)))
+
+
+def describe_driver(host: Host) -> str:
+    """`NVIDIA driver 535.104.05 (CUDA 12.2)`, as far as it is known."""
+    where = " of Windows" if host.kind == "wsl" else ""
+    if host.driver is None:
+        return f"a driver for CUDA {host.cuda}" if host.cuda else "no NVIDIA driver"
+    return f"NVIDIA driver {host.driver}{where}" + (f" (CUDA {host.cuda})" if host.cuda else "")
+
+
+def describe_gpus(host: Host) -> list[str]:
+    """The kinds of GPU, with how many there are of each: `2 x NVIDIA H100 (sm_90, 80 GiB)`."""
+    counted: dict[str, int] = {}
+    for gpu in host.gpus:
+        sm = f"sm_{gpu.compute_capability.replace('.', '')}" if gpu.compute_capability else None
+        memory = f"{gpu.memory_bytes / 2**30:.0f} GiB" if gpu.memory_bytes else None
+        facts = ", ".join(fact for fact in (sm, memory, "MIG" if gpu.mig else None) if fact)
+        name = f"{gpu.name} ({facts})" if facts else gpu.name
+        counted[name] = counted.get(name, 0) + 1
+    return [f"{count} x {name}" if count > 1 else name for name, count in counted.items()]
+
+
+def _advice(judged: tuple[Fit, ...], chosen: Fit | None, host: Host) -> list[str]:
+    advice = []
+    if host.problem is not None:
+        advice.append(f"The GPUs cannot be used now: {host.problem}.")
+    if chosen is None:
+        advice.append("No environment of this repository runs on this machine.")
+    elif chosen.cuda is not None:
+        advice.append(f"Build {chosen.env}, the best for this machine: make env-gpu CUDA={chosen.cuda}")
+    else:
+        advice.append("Build the CPU environment: make env-cpu")
+    if any(reason.kind == "no-driver" for fit in judged for reason in fit.reasons):
+        advice.append("Build a CUDA environment here for a machine that has a GPU: make env-gpu CUDA=…")
+        advice.append(
+            "Ask what runs there: torchlocks doctor --json > host.json there, torchlocks doctor --host host.json here"
+        )
+    system = (reason.fix for fit in judged for reason in fit.reasons if reason.kind in ("glibc", "osx") and reason.fix)
+    advice += [f"For the others, {fix}." for fix in dict.fromkeys(system)]
+    return advice + _newer_driver(judged, chosen, host)
+
+
+def _newer_driver(judged: tuple[Fit, ...], chosen: Fit | None, host: Host) -> list[str]:
+    """Which newer environments only the driver keeps from running, by the driver that they need."""
+    newest = Version(chosen.cuda) if chosen is not None and chosen.cuda is not None else Version("0")
+    held_back: dict[str, list[str]] = {}
+    for fit in judged:
+        drivers = [reason.driver for reason in fit.blocking]
+        if fit.state == "does-not-run" and drivers and Version(fit.cuda or "0") > newest and None not in drivers:
+            needed = max((driver for driver in drivers if driver), key=Version)
+            held_back.setdefault(needed, []).append(fit.env)
+    where = " on Windows" if host.kind == "wsl" else ""
+    return [
+        f"With driver {needed} or newer{where}, {_and(names)} would run, too." for needed, names in held_back.items()
+    ]
+
+
+def _and(names: list[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))

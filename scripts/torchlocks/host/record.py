@@ -1,0 +1,94 @@
+"""What is known of a machine on which environments are to run, as a value and as a file.
+
+A record is made on one machine and may be read on another: it answers "what runs there" without going there.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from packaging.version import Version
+from pydantic import ValidationError
+
+from torchlocks.core.errors import HostRecordError
+from torchlocks.host.nvidia import DottedVersion, Frozen, Gpu
+
+HostKind = Literal["native", "wsl", "jetson"]
+
+
+class Host(Frozen):
+    """A machine, as far as environments care. None means absent, or not known (`notes` then says why).
+
+    `platform` is conda's. `glibc`, `osx` and `cpu_level` are what conda calls `__glibc`, `__osx` and the build of
+    `__archspec`. `driver` is the NVIDIA driver's version, under WSL that of Windows. `cuda` is conda's `__cuda`: the
+    newest CUDA that the driver runs. `problem` keeps programs from using the GPUs now. `overrides` are the
+    CONDA_OVERRIDE_… variables that stood in for what the machine says, which is then not in the record.
+    """
+
+    schema_version: Literal[1] = 1
+    platform: str
+    kind: HostKind = "native"
+    system: str | None = None
+    glibc: DottedVersion | None = None
+    osx: DottedVersion | None = None
+    cpu_level: str | None = None
+    driver: DottedVersion | None = None
+    cuda: DottedVersion | None = None
+    gpus: tuple[Gpu, ...] = ()
+    problem: str | None = None
+    overrides: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def has_driver(self) -> bool:
+        """Whether there is an NVIDIA driver, or an override that says so."""
+        return self.driver is not None or self.cuda is not None
+
+    @property
+    def cuda_arch(self) -> str | None:
+        """conda's `__cuda_arch`: the lowest compute capability of all GPUs, where there is a `__cuda` (CEP 46)."""
+        known = [gpu.compute_capability for gpu in self.gpus if gpu.compute_capability]
+        return min(known, key=Version) if known and self.cuda else None
+
+    @property
+    def virtual_packages(self) -> dict[str, str]:
+        """The virtual packages that conda would see here, as far as environments of PyTorch use them."""
+        found = {
+            "__glibc": self.glibc,
+            "__osx": self.osx,
+            "__archspec": f"1={self.cpu_level}" if self.cpu_level else None,
+            "__cuda": self.cuda,
+            "__cuda_arch": self.cuda_arch,
+        }
+        return {name: version for name, version in found.items() if version}
+
+
+def read_host(path: Path) -> Host:
+    """Read a host record: what `torchlocks doctor --json` prints, or its `host` alone.
+
+    Raises HostRecordError when the file cannot be read or is no host record.
+    """
+    fix = "make one on the machine in question: torchlocks doctor --json > host.json"
+    try:
+        # From bytes: Windows PowerShell's `>` writes UTF-16, and a mark at the beginning.
+        document = json.loads(path.read_bytes())
+    except OSError as error:
+        raise HostRecordError(f"Cannot read the host record: {error.strerror}.", where=str(path), fix=fix) from error
+    except (ValueError, RecursionError) as error:
+        raise HostRecordError(f"The host record is not JSON: {error}.", where=str(path), fix=fix) from error
+    if isinstance(document, dict) and "host" in document:
+        document = document["host"]
+    try:
+        return Host.model_validate(document)
+    except ValidationError as error:
+        problems = [
+            f"{'.'.join(str(key) for key in entry['loc']) or '(top level)'}: {entry['msg']}" for entry in error.errors()
+        ]
+        raise HostRecordError(
+            "The host record does not make sense.",
+            where=f"{path}: {problems[0]}",
+            fix=fix,
+            details="\n".join(f"  also:  {problem}" for problem in problems[1:]) or None,
+        ) from error

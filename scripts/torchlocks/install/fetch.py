@@ -1,0 +1,484 @@
+"""A lock's packages → the package cache: fetched, checked against the lock, extracted, checked again.
+
+Nothing enters the cache before its size and hash are the lock's, its own index is that of the locked package, and
+no file of it reaches outside. Mirrors are tried in order, and what may pass is tried again with growing waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import shutil
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from torchlocks.core.disk import disk_full_as_error, is_disk_full
+from torchlocks.core.errors import (
+    ChannelUnreachableError,
+    DiskFullError,
+    FetchError,
+    IntegrityError,
+    LockfileError,
+    TorchlocksError,
+)
+from torchlocks.core.files import hash_file
+from torchlocks.core.http import make_client as make_client
+from torchlocks.core.package_cache import cache_folder
+from torchlocks.core.progress import Progress, Task
+from torchlocks.core.urls import mask as mask
+from torchlocks.install.cache import Entry, PackageStore, refuse_other, refuse_unsafe
+from torchlocks.install.transfer import BrokenError, Download, classify, not_as_locked
+from torchlocks.install.unpack import Unpacker, UnpackError
+from torchlocks.lockfile.models import Lock, LockedPackage
+
+if TYPE_CHECKING:
+    from rattler import Client
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FetchOptions:
+    """How packages are fetched.
+
+    `cache` is the package cache folder (None: rattler's). `mirrors` maps a channel's URL to the URLs that are
+    tried before it. `retries` is how often one URL is tried again; `backoff_s` is the wait before the first of
+    these, doubled each time. A connection that brings nothing for `stall_timeout_s` seconds counts as broken.
+    `full_check` hashes all that is in the cache already.
+    """
+
+    cache: Path | None = None
+    offline: bool = False
+    allow_md5: bool = False
+    mirrors: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    retries: int = 3
+    backoff_s: float = 0.5
+    stall_timeout_s: float = 60
+    connections: int = 8
+    full_check: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Availability:
+    """Whether all packages of a lock can be had; `missing` are the file names that are not in the cache."""
+
+    ok: bool
+    reason: str
+    missing: tuple[str, ...] = ()
+
+
+def packages_for(lock: Lock, platform: str) -> tuple[LockedPackage, ...]:
+    """The lock's packages for `platform`. Raises LockfileError when it is not locked for it."""
+    if platform not in lock.packages:
+        raise LockfileError(
+            f"The lock has no packages for {platform}.",
+            where=str(lock.path),
+            fix=f"it is locked for {', '.join(lock.platforms) or 'nothing'}; take one of these, or lock again.",
+        )
+    return lock.packages[platform]
+
+
+def require_hashes(packages: Sequence[LockedPackage], *, allow_md5: bool) -> None:
+    """Raise IntegrityError when a package has no hash that its bytes can be held against."""
+    for each in packages:
+        if each.sha256 is not None or (allow_md5 and each.md5 is not None):
+            continue
+        if each.md5 is not None:
+            raise IntegrityError(
+                f"The lock has only an MD5 sum for {each.file_name}, and MD5 can be forged.",
+                where=mask(each.url),
+                fix="lock again with SHA-256 sums, or say explicitly that MD5 will do (allow_md5).",
+            )
+        raise IntegrityError(
+            f"The lock has no hash for {each.file_name}.", where=mask(each.url), fix="lock again with SHA-256 sums."
+        )
+
+
+def ensure_cached(
+    packages: Sequence[LockedPackage], options: FetchOptions, progress: Progress
+) -> dict[LockedPackage, Entry]:
+    """Bring every package into the cache, verified, and return their entries, in the order given.
+
+    Raises IntegrityError for wrong bytes or hostile packages, FetchError and ChannelUnreachableError where a
+    package cannot be had, DiskFullError where there is no room. What was fetched until then stays in the cache.
+    """
+    require_hashes(packages, allow_md5=options.allow_md5)
+    store = PackageStore(cache_folder(options.cache))
+    found: dict[LockedPackage, Entry | None] = {}
+    reasons: dict[LockedPackage, str] = {}
+    for each in packages:
+        lookup = store.find(each, full=options.full_check)
+        found[each] = lookup.entry
+        if lookup.entry is None:
+            reasons[each] = lookup.why
+            if lookup.why.startswith("damaged"):
+                progress.warn(f"{each.file_name}: {lookup.why}; it is fetched again")
+    if reasons and options.offline:
+        raise FetchError(
+            f"{len(reasons)} of {len(packages)} packages are not in the package cache, and fetching is off (offline).",
+            where=str(store.root),
+            fix="install once with the network, or bring the packages with `download` on another machine.",
+            details="\n".join(f"  {each.file_name}: {why}" for each, why in reasons.items()),
+        )
+    if reasons:
+        found.update(_fetch(tuple(reasons), store, options, progress))
+    return {each: entry for each, entry in found.items() if entry is not None}
+
+
+def fetch_archives(
+    packages: Sequence[LockedPackage], folder: Path, options: FetchOptions, progress: Progress
+) -> dict[LockedPackage, Path]:
+    """Bring the archives themselves, verified, and return their paths, in the order given.
+
+    Downloads go into `folder`, under names of their own; a file of a local channel is hashed where it is. The package
+    cache keeps no archives, so that offline only those of local channels can be had. Raises as `ensure_cached` does.
+    """
+    require_hashes(packages, allow_md5=options.allow_md5)
+    remote = [each for each in packages if urlsplit(each.url).scheme != "file"]
+    if remote and options.offline:
+        raise FetchError(
+            f"{len(remote)} of {len(packages)} packages would have to be downloaded, and fetching is off (offline).",
+            where=mask(remote[0].url),
+            fix="the package cache keeps no archives: run it again with the network.",
+        )
+    in_bytes = all(each.size is not None for each in packages)
+    total = sum(each.size or 0 for each in packages) if in_bytes else len(packages)
+    title = f"Fetching {len(packages)} archives"
+    with (
+        disk_full_as_error(folder),
+        progress.task(title, total, unit="bytes" if in_bytes else "items") as task,
+    ):
+
+        async def run() -> list[Path]:
+            return await _Run(folder, PackageStore(folder), options, task, in_bytes, lambda: None).archives(packages)
+
+        paths = asyncio.run(run())
+    return dict(zip(packages, paths, strict=True))
+
+
+def _fetch(
+    packages: Sequence[LockedPackage], store: PackageStore, options: FetchOptions, progress: Progress
+) -> dict[LockedPackage, Entry]:
+    def on_wait() -> None:
+        progress.say("Another program holds the package cache; waiting for it.")
+
+    with _cache_errors(store.root), store.staging() as stage:
+        _require_room(packages, stage)
+        sizes = [each.size for each in packages]
+        in_bytes = None not in sizes
+        total = sum(size or 0 for size in sizes) if in_bytes else len(packages)
+        title = f"Fetching {len(packages)} packages"
+        with progress.task(title, total, unit="bytes" if in_bytes else "items") as task:
+
+            async def run() -> list[Entry]:
+                return await _Run(stage, store, options, task, in_bytes, on_wait).all(packages)
+
+            entries = asyncio.run(run())
+    return dict(zip(packages, entries, strict=True))
+
+
+@contextmanager
+def _cache_errors(root: Path) -> Iterator[None]:
+    with disk_full_as_error(root):
+        try:
+            yield
+        except OSError as error:
+            if is_disk_full(error):
+                raise
+            raise FetchError(
+                f"The package cache cannot be used: {error.strerror or error}.",
+                where=str(error.filename or root),
+                fix="see that it can be written to, or name another one (TORCHLOCKS_CACHE).",
+            ) from error
+
+
+def _require_room(packages: Sequence[LockedPackage], folder: Path) -> None:
+    """Raise DiskFullError when the packages cannot fit: extracted they are no smaller than as archives."""
+    needed = sum(each.size or 0 for each in packages) + max((each.size or 0 for each in packages), default=0)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise DiskFullError(
+            f"The packages need at least {needed / 1e6:.0f} MB in the package cache; {free / 1e6:.0f} MB are free.",
+            where=str(folder),
+            fix="make room, or name another cache folder (TORCHLOCKS_CACHE).",
+        )
+
+
+class _Run:
+    """One round of fetching: what its downloads share."""
+
+    def __init__(
+        self,
+        stage: Path,
+        store: PackageStore,
+        options: FetchOptions,
+        task: Task,
+        in_bytes: bool,
+        on_wait: Callable[[], None],
+    ) -> None:
+        self._on_wait = on_wait
+        self._stage = stage
+        self._store = store
+        self._options = options
+        self._task = task
+        self._in_bytes = in_bytes
+        self._connections = asyncio.Semaphore(options.connections)
+        self._placing = asyncio.Lock()
+        self._resume: dict[tuple[str, str], int] = {}
+        self._client = make_client(self._resume)
+        self._unpacker = Unpacker()
+
+    async def all(self, packages: Sequence[LockedPackage]) -> list[Entry]:
+        return await self._for_each(packages, self._one)
+
+    async def archives(self, packages: Sequence[LockedPackage]) -> list[Path]:
+        return await self._for_each(packages, self._one_archive)
+
+    async def _for_each(
+        self, packages: Sequence[LockedPackage], work: Callable[[int, LockedPackage], Coroutine[object, object, _T]]
+    ) -> list[_T]:
+        # The largest first: a big package that starts last is what everything waits for.
+        tasks = {
+            each: asyncio.ensure_future(work(number, each))
+            for number, each in sorted(enumerate(packages), key=lambda item: -(item[1].size or 0))
+        }
+        async with self._unpacker:
+            try:
+                await asyncio.gather(*tasks.values())
+            finally:
+                for task in tasks.values():
+                    task.cancel()
+                await asyncio.gather(*tasks.values(), return_exceptions=True)
+        return [tasks[each].result() for each in packages]
+
+    async def _one_archive(self, number: int, package: LockedPackage) -> Path:
+        async with self._connections:
+            archive = await self._archive(package, self._stage / f"{number}-{package.file_name}")
+        if not self._in_bytes:
+            self._task.advance(1, package.name)
+        return archive
+
+    async def _one(self, number: int, package: LockedPackage) -> Entry:
+        folder = self._stage / str(number)
+        async with self._connections:
+            archive = await self._archive(package, self._stage / f"{number}-{package.file_name}")
+            try:
+                sha256, md5 = await self._extract(archive, folder, package)
+            finally:
+                if archive.parent == self._stage:
+                    archive.unlink(missing_ok=True)
+            async with self._placing:
+                entry = await asyncio.to_thread(self._place, folder, package, sha256, md5)
+        if not self._in_bytes:
+            self._task.advance(1, package.name)
+        return entry
+
+    def _place(self, folder: Path, package: LockedPackage, sha256: str, md5: str) -> Entry:
+        refuse_unsafe(folder, package.file_name)
+        refuse_other(folder, package)
+        return self._store.place(folder, package, sha256=sha256, md5=md5, size=package.size, on_wait=self._on_wait)
+
+    async def _archive(self, package: LockedPackage, target: Path) -> Path:
+        """A local file with exactly the locked bytes: the downloaded one, or the channel's own."""
+        failures: list[tuple[str, BrokenError]] = []
+        download: Download | None = None
+        urls = candidates(package.url, self._options.mirrors)
+        for attempt in range(self._options.retries + 1):
+            if attempt:
+                # Jitter: what broke for one download mostly broke for all of them at once.
+                await asyncio.sleep(self._options.backoff_s * 2 ** (attempt - 1) * random.uniform(0.8, 1.2))
+            again = []
+            for url in urls:
+                try:
+                    if urlsplit(url).scheme == "file":
+                        return await self._local(url, package)
+                    download = download or Download(package, target, self._task if self._in_bytes else None)
+                    await download.fetch(self._client, url, self._resume, stall_timeout_s=self._options.stall_timeout_s)
+                    return target
+                except BrokenError as broken:
+                    failures.append((url, broken))
+                    # A file that was read is the same when it is read again.
+                    if broken.kind != "lasting" and urlsplit(url).scheme != "file":
+                        again.append(url)
+            if not (urls := tuple(again)):
+                break
+        raise _as_error(package, failures)
+
+    async def _local(self, url: str, package: LockedPackage) -> Path:
+        path = Path(url2pathname(urlsplit(url).path))
+        try:
+            size = path.stat().st_size
+            algorithm = "sha256" if package.sha256 is not None else "md5"
+            found = await asyncio.to_thread(hash_file, path, algorithm)
+        except OSError as error:
+            raise BrokenError(f"the file cannot be read ({error.strerror})", "lasting") from error
+        if (why := not_as_locked(package, size, found)) is not None:
+            raise BrokenError(why, "wrong")
+        if self._in_bytes:
+            self._task.advance(size, package.name)
+        return path
+
+    async def _extract(self, archive: Path, folder: Path, package: LockedPackage) -> tuple[str, str]:
+        try:
+            sha256, md5 = await self._unpacker.extract(archive, folder)
+        except UnpackError as error:
+            if is_disk_full(error):
+                raise
+            if error.crashed:
+                raise FetchError(
+                    f"{package.file_name} could not be extracted: {error}.",
+                    where=str(archive),
+                    fix="see that there is enough memory, and run it again.",
+                ) from error
+            raise IntegrityError(
+                f"{package.file_name} has the locked hash, but is not a package that can be extracted.",
+                where=mask(package.url),
+                fix="the channel or the lock is at fault: lock again.",
+                details=mask(str(error)),
+            ) from error
+        # A file of a local channel could have been replaced since it was hashed.
+        if (package.sha256 or sha256) != sha256 or (package.md5 or md5) != md5:
+            raise IntegrityError(
+                f"{package.file_name} is not what the lock says: its hash is another.",
+                where=mask(package.url),
+                fix="lock again, if the channel has rebuilt it.",
+            )
+        return sha256, md5
+
+
+def candidates(url: str, mirrors: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """The URLs at which a package may be, in the order to try: its channel's mirrors, then `url` itself."""
+    for channel, others in mirrors.items():
+        base = channel.rstrip("/") + "/"
+        if url.startswith(base):
+            return (*(f"{other.rstrip('/')}/{url[len(base) :]}" for other in others), url)
+    return (url,)
+
+
+def _as_error(package: LockedPackage, failures: Sequence[tuple[str, BrokenError]]) -> TorchlocksError:
+    """The one error that says why no URL gave the package."""
+    url, last = failures[-1]
+    tried = list(dict.fromkeys(f"  {mask(each)}: {broken.why}" for each, broken in failures))
+    details = "\n".join(tried) if len(tried) > 1 else None
+    wrong = next((failure for failure in failures if failure[1].kind == "wrong"), None)
+    if wrong is not None:
+        return IntegrityError(
+            f"{package.file_name} is not what the lock says: {wrong[1].why}.",
+            where=mask(wrong[0]),
+            fix="the channel has been built anew since it was locked: lock again."
+            if wrong[0].startswith("file:")
+            else "run it again; if it stays, the channel or a proxy serves another file: lock again, or name a mirror.",
+            details=details,
+        )
+    if all(broken.kind == "unreachable" for _, broken in failures):
+        return ChannelUnreachableError(
+            f"{package.file_name} cannot be fetched, the channel cannot be reached: {last.why}.",
+            where=mask(url),
+            fix="check the network and proxy settings, name a mirror, or use the local channel (CHANNEL=local).",
+            details=details,
+        )
+    return FetchError(
+        f"{package.file_name} cannot be fetched: {last.why}.",
+        where=mask(url),
+        fix="run it again later; where the file is gone from the channel, lock again.",
+        details=details,
+    )
+
+
+def packages_available(
+    lock: Lock, platform: str, options: FetchOptions | None = None, *, timeout_s: float = 3
+) -> Availability:
+    """Whether the lock's packages can be had: from the cache, or, for one missing package asked for, from a channel.
+
+    A quick answer: the cache is asked what it has, not whether all of it is sound, and there is one request a channel,
+    without retries, for at most `timeout_s` seconds. Raises LockfileError when the lock has no
+    such platform.
+    """
+    options = options or FetchOptions()
+    store = PackageStore(cache_folder(options.cache))
+    missing = [each for each in packages_for(lock, platform) if not store.has(each)]
+    names = tuple(each.file_name for each in missing)
+    if not missing:
+        return Availability(ok=True, reason="all packages are in the package cache")
+    if options.offline:
+        return Availability(
+            ok=False, reason=f"offline, and {len(missing)} packages are not in the cache", missing=names
+        )
+    one_a_channel = {each.channel: each for each in reversed(missing)}
+
+    async def probe() -> list[str | None]:
+        client = make_client()
+        return await asyncio.gather(*(_first_that_answers(client, each, options) for each in one_a_channel.values()))
+
+    try:
+        reasons = asyncio.run(asyncio.wait_for(probe(), timeout_s))
+    except asyncio.TimeoutError:
+        channels = ", ".join(mask(each) for each in one_a_channel)
+        return Availability(ok=False, reason=f"no answer within {timeout_s:g} s from {channels}", missing=names)
+    for channel, reason in zip(one_a_channel, reasons, strict=True):
+        if reason is not None:
+            return Availability(ok=False, reason=f"{mask(channel)}: {reason}", missing=names)
+    return Availability(
+        ok=True, reason=f"{len(missing)} packages are to be fetched; their channels answer", missing=names
+    )
+
+
+def reachable(url: str, timeout_s: float = 3) -> str | None:
+    """Why the file at `url` cannot be had, in a few words; None when it can. One request, cut off early."""
+    try:
+        return asyncio.run(asyncio.wait_for(_probe(make_client(), url), timeout_s))
+    except asyncio.TimeoutError:
+        return f"no answer within {timeout_s:g} s"
+
+
+async def _first_that_answers(client: Client, package: LockedPackage, options: FetchOptions) -> str | None:
+    *stand_ins, own = candidates(package.url, options.mirrors)
+    said = ""
+    for url in stand_ins:
+        reason = await _probe(client, url)
+        if reason is None:
+            return None
+        said += f"; nor from its mirror, {mask(url)}: {reason}"
+    reason = await _probe(client, own)
+    return reason and reason + said
+
+
+class _EnoughError(Exception):
+    pass
+
+
+class _Probe:
+    answered = False
+
+    def write(self, chunk: bytes) -> int:
+        self.answered = True
+        raise _EnoughError
+
+
+async def _probe(client: Client, url: str) -> str | None:
+    from rattler.package_streaming import download_to_writer
+
+    if urlsplit(url).scheme == "file":
+        return None if Path(url2pathname(urlsplit(url).path)).is_file() else "no such file"
+    probe = _Probe()
+    try:
+        await download_to_writer(client, url, probe)
+    except (RuntimeError, OSError, _EnoughError) as error:
+        return None if probe.answered else classify(error, 0).why
+    return None
+
+
+def download_only(
+    lock: Lock, platform: str, options: FetchOptions | None = None, *, progress: Progress
+) -> tuple[Path, ...]:
+    """Bring the packages of any platform into the package cache, for a later installation without the network.
+
+    Returns the folders of the extracted packages. Raises as `ensure_cached` does.
+    """
+    entries = ensure_cached(packages_for(lock, platform), options or FetchOptions(), progress)
+    return tuple(entry.folder for entry in entries.values())

@@ -1,0 +1,315 @@
+"""An installed environment → every file that is not as its packages put it there.
+
+Each package record in `conda-meta` lists its files with size and hash, for files with a patched prefix the hash after
+patching (`sha256_in_prefix`). Works on any conda environment whose records have them.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from torchlocks.core.disk import disk_full_as_error, is_disk_full
+from torchlocks.core.errors import InstallError, MissingFileError
+from torchlocks.core.files import hash_file
+from torchlocks.core.progress import Progress, Task
+from torchlocks.install import swap
+from torchlocks.install.fetch import FetchOptions
+from torchlocks.install.installer import final_path, interruptible, prefix_lock
+from torchlocks.lockfile.models import LockedPackage
+
+# Made by Python itself, by conda clients, or by torchlocks; never by a package.
+_OWN = re.compile(r"(^|/)__pycache__/|^conda-meta/|^CACHEDIR\.TAG$|^\.nonadmin$")
+_SITE_PACKAGES = re.compile(r"^(?:lib/python\d+\.\d+|Lib)/site-packages/")
+# Code that runs whenever Python starts. A `.pth` file only adds folders behind those that are there already.
+_STARTUP = re.compile(r"^(?:sitecustomize|usercustomize)\.py$")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Damage:
+    """A file that is not as the package `package` (its record's name) installed it; `path` is relative."""
+
+    path: str
+    package: str
+    kind: Literal["changed", "missing"]
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipPackage:
+    """A package that pip (or another installer of wheels) put into the environment."""
+
+    name: str
+    version: str
+    files: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """What is not right in an environment.
+
+    `extra` are files that no package brought; files of `pip` packages and bytecode are not among them. `shadows` are
+    sentences: what can make `import torch` load something else than the environment's package. `repaired` are the
+    paths that were put back.
+    """
+
+    prefix: Path
+    checked: int
+    damaged: tuple[Damage, ...] = ()
+    extra: tuple[str, ...] = ()
+    pip: tuple[PipPackage, ...] = ()
+    shadows: tuple[str, ...] = ()
+    repaired: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """True when every file is as installed and nothing hides torch; extra files do no harm by themselves."""
+        return not self.damaged and not self.shadows
+
+
+@dataclass(frozen=True, kw_only=True)
+class _File:
+    path: str
+    package: str
+    link: bool
+    folder: bool
+    size: int | None
+    sha256: str | None
+
+
+def fsck(
+    prefix: Path,
+    *,
+    fix: bool = False,
+    options: FetchOptions | None = None,
+    progress: Progress,
+    wait_s: float | None = None,
+) -> Findings:
+    """Compare every file of the environment at `prefix` with what its packages installed.
+
+    With `fix`, damaged and missing files are put back, each in one step, out of the package cache (a package that is
+    not there is fetched); what pip or the user added stays. The findings are then those after the repair.
+
+    Raises MissingFileError when there is no environment, InstallError when it cannot be repaired, BusyError, and what
+    `fetch.ensure_cached` raises.
+    """
+    prefix = final_path(prefix)
+    if not (prefix / "conda-meta").is_dir():
+        raise MissingFileError(
+            "There is no conda environment here.", where=str(prefix), fix="install one, or name another prefix."
+        )
+    if not fix:
+        return _look(prefix, progress)
+    with interruptible(), disk_full_as_error(prefix.parent), prefix_lock(prefix, wait_s, progress):
+        found = _look(prefix, progress)
+        if not found.damaged:
+            return found
+        repaired = _repair(prefix, found.damaged, options or FetchOptions(), progress)
+        return replace(_look(prefix, progress), repaired=tuple(repaired))
+
+
+def _look(prefix: Path, progress: Progress) -> Findings:
+    from concurrent.futures import ThreadPoolExecutor
+
+    damaged: list[Damage] = []
+    files: list[_File] = []
+    for record in sorted((prefix / "conda-meta").glob("*.json")):
+        try:
+            files += _files_of(record)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            damaged.append(
+                Damage(
+                    path=f"conda-meta/{record.name}",
+                    package=record.stem,
+                    kind="changed",
+                    why=f"the package's record cannot be read ({type(error).__name__})",
+                )
+            )
+    with progress.task(f"Checking {len(files)} files", len(files)) as task, ThreadPoolExecutor() as pool:
+        for finding in _counted(pool.map(lambda file: _check(prefix, file), files), task):
+            if finding is not None:
+                damaged.append(finding)
+    known = {file.path for file in files}
+    extra = [path for path in _all_files(prefix) if path not in known and not _OWN.search(path)]
+    pip, from_pip = _pip_packages(prefix, extra)
+    return Findings(
+        prefix=prefix,
+        checked=len(files),
+        damaged=tuple(sorted(damaged, key=lambda each: each.path)),
+        extra=tuple(path for path in extra if path not in from_pip),
+        pip=tuple(pip),
+        shadows=tuple(_shadows(prefix, extra)),
+    )
+
+
+def _counted(findings: Iterable[Damage | None], task: Task) -> Iterator[Damage | None]:
+    for finding in findings:
+        task.advance(1)
+        yield finding
+
+
+def _files_of(record: Path) -> list[_File]:
+    content: dict[str, Any] = json.loads(record.read_bytes())
+    paths = content.get("paths_data", {}).get("paths", [])
+    files = [
+        _File(
+            path=path["_path"],
+            package=record.stem,
+            link=path.get("path_type") == "softlink",
+            folder=path.get("path_type") == "directory",
+            size=path.get("size_in_bytes") if "sha256_in_prefix" not in path else None,
+            sha256=path.get("sha256_in_prefix") or path.get("sha256"),
+        )
+        for path in paths
+    ]
+    listed = {file.path for file in files}
+    return files + [
+        _File(path=path, package=record.stem, link=False, folder=False, size=None, sha256=None)
+        for path in content.get("files", [])
+        if path not in listed
+    ]
+
+
+def _check(prefix: Path, file: _File) -> Damage | None:
+    path = prefix / file.path
+
+    def damage(kind: Literal["changed", "missing"], why: str) -> Damage:
+        return Damage(path=file.path, package=file.package, kind=kind, why=why)
+
+    try:
+        if not os.path.lexists(path):
+            return damage("missing", "it is not there")
+        if file.folder:
+            return None if path.is_dir() else damage("changed", "it should be a folder")
+        if file.link:
+            if not path.is_symlink():
+                return damage("changed", "it should be a symbolic link")
+            target = os.fsencode(path.readlink())
+            if file.sha256 is None or file.sha256 == hashlib.sha256(target).hexdigest():
+                return None
+            return damage("changed", f"it is a link to {os.fsdecode(target)!r}")
+        if path.is_symlink() or not path.is_file():
+            return damage("changed", "it should be a plain file")
+        if file.size is not None and (size := path.stat().st_size) != file.size:
+            return damage("changed", f"it has {size} bytes instead of {file.size}")
+        if file.sha256 is not None and hash_file(path) != file.sha256:
+            return damage("changed", "it has another content")
+    except OSError as error:
+        return damage("changed", f"it cannot be read ({error.strerror})")
+    return None
+
+
+def _all_files(prefix: Path) -> list[str]:
+    found = []
+    for folder, folders, files in os.walk(prefix):
+        below = Path(folder).relative_to(prefix)
+        links = [name for name in folders if os.path.islink(os.path.join(folder, name))]  # noqa: PTH114, PTH118
+        found += [(below / name).as_posix() for name in (*files, *links)]
+    return sorted(found)
+
+
+def _pip_packages(prefix: Path, extra: list[str]) -> tuple[list[PipPackage], set[str]]:
+    """The wheels among the extra files, and all files that they brought."""
+    packages, theirs = [], set[str]()
+    for path in extra:
+        folder, _, name = path.rpartition("/")
+        if name != "RECORD" or not folder.endswith(".dist-info"):
+            continue
+        title, _, version = folder.rpartition("/")[2].removesuffix(".dist-info").partition("-")
+        site = folder.rpartition("/")[0]
+        with (prefix / path).open(newline="", encoding="utf-8") as file:
+            files = {os.path.normpath(f"{site}/{row[0]}") for row in csv.reader(file) if row}
+        theirs |= files & set(extra)
+        packages.append(PipPackage(name=title.replace("_", "-"), version=version, files=len(files)))
+    return packages, theirs
+
+
+def _shadows(prefix: Path, extra: list[str]) -> Iterator[str]:
+    for path in extra:
+        inside = _SITE_PACKAGES.sub("", path)
+        if inside == path:
+            continue
+        if inside.startswith(("torch/", "torch.")):
+            yield f"{path} is not of the environment's packages, and belongs to a torch that was put over theirs"
+        elif _STARTUP.match(inside):
+            yield f"{path} runs whenever Python starts, and no package brought it"
+    for where in _outside(prefix):
+        if (where / "torch").is_dir() or (where / "torch.py").is_file():
+            yield f"{where} holds another torch, which Python finds first"
+
+
+def _outside(prefix: Path) -> Iterator[Path]:
+    """The folders outside of `prefix` that its Python would look into before its own site-packages."""
+    yield from (Path(each) for each in os.environ.get("PYTHONPATH", "").split(os.pathsep) if each)
+    if not os.environ.get("PYTHONNOUSERSITE"):
+        base = Path(os.environ.get("PYTHONUSERBASE") or Path.home() / ".local")
+        for python in (prefix / "lib").glob("python3.*"):
+            yield base / "lib" / python.name / "site-packages"
+
+
+def _repair(prefix: Path, damaged: tuple[Damage, ...], options: FetchOptions, progress: Progress) -> list[str]:
+    """Put the damaged files back and return their paths."""
+    from torchlocks.install.fetch import ensure_cached
+    from torchlocks.install.link import link
+
+    records: dict[str, dict[str, Any]] = {}
+    for record in (prefix / "conda-meta").glob("*.json"):
+        try:
+            records[record.stem] = json.loads(record.read_bytes())
+        except (OSError, ValueError) as error:
+            raise InstallError(
+                "The record of a package is damaged, so that it cannot be repaired by itself.",
+                where=str(record),
+                fix="install the environment again (force).",
+            ) from error
+    names = {each.package for each in damaged}
+    # Packages of Python modules can only be linked beside the Python that they are for.
+    needed = {name: record for name, record in records.items() if name in names or record.get("name") == "python"}
+    packages = {name: _locked(record) for name, record in needed.items()}
+    entries = ensure_cached(tuple(packages.values()), replace(options, allow_md5=True), progress)
+    platform = next((r["subdir"] for r in records.values() if r.get("subdir", "noarch") != "noarch"), "noarch")
+    repaired = []
+    new = None
+    try:
+        new, _ = swap.new_sibling(prefix)
+        link(entries, platform, new, prefix, progress=progress)
+        for each in damaged:
+            source, target = new / each.path, prefix / each.path
+            if not os.path.lexists(source):
+                continue
+            if target.is_dir() and not target.is_symlink():
+                shutil.rmtree(target)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            source.replace(target)
+            repaired.append(each.path)
+    except OSError as error:
+        if is_disk_full(error):
+            raise
+        raise InstallError(
+            f"A file could not be put back: {error.strerror}.", where=str(error.filename or prefix)
+        ) from error
+    finally:
+        if new is not None:
+            swap.discard(new, prefix)
+    return repaired
+
+
+def _locked(record: dict[str, Any]) -> LockedPackage:
+    return LockedPackage(
+        name=record["name"],
+        version=record["version"],
+        build=record["build"],
+        subdir=record["subdir"],
+        url=record["url"],
+        sha256=record.get("sha256"),
+        md5=record.get("md5"),
+        size=record.get("size"),
+    )

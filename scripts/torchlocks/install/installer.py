@@ -1,0 +1,336 @@
+"""A lock → an environment: fetch, check, link beside, swap.
+
+The previous environment is whole until the last rename, and whole after it. Bytecode is not compiled: rattler does
+not either, it would take longer than all the rest (torch alone has thousands of modules), it would have to be done
+after the swap to name the right files, and Python writes what it imports by itself, first while the suite runs.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from torchlocks import __version__
+from torchlocks.core.errors import BusyError, DiskFullError, InstallError, InterruptedByUserError, MissingFileError
+from torchlocks.core.progress import Progress
+from torchlocks.install import swap
+from torchlocks.install.provenance import (
+    RECORD,
+    Origin,
+    Provenance,
+    is_current,
+    now,
+    read_provenance,
+    record_names,
+    write_provenance,
+)
+from torchlocks.lockfile.models import Lock, LockedPackage
+
+if TYPE_CHECKING:
+    from torchlocks.install.cache import Entry
+    from torchlocks.install.fetch import FetchOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstallOptions:
+    """How an environment is installed.
+
+    `fetch` says how packages are fetched (None: the defaults). `wait_s` is how long to wait for another process at
+    work on the same environment (None: until it is done). `force` installs again what is already there.
+    """
+
+    fetch: FetchOptions | None = None
+    wait_s: float | None = None
+    force: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstallResult:
+    """What an installation did; `changed` is False when the environment was already as the lock says."""
+
+    prefix: Path
+    changed: bool
+    packages: int
+    provenance: Provenance
+
+
+def install_environment(
+    lock: Lock,
+    platform: str,
+    prefix: Path,
+    *,
+    provenance: Origin,
+    options: InstallOptions | None = None,
+    progress: Progress,
+) -> InstallResult:
+    """Make `prefix` the environment of `lock` for `platform`.
+
+    What stood there is kept as the previous environment (see `rollback`). Where the environment is already that of
+    this very lock, nothing is done, and where it was asked for by the same inputs too, nothing is imported either.
+    Packages that are no conda packages (pip's) are not installed; that there are some is said.
+
+    Raises BusyError when another process is at work there and `wait_s` is over, InstallError when `prefix` holds
+    something else than an environment of torchlocks or cannot be written, DiskFullError, InterruptedByUserError,
+    and what `fetch.ensure_cached` raises. After any of these, what was at `prefix` is as it was.
+    """
+    options = options or InstallOptions()
+    prefix = final_path(prefix)
+    if not options.force and is_current(prefix, lock.sha256, platform, provenance.inputs_fingerprint):
+        return _unchanged(prefix, provenance)
+    from torchlocks.core.disk import disk_full_as_error
+    from torchlocks.install.fetch import FetchOptions, ensure_cached, packages_for
+    from torchlocks.install.link import link
+
+    packages = packages_for(lock, platform)
+    if others := lock.pip.get(platform):
+        progress.warn(f"The lock names packages for pip, which are not installed: {', '.join(others)}")
+    fetch_options = options.fetch or FetchOptions()
+    with interruptible(), disk_full_as_error(prefix.parent), prefix_lock(prefix, options.wait_s, progress):
+        try:
+            swap.repair(prefix)
+            # Whoever held the lock before may have done the work.
+            if not options.force and is_current(prefix, lock.sha256, platform):
+                return _unchanged(prefix, provenance)
+            _refuse_foreign(prefix)
+            entries = ensure_cached(packages, fetch_options, progress)
+            _require_room(entries, prefix)
+            new, install_id = swap.new_sibling(prefix)
+            try:
+                link(entries, platform, new, prefix, corrected=lock.kind == "pixi", progress=progress)
+                made = _describe(lock, platform, prefix, provenance, packages, install_id, new)
+                _write_history(new, packages, made)
+                write_provenance(new, made)
+                swap.put_in_place(new, prefix)
+            except BaseException:
+                # Interrupted after the exchange, the folder holds the old environment: `repair` will keep it.
+                there = read_provenance(prefix)
+                if there is None or there.install_id != install_id:
+                    swap.discard(new, prefix)
+                raise
+        except OSError as error:
+            if _is_full(error):
+                raise
+            raise InstallError(
+                f"The environment cannot be put in place: {error.strerror or error}.",
+                where=str(error.filename or prefix),
+                fix="check that the folder can be written to; what was there is untouched.",
+            ) from error
+    return InstallResult(prefix=prefix, changed=True, packages=len(packages), provenance=made)
+
+
+def rollback(prefix: Path, *, progress: Progress, wait_s: float | None = None) -> Provenance | None:
+    """Put the previous environment back in the place of the one at `prefix`, and keep that one as the previous.
+
+    Returns the provenance of what is there now. Raises MissingFileError when there is no previous environment,
+    BusyError, and InstallError when the file system refuses.
+    """
+    prefix = final_path(prefix)
+    if not prefix.parent.is_dir():
+        raise MissingFileError("There is no previous environment to go back to.", where=str(prefix))
+    with interruptible(), prefix_lock(prefix, wait_s, progress):
+        _repaired(prefix)
+        swap.rollback(prefix)
+        return read_provenance(prefix)
+
+
+def remove_environment(prefix: Path, *, progress: Progress, wait_s: float | None = None) -> bool:
+    """Delete the environment at `prefix`, the previous one and all leftovers; False when there was none.
+
+    Raises BusyError, and InstallError when `prefix` holds something that is not an environment of torchlocks.
+    """
+    prefix = final_path(prefix)
+    if not prefix.parent.is_dir():
+        return False
+    with interruptible(), prefix_lock(prefix, wait_s, progress):
+        _repaired(prefix)
+        previous = swap.hidden(prefix, "previous")
+        there = os.path.lexists(prefix) or previous.exists()
+        _refuse_foreign(prefix)
+        for folder in (prefix, previous):
+            try:
+                swap.discard(folder, prefix)
+            except OSError as error:
+                raise InstallError(
+                    f"The environment cannot be deleted: {error.strerror}.", where=str(folder)
+                ) from error
+    return there
+
+
+def final_path(prefix: Path) -> Path:
+    """The path that is patched into an environment's files: absolute, and not a link itself."""
+    return prefix.resolve() if prefix.is_symlink() else prefix.absolute()
+
+
+@contextmanager
+def prefix_lock(prefix: Path, wait_s: float | None, progress: Progress) -> Iterator[None]:
+    """Hold the one lock that all work on `prefix` takes; says so when it has to wait.
+
+    Raises BusyError when it was not free within `wait_s` seconds (None: waits until it is), InstallError when the
+    folder above cannot be written to.
+    """
+    from filelock import FileLock, Timeout
+
+    try:
+        prefix.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(swap.hidden(prefix, "lock"))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            progress.say(f"Another process is at work on {prefix}; waiting for it to finish.")
+            try:
+                lock.acquire(timeout=-1 if wait_s is None else wait_s)
+            except Timeout as error:
+                raise BusyError(
+                    "Another process is at work on this environment.",
+                    where=str(prefix),
+                    fix="wait for it to finish, or stop it, and run this again.",
+                ) from error
+    except OSError as error:
+        if _is_full(error):
+            raise
+        raise InstallError(
+            f"The folder for the environment cannot be used: {error.strerror or error}.", where=str(prefix.parent)
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _repaired(prefix: Path) -> None:
+    try:
+        swap.repair(prefix)
+    except OSError as error:
+        raise InstallError(
+            f"What an interrupted run left cannot be cleaned up: {error.strerror}.", where=str(error.filename or prefix)
+        ) from error
+
+
+def _unchanged(prefix: Path, origin: Origin) -> InstallResult:
+    """The result for an environment that is as its lock says already.
+
+    What it was asked for by may have changed since: that is recorded, and a verdict from before then does not count.
+    """
+    found = read_provenance(prefix)
+    if found is None:
+        raise InstallError("The environment has vanished while it was looked at.", where=str(prefix), fix="try again.")
+    asked = Origin(name=found.name, channel=found.channel, inputs_fingerprint=found.inputs_fingerprint)
+    if asked != origin:
+        fresh = asked.inputs_fingerprint == origin.inputs_fingerprint
+        found = replace(
+            found,
+            name=origin.name,
+            channel=origin.channel,
+            inputs_fingerprint=origin.inputs_fingerprint,
+            verified=found.verified if fresh else None,
+            verified_at=found.verified_at if fresh else None,
+            report=found.report if fresh else None,
+        )
+        write_provenance(prefix, found)
+    return InstallResult(prefix=prefix, changed=False, packages=len(found.records), provenance=found)
+
+
+def _refuse_foreign(prefix: Path) -> None:
+    """Raise InstallError when there is something at `prefix` that torchlocks did not put there."""
+    if not os.path.lexists(prefix) or (prefix / RECORD).is_file():
+        return
+    if prefix.is_dir() and not any(prefix.iterdir()):
+        prefix.rmdir()
+        return
+    raise InstallError(
+        "There is something at this path that torchlocks did not install, and it is not overwritten.",
+        where=str(prefix),
+        fix="move it away or delete it, or choose another prefix.",
+    )
+
+
+def _require_room(entries: Mapping[LockedPackage, Entry], prefix: Path) -> None:
+    """Raise DiskFullError when files have to be copied (another file system than the cache's) and cannot fit."""
+    import shutil
+
+    from torchlocks.install.cache import read_paths
+
+    folders = [entry.folder for entry in entries.values()]
+    if not folders or folders[0].stat().st_dev == prefix.parent.stat().st_dev:
+        return
+    needed = sum(path.get("size_in_bytes") or 0 for folder in folders for path in read_paths(folder))
+    free = shutil.disk_usage(prefix.parent).free
+    if needed > free:
+        raise DiskFullError(
+            f"The environment needs {needed / 1e6:.0f} MB; {free / 1e6:.0f} MB are free.",
+            where=str(prefix.parent),
+            fix="make room, or choose a prefix elsewhere; on the package cache's own disk it would take hardly any.",
+        )
+
+
+def _describe(
+    lock: Lock,
+    platform: str,
+    prefix: Path,
+    origin: Origin,
+    packages: Sequence[LockedPackage],
+    install_id: str,
+    new: Path,
+) -> Provenance:
+    from importlib.metadata import version
+
+    from torchlocks.core.urls import strip_credentials
+
+    return Provenance(
+        install_id=install_id,
+        prefix=str(prefix),
+        name=origin.name,
+        lock_sha256=lock.sha256,
+        lock_kind=lock.kind,
+        lock_name=lock.path.name,
+        platform=platform,
+        channel=origin.channel,
+        channels_used=tuple(sorted({strip_credentials(each.channel) for each in packages})),
+        records=record_names(new),
+        tools={"torchlocks": __version__, "py-rattler": version("py-rattler")},
+        inputs_fingerprint=origin.inputs_fingerprint,
+        installed_at=now(),
+    )
+
+
+def _write_history(new: Path, packages: Sequence[LockedPackage], made: Provenance) -> None:
+    """The file by which conda knows an environment, in conda's own form: a time, a command, what was added."""
+    lines = [f"==> {made.installed_at[:19].replace('T', ' ')} <==", f"# cmd: torchlocks env {made.name}"]
+    lines += [
+        f"+{each.channel.rsplit('/', 1)[-1]}/{each.subdir}::{each.name}-{each.version}-{each.build}"
+        for each in packages
+    ]
+    (new / "conda-meta" / "history").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the work within, through all its clean-up, as InterruptedByUserError."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    in_main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGTERM) if in_main else None
+    if in_main and before is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise InterruptedByUserError("Interrupted; what was installed before is untouched.") from error
+    finally:
+        if in_main and before is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _is_full(error: OSError) -> bool:
+    import errno
+
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -1,0 +1,107 @@
+"""Cached packages → a tree of files, hard-linked where the file system allows it.
+
+Post-link scripts of packages are not run: they are unchecked code that may do anything anywhere; who has one is said.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from rattler import PackageRecord, RepoDataRecord, Subdir, install
+from rattler.install import InstallerReporter
+from rattler.package_cache import PackageCache, ValidationMode
+
+from torchlocks.core.disk import is_disk_full
+from torchlocks.core.errors import InstallError
+from torchlocks.core.http import make_client
+from torchlocks.core.progress import Progress
+from torchlocks.core.urls import mask, strip_credentials
+from torchlocks.install.cache import Entry
+from torchlocks.install.provenance import record_names
+from torchlocks.lockfile.models import LockedPackage
+
+
+class _Reporter(InstallerReporter):
+    """Hands rattler's calls, which come from its own threads, to the thread that owns the progress bar."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, advance: Callable[[float], None]) -> None:
+        self._loop = loop
+        self._advance = advance
+
+    def on_link_complete(self, index: int) -> None:
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._advance, 1)
+
+
+def link(
+    entries: Mapping[LockedPackage, Entry],
+    platform: str,
+    new: Path,
+    prefix: Path,
+    *,
+    corrected: bool = False,
+    progress: Progress,
+) -> None:
+    """Link cached packages into the folder `new` as the environment that will be at `prefix`.
+
+    `corrected` says that the dependencies of the packages are those of the channel's own records. Raises
+    InstallError when it fails, DiskFullError's causes (see `transfer.disk_full_as_error`) when the disk is full.
+    """
+
+    async def run() -> None:
+        with progress.task(f"Linking {len(entries)} packages", len(entries)) as task:
+            root: str | os.PathLike[str] = next((entry.folder.parent for entry in entries.values()), new)
+            await install(
+                [_record(package, entry, corrected) for package, entry in entries.items()],
+                new,
+                # Every entry has just been verified; rattler needs not look again.
+                package_cache=PackageCache.new_layered([root], validation_mode=ValidationMode.skip()),
+                installed_packages=[],
+                platform=Subdir(platform),
+                execute_link_scripts=False,
+                show_progress=False,
+                client=make_client(),
+                # The protocol's methods have bodies that mypy takes for abstract ones.
+                reporter=_Reporter(asyncio.get_running_loop(), task.advance),  # type: ignore[abstract]
+                alternative_target_prefix=prefix,
+            )
+
+    for package, entry in entries.items():
+        scripts = (f"bin/.{package.name}-post-link.sh", f"Scripts/.{package.name}-post-link.bat")
+        if any((entry.folder / script).exists() for script in scripts):
+            progress.warn(f"{package.file_name} has a post-link script, which is not run")
+    try:
+        if entries:
+            asyncio.run(run())
+        else:
+            (new / "conda-meta").mkdir()
+    except Exception as error:
+        # rattler has a class of its own for nearly every thing that can be wrong with a record, a path or a link.
+        if is_disk_full(error):
+            raise
+        raise InstallError(
+            "The packages could not be linked; what was there is untouched.",
+            where=str(prefix),
+            fix="see that the folder can be written to; where a package is at fault, lock another one.",
+            details=mask(str(error)),
+        ) from error
+    if len(record_names(new)) != len(entries):
+        raise InstallError("Not all packages were linked; what was there is untouched.", where=str(prefix))
+
+
+def _record(package: LockedPackage, entry: Entry, corrected: bool) -> RepoDataRecord:
+    """The package's own record, with the hashes of its archive.
+
+    A pixi lock holds the channel's record, with corrections that were made after the package was built; the other
+    formats hold a part of it (conda-lock v1 has no constraints and merges dependencies) or nothing.
+    """
+    own = PackageRecord.from_index_json(
+        entry.folder / "info" / "index.json", size=entry.size, sha256=entry.sha256, md5=entry.md5
+    )
+    if corrected and package.depends is not None:
+        own.depends = list(package.depends)
+        own.constrains = list(package.constrains or ())
+    return RepoDataRecord(own, package.file_name, strip_credentials(package.url), strip_credentials(package.channel))

@@ -1,0 +1,192 @@
+"""One file from one URL: through py-rattler's client, with stalls noticed, breaks resumed and failures told apart.
+
+py-rattler moves the bytes, with its credentials, proxies and protocols (https, oci, s3, gcs). Its own retrying covers
+only answers that are errors, not bodies that break off, and its time-out would also end a download that is slow but
+alive; so both are dealt with here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Literal
+from urllib.parse import urlsplit
+
+from torchlocks.core.disk import is_disk_full
+from torchlocks.core.progress import Task
+from torchlocks.core.urls import mask
+from torchlocks.lockfile.models import LockedPackage
+
+if TYPE_CHECKING:
+    from rattler import Client
+
+_STATUS = re.compile(r"HTTP status (?:client|server) error \((\d{3})([^)]*)\)")
+# The answers after which the same request may well succeed (RFC 9110 and 6585).
+_PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+# As many bytes as no two places of an archive share by chance.
+_HEAD = 64
+
+Kind = Literal["passing", "lasting", "unreachable", "wrong"]
+
+
+class BrokenError(Exception):
+    """One try at one URL failed.
+
+    `passing`: the same request may succeed later; `lasting`: it will not; `unreachable`: nothing answered; `wrong`: the
+    bytes are not those that the lock says.
+    """
+
+    def __init__(self, why: str, kind: Kind) -> None:
+        super().__init__(why)
+        self.why = why
+        self.kind = kind
+
+
+class Download:
+    """The file of one package on its way; what has come survives from one try to the next.
+
+    `task` is told of the bytes as they come, and of those that were in vain.
+    """
+
+    def __init__(self, package: LockedPackage, target: Path, task: Task | None) -> None:
+        self._package = package
+        self._target = target
+        self._task = task
+        # The bytes come in py-rattler's own threads; the task is told in the loop's.
+        self._loop = asyncio.get_running_loop()
+        self._received = 0
+        self._restart()
+        self._target.write_bytes(b"")
+
+    def _restart(self) -> None:
+        self._advance(-self._received)
+        self._received = 0
+        self._head = b""
+        self._digest = hashlib.sha256() if self._package.sha256 is not None else hashlib.md5(usedforsecurity=False)
+
+    def _advance(self, amount: int) -> None:
+        if self._task is not None and amount:
+            self._loop.call_soon_threadsafe(self._task.advance, amount, self._package.name)
+
+    async def fetch(
+        self, client: Client, url: str, resume: dict[tuple[str, str], int], *, stall_timeout_s: float
+    ) -> None:
+        """Bring the rest of the file from `url`, as the lock says it is.
+
+        Raises BrokenError, or OSError when the disk is full.
+        """
+        parts = urlsplit(url)
+        start = self._received
+        resume[parts.hostname or "", parts.path] = start
+        try:
+            await self._transfer(client, url, stall_timeout_s)
+        except BrokenError as broken:
+            if broken.kind != "wrong":
+                raise
+            self._restart()
+            if not start:
+                raise
+            # What came before may have been of another file: have it from its start.
+            resume[parts.hostname or "", parts.path] = 0
+            try:
+                await self._transfer(client, url, stall_timeout_s)
+            except BrokenError as again:
+                if again.kind == "wrong":
+                    self._restart()
+                raise
+        finally:
+            del resume[parts.hostname or "", parts.path]
+
+    async def _transfer(self, client: Client, url: str, stall_timeout_s: float) -> None:
+        from rattler.package_streaming import download_to_writer
+
+        with self._target.open("r+b", buffering=1 << 20) as file:
+            file.seek(self._received)
+            sink = _Sink(self, file)
+            transfer = asyncio.ensure_future(download_to_writer(client, url, sink))
+            try:
+                left = stall_timeout_s
+                while not (await asyncio.wait({transfer}, timeout=left))[0]:
+                    left = sink.last + stall_timeout_s - time.monotonic()
+                    if left <= 0:
+                        kind: Kind = "passing" if self._received else "unreachable"
+                        raise BrokenError(f"nothing came for {stall_timeout_s:g} s (time-out)", kind)
+                transfer.result()
+                file.truncate()
+            except (RuntimeError, OSError) as error:
+                cause = sink.error or error
+                if is_disk_full(cause):
+                    raise cause from None
+                raise (cause if isinstance(cause, BrokenError) else classify(cause, self._received)) from error
+            finally:
+                transfer.cancel()
+                with suppress(asyncio.CancelledError, Exception):
+                    await transfer
+        if (why := not_as_locked(self._package, self._received, self._digest.hexdigest())) is not None:
+            raise BrokenError(why, "wrong")
+
+    def take(self, chunk: bytes, file: BinaryIO, *, first: bool) -> None:
+        """Write, hash and report what came; `first` says that it is the beginning of an answer.
+
+        Raises BrokenError when there is more than the lock says, OSError when the disk is full.
+        """
+        if first and len(self._head) == _HEAD and chunk.startswith(self._head):
+            # Asked for the rest, the server sends the whole file.
+            self._restart()
+            file.seek(0)
+        file.write(chunk)
+        self._head = self._head if len(self._head) == _HEAD else (self._head + chunk)[:_HEAD]
+        self._received += len(chunk)
+        self._digest.update(chunk)
+        self._advance(len(chunk))
+        if self._package.size is not None and self._received > self._package.size:
+            raise BrokenError("the server sends more than the lock says", "wrong")
+
+
+class _Sink:
+    """What py-rattler writes into, from its own threads; only the text of what this raises would be passed on."""
+
+    def __init__(self, download: Download, file: BinaryIO) -> None:
+        self._download = download
+        self._file = file
+        self._first = True
+        self.last = time.monotonic()
+        self.error: Exception | None = None
+
+    def write(self, chunk: bytes) -> int:
+        self.last = time.monotonic()
+        try:
+            self._download.take(chunk, self._file, first=self._first)
+        except Exception as error:
+            self.error = error
+            raise
+        self._first = False
+        return len(chunk)
+
+
+def not_as_locked(package: LockedPackage, size: int, found: str) -> str | None:
+    """How a file of `size` bytes with the hash `found` differs from the locked one; None when it does not."""
+    if package.size is not None and size != package.size:
+        return f"it has {size} bytes; the lock says {package.size}"
+    wanted = package.sha256 or package.md5
+    if found != wanted:
+        return f"its {'SHA-256' if package.sha256 else 'MD5'} sum is {found}; the lock says {wanted}"
+    return None
+
+
+def classify(error: BaseException, received: int) -> BrokenError:
+    """What an error of py-rattler's client means for another try; `received` is the number of bytes that came."""
+    text = str(error)
+    if status := _STATUS.search(text):
+        code = int(status[1])
+        return BrokenError(f"the server answered {code}{status[2]}", "passing" if code in _PASSING else "lasting")
+    if received or isinstance(error, OSError):
+        return BrokenError(f"the connection broke after {received} bytes", "passing")
+    if "builder error" in text or "not supported" in text:
+        return BrokenError(f"the URL cannot be used ({mask(text)})", "lasting")
+    return BrokenError("no connection (refused, reset, unknown host or untrusted certificate)", "unreachable")

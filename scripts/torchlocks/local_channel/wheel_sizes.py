@@ -1,0 +1,136 @@
+"""How large a CUDA row of the local channel is, before any of it is downloaded.
+
+`wheel-sizes.json`, beside the pins, has the size of every pinned CUDA wheel and of its contents; `pin.py`, beside it,
+writes it. What the wheels grow to on the way to an environment is estimated from these.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from packaging.tags import sys_tags
+from packaging.utils import canonicalize_name, parse_wheel_filename
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from torchlocks.core.errors import DiskFullError, WheelError
+from torchlocks.local_channel.recipes import pin_file
+from torchlocks.local_channel.wheels import Pin, read_pins, select_pins
+
+FILE_NAME = "wheel-sizes.json"
+
+PACKAGED = 0.95
+"""Bytes of a finished package for each byte of its wheel, rounded up: 0.92 for CUDA 13.0 (recipes/README.md)."""
+
+COMMON = 400_000_000
+"""Bytes that CPython and the wheels of every row take installed, with room to spare."""
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sha256: str
+    size: int
+    unpacked: int
+
+
+_SIZES = TypeAdapter(dict[str, _Entry])
+
+
+@dataclass(frozen=True, kw_only=True)
+class WheelSize:
+    """One wheel: the name of its file, its `size` in bytes, and that of all files in it (`unpacked`)."""
+
+    file: str
+    size: int
+    unpacked: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowSize:
+    """A CUDA version of the local channel for this Python and platform.
+
+    `torch` is its version, None where this Python has no wheel of it. `download` is what its wheels are, in bytes,
+    `unpacked` what they take installed; what every row shares (COMMON) is in neither.
+    """
+
+    cuda: str
+    torch: str | None
+    download: int
+    unpacked: int
+
+
+def row_size(recipes: Path, cuda: str) -> RowSize:
+    """The size of the row for CUDA `cuda`. Raises WheelError where its pins or the sizes cannot be read."""
+    pins = select_pins(read_pins(pin_file(recipes, cuda)))
+    found = sizes_here(recipes, pins.values())
+    return RowSize(
+        cuda=cuda,
+        torch=str(pins["torch"].version) if "torch" in found and found.keys() == pins.keys() else None,
+        download=sum(size.size for size in found.values()),
+        unpacked=sum(size.unpacked for size in found.values()),
+    )
+
+
+def sizes_here(recipes: Path, pins: Iterable[Pin]) -> dict[str, WheelSize]:
+    """By name, the size of the wheel that each pin means on this machine; what is not known is left out."""
+    rank = {tag: place for place, tag in enumerate(sys_tags())}
+    best: dict[str, tuple[int, WheelSize]] = {}
+    wanted = {pin.name: pin for pin in pins}
+    for file, size in _read(recipes / FILE_NAME).items():
+        name, _, _, tags = parse_wheel_filename(file)
+        pin = wanted.get(canonicalize_name(name))
+        places = [rank[tag] for tag in tags if tag in rank]
+        if pin is None or not places or size.sha256 not in pin.hashes:
+            continue
+        if pin.name not in best or min(places) < best[pin.name][0]:
+            best[pin.name] = min(places), WheelSize(file=file, size=size.size, unpacked=size.unpacked)
+    return {name: size for name, (_, size) in best.items()}
+
+
+def _read(path: Path) -> Mapping[str, _Entry]:
+    try:
+        return _SIZES.validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValidationError) as error:
+        raise WheelError(
+            "The sizes of the wheels cannot be read.",
+            where=str(path),
+            fix="make the file again with pin.py, which is beside it.",
+            details=str(error),
+        ) from error
+
+
+def require_room(needed: Mapping[Path, tuple[str, int]]) -> None:
+    """Raise DiskFullError where a disk has less room than all that goes onto it needs.
+
+    `needed` is, by folder, what goes there and how many bytes that is; folders need not exist yet.
+    """
+    disks: dict[int, list[tuple[Path, str, int]]] = {}
+    for folder, (what, size) in needed.items():
+        place = _existing(folder)
+        disks.setdefault(place.stat().st_dev, []).append((place, what, size))
+    for uses in disks.values():
+        place = uses[0][0]
+        total, free = sum(size for _, _, size in uses), shutil.disk_usage(place).free
+        if total > free:
+            parts = ", ".join(f"{what} {size / 1e9:.1f} GB" for _, what, size in uses)
+            raise DiskFullError(
+                f"The disk is too small: {total / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free "
+                "(nothing was downloaded).",
+                where=f"{place}: {parts}",
+                fix="free some space and run the command again"
+                "\nor move the package cache to another disk (TORCHLOCKS_CACHE), or what is made (TORCHLOCKS_HOME)",
+            )
+
+
+def disk_of(folder: Path) -> int:
+    """The device number of the file system that `folder` is on, or will be on once it is made."""
+    return _existing(folder).stat().st_dev
+
+
+def _existing(folder: Path) -> Path:
+    return next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())

@@ -1,0 +1,145 @@
+"""Explicit files: `@EXPLICIT`, then one URL a line, with a hash behind `#` (CEP 23).
+
+Readers differ in what they take for a hash. `#<md5>` is understood by every conda and mamba. A bare
+`#<sha256>` (64 digits) is understood by conda >= 24.9 (conda pull request 14048), mamba and micromamba >= 2.1
+(mamba pull request 3866), pixi and rattler; older condas refuse the line, they never skip the check in
+silence. The prefixed form `#sha256:<sha256>` is read by the same versions, but CEP 23 makes it optional.
+So a bare SHA-256 is written: what a collision cannot get past, in the form `conda list --explicit --sha256`
+writes too. MD5 is written only for a package that has no SHA-256.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from torchlocks.core.errors import LockfileError
+from torchlocks.lockfile.fields import parse_hash, parse_package_url
+from torchlocks.lockfile.models import Lock, LockedPackage
+
+_COMMENT = re.compile(r"#\s*(platform|input_hash|env_hash|created-by)\s*:\s*(\S.*?)\s*$")
+_PIP_COMMENT = re.compile(r"#\s*pip\s+(\S+)\s*@?")
+
+
+def parse_explicit(text: str, path: Path, sha256: str) -> Lock:
+    """The lock in `text`: one platform, no dependencies. Raises LockfileError with the line.
+
+    The platform is that of the comment `# platform: …`, else the one subdir beside noarch.
+    """
+    packages: list[LockedPackage] = []
+    comments: dict[str, str] = {}
+    pip: list[str] = []
+    marked = False
+    for number, raw in enumerate(text.split("\n"), start=1):
+        line = raw.strip()
+        where = f"{path}, line {number}"
+        if line.startswith("#"):
+            if comment := _COMMENT.match(line):
+                comments.setdefault(comment[1], comment[2])
+            elif requirement := _PIP_COMMENT.match(line):
+                pip.append(requirement[1])
+        elif line == "@EXPLICIT":
+            marked = True
+        elif line and not marked:
+            raise LockfileError(
+                f"{line!r} stands before the line @EXPLICIT.", where=where, fix="put @EXPLICIT above the first package."
+            )
+        elif line:
+            packages.append(_parse_line(line, where))
+    if not marked:
+        raise LockfileError("The line @EXPLICIT is missing.", where=str(path))
+    platform = comments.get("platform") or _only_platform(packages, path)
+    input_hash = comments.get("input_hash") or comments.get("env_hash")
+    return Lock(
+        path=path,
+        kind="explicit",
+        sha256=sha256,
+        channels=tuple(dict.fromkeys(package.channel for package in packages)),
+        packages={platform: tuple(packages)},
+        content_hash={platform: input_hash} if input_hash else {},
+        virtual_packages={},
+        metadata={"created-by": comments["created-by"]} if "created-by" in comments else {},
+        pip={platform: tuple(pip)} if pip else {},
+    )
+
+
+def _parse_line(line: str, where: str) -> LockedPackage:
+    address, _, fragment = line.partition("#")
+    url = parse_package_url(address, where)
+    md5 = sha256 = None
+    if fragment.startswith("sha256:") or len(fragment) == 64:
+        sha256 = parse_hash("sha256", fragment.removeprefix("sha256:"), where)
+    elif fragment:
+        md5 = parse_hash("md5", fragment.removeprefix("md5:"), where)
+    return LockedPackage(
+        name=url.name, version=url.version, build=url.build, subdir=url.subdir, url=url.url, sha256=sha256, md5=md5
+    )
+
+
+def _only_platform(packages: list[LockedPackage], path: Path) -> str:
+    subdirs = sorted({package.subdir for package in packages} - {"noarch"})
+    if len(subdirs) > 1:
+        raise LockfileError(
+            f"The file holds packages of several platforms ({', '.join(subdirs)}) and does not say which it is for.",
+            where=str(path),
+            fix="add a line such as `# platform: linux-64` at the top.",
+        )
+    return subdirs[0] if subdirs else "noarch"
+
+
+def format_explicit(lock: Lock, platform: str) -> str:
+    """One platform of `lock` as an explicit file; packages stand behind what they depend on.
+
+    Raises LockfileError when the lock has no such platform, or a package has no hash.
+    """
+    if platform not in lock.packages:
+        raise LockfileError(
+            f"The lock has no platform {platform}.",
+            where=str(lock.path),
+            fix=f"it has: {', '.join(lock.platforms) or 'none'}.",
+        )
+    lines = [
+        "# An explicit list of packages: conda create --name NAME --file THIS_FILE",
+        "# Needs conda 24.9, mamba or micromamba 2.1, pixi or rattler, or newer: hashes are SHA-256.",
+        f"# platform: {platform}",
+    ]
+    if platform in lock.content_hash:
+        lines.append(f"# input_hash: {lock.content_hash[platform]}")
+    lines.append("@EXPLICIT")
+    for package in link_order(lock.packages[platform]):
+        digest = package.sha256 or package.md5
+        if digest is None:
+            raise LockfileError(
+                f"{package.file_name} has no hash.", where=str(lock.path), fix="make the lock again with `make lock`."
+            )
+        lines.append(f"{package.url}#{digest}")
+    return "\n".join(lines) + "\n"
+
+
+def link_order(packages: tuple[LockedPackage, ...]) -> list[LockedPackage]:
+    """The packages, each behind its dependencies; the same for any order of the input.
+
+    Explicit installs link in the order of the file, and some clients run post-link scripts as they
+    go. Packages of a dependency cycle come in the order of their names. Where a package does not
+    say what it depends on (explicit files), the order given is kept: it is the link order already.
+    """
+    if any(package.depends is None for package in packages):
+        return list(packages)
+    by_name = {package.name: package for package in sorted(packages, key=lambda package: package.url)}
+    done: dict[str, None] = {}
+
+    # A stack instead of recursion: chains of dependencies may be longer than Python's.
+    entered: set[str] = set()
+    for root in sorted(by_name):
+        stack = [(root, False)]
+        while stack:
+            name, leaving = stack.pop()
+            if leaving:
+                done.setdefault(name)
+            elif name not in entered:
+                entered.add(name)
+                stack.append((name, True))
+                wanted = {spec.split()[0] for spec in by_name[name].depends or () if spec.strip()}
+                stack.extend((each, False) for each in sorted(wanted & by_name.keys(), reverse=True))
+    ordered = [by_name[name] for name in done]
+    return ordered + [package for package in packages if package is not by_name[package.name]]

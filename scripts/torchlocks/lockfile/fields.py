@@ -1,0 +1,75 @@
+"""What the lockfile formats share: URLs and hashes, checked as they are read."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+from urllib.parse import unquote, urlsplit
+
+from torchlocks.core.errors import LockfileError
+from torchlocks.lockfile.models import split_file_name
+
+_HEX = {"md5": re.compile(r"[0-9a-f]{32}"), "sha256": re.compile(r"[0-9a-f]{64}")}
+
+
+class PackageUrl(NamedTuple):
+    """A package's URL, and what its last two segments say: `<subdir>/<name>-<version>-<build>.conda`."""
+
+    url: str
+    subdir: str
+    name: str
+    version: str
+    build: str
+
+
+def parse_package_url(url: str, where: str) -> PackageUrl:
+    """Take a package's URL apart. Raises LockfileError, at `where`, when it is not one."""
+    try:
+        parts = urlsplit(url)
+        if not parts.scheme or any(character.isspace() for character in url):
+            raise ValueError
+        if not parts.netloc and parts.scheme != "file":
+            raise ValueError
+    except ValueError:
+        raise LockfileError(
+            f"{url!r} is not a URL.", where=where, fix="a package is named by its full URL, with https:// or file://."
+        ) from None
+    segments = parts.path.rsplit("/", 2)
+    if len(segments) < 3 or not segments[1] or parts.query or parts.fragment:
+        raise LockfileError(
+            f"{url!r} is not the URL of a package in a channel.",
+            where=where,
+            fix="the URL must end in <subdir>/<name>-<version>-<build>.conda or .tar.bz2.",
+        )
+    try:
+        name, version, build = split_file_name(unquote(segments[2]))
+    except LockfileError as error:
+        raise LockfileError(error.what, where=where) from None
+    return PackageUrl(url, unquote(segments[1]), name, version, build)
+
+
+def parse_hash(kind: str, value: str | None, where: str) -> str | None:
+    """A hash in lower case, or None for none. Raises LockfileError when it is not one of this `kind`."""
+    if value is None:
+        return None
+    lower = value.strip().lower()
+    if not _HEX[kind].fullmatch(lower):
+        raise LockfileError(
+            f"{value!r} is not a {kind} hash ({'32' if kind == 'md5' else '64'} hexadecimal digits).",
+            where=where,
+            fix="make the lock again; do not mend hashes by hand.",
+        )
+    return lower
+
+
+def channel_urls(channel: str) -> tuple[str, ...]:
+    """The URLs that a channel's name stands for, without a slash at the end; a URL stands for itself.
+
+    Conda's own defaults apply (channel alias https://conda.anaconda.org; `defaults` is three channels),
+    not what one machine's configuration makes of a name: a lock means the same everywhere.
+    """
+    if "://" in channel:
+        return (channel.rstrip("/"),)
+    if channel == "defaults":
+        return tuple(f"https://repo.anaconda.com/pkgs/{part}" for part in ("main", "r", "msys2"))
+    return (f"https://conda.anaconda.org/{channel.strip('/')}",)

@@ -1,0 +1,68 @@
+"""A lockfile named by path or URL."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from torchlocks.core.errors import FetchError, LockfileError, MissingFileError
+from torchlocks.core.http import make_client
+from torchlocks.core.urls import mask
+from torchlocks.lockfile.formats import PIXI, merge, parse_lock, read_lock
+from torchlocks.lockfile.models import Lock
+
+
+def open_lock(name: str) -> Lock:
+    """Read the lock `name`: a path, or an http(s) or file URL.
+
+    A conda-lock.yml with a pixi.lock beside it is completed from that one, which knows sizes and licences.
+    Raises FetchError when the URL cannot be read, and what `read_lock` raises.
+    """
+    if "://" in name:
+        return parse_lock(read_bytes(name), path_of(name))
+    path = Path(name)
+    lock = read_lock(path)
+    beside = path.with_name(PIXI)
+    if lock.kind == "conda-lock" and beside.is_file():
+        lock = merge(lock, read_lock(beside))
+    return lock
+
+
+def read_bytes(name: str) -> bytes:
+    """The bytes of the file `name`, a path or URL.
+
+    Raises FetchError when the URL cannot be read, MissingFileError when there is no such file, LockfileError when it
+    cannot be read.
+    """
+    if "://" not in name or name.startswith("file://"):
+        try:
+            return path_of(name).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            raise MissingFileError("There is no such file.", where=name, fix="check the path.") from None
+        except OSError as error:
+            fix = "name one of the files in it." if path_of(name).is_dir() else None
+            raise LockfileError(f"The file cannot be read: {error.strerror or error}.", where=name, fix=fix) from None
+    from rattler.package_streaming import download_bytes
+
+    try:
+        return asyncio.run(download_bytes(make_client(), name))
+    except (RuntimeError, OSError) as error:
+        raise FetchError(
+            "The file cannot be fetched.",
+            where=mask(name),
+            fix="check the address and the network, or fetch it yourself and name the file",
+            details=mask(str(error)),
+        ) from error
+
+
+def path_of(name: str) -> Path:
+    """The path of the file `name`; of one on the network the last part of its URL, for messages."""
+    if "://" not in name:
+        return Path(name)
+    path = urlsplit(name).path
+    if name.startswith("file://"):
+        from urllib.request import url2pathname
+
+        return Path(url2pathname(path))
+    return Path(Path(path).name or "lock")

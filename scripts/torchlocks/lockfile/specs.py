@@ -1,0 +1,65 @@
+"""Match specs, and the records they match."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from torchlocks.core.errors import LockfileError
+from torchlocks.lockfile.formats import to_record
+from torchlocks.lockfile.models import LockedPackage
+
+if TYPE_CHECKING:
+    from rattler import MatchSpec, PackageRecord
+
+
+@lru_cache(maxsize=8192)
+def parse_spec(text: str) -> MatchSpec | None:
+    """A match spec, or None when conda has no such spec."""
+    from rattler import MatchSpec
+    from rattler.exceptions import InvalidMatchSpecError
+
+    try:
+        return MatchSpec(text)
+    except InvalidMatchSpecError:
+        return None
+
+
+@lru_cache(maxsize=8192)
+def record_of(package: LockedPackage) -> PackageRecord | None:
+    """The record to match specs against; None when the package has no name or version that conda knows."""
+    try:
+        return to_record(package)
+    except LockfileError:
+        return None
+
+
+@lru_cache(maxsize=256)
+def virtual_record(name: str, version: str, build: str) -> PackageRecord | None:
+    """The record of a virtual package; None when conda has no such name, version or build."""
+    from rattler import BuildString, PackageRecord
+    from rattler.exceptions import InvalidPackageNameError, InvalidVersionError
+
+    try:
+        return PackageRecord(name=name, version=version, build=BuildString(build), build_number=0, subdir="noarch")
+    except (InvalidPackageNameError, InvalidVersionError, ValueError):
+        return None
+
+
+def spec_name(spec: str) -> str:
+    """The name a spec is about: `conda-forge::numpy >=2` is about numpy."""
+    parsed = parse_spec(spec)
+    if parsed is None or parsed.name is None:
+        return spec.split()[0] if spec.strip() else spec
+    return str(parsed.name.normalized)
+
+
+def satisfies(package: LockedPackage, spec: str) -> bool:
+    """Whether a package is what a spec asks for, its channel included (py-rattler does not compare that)."""
+    parsed, record = parse_spec(spec), record_of(package)
+    if parsed is None or record is None:
+        return False
+    channel = parsed.channel
+    if channel is not None and (channel.base_url or "").rstrip("/") != package.channel:
+        return False
+    return record.matches(parsed)

@@ -1,0 +1,244 @@
+"""One cell of the matrix, an environment on a platform, solved through conda-lock.
+
+This runs in a worker: a process of this machine, or one of a fleet that shares no file with it. So all that goes
+in and out are values, and nothing is written but scratch files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import subprocess
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from torchlocks.core.errors import SolveError, TorchlocksError
+from torchlocks.lockfile.formats import CONDA_LOCK, PIXI, write_pixi
+from torchlocks.locking.options import Solver, find_solver
+from torchlocks.matrix.model import Target
+from torchlocks.solve.executable import KEEP, MOVE, answer
+from torchlocks.solve.repodata import RecordSource, records_by_url
+
+if TYPE_CHECKING:
+    from conda_lock.lockfile.v2prelim.models import LockedDependency
+    from conda_lock.models.lock_spec import LockSpecification
+    from conda_lock.virtual_package import FakeRepoData
+
+_ONE_AT_A_TIME = threading.Lock()
+"""conda-lock hands settings down in environment variables, which are the process's; a worker may have threads."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellTask:
+    """What to solve. `run` is the same for all cells of one run, which share what they open.
+
+    `keep` is the text of a pixi.lock whose packages stay, but for those that `move` names.
+    """
+
+    run: str
+    target: Target
+    rendered: str
+    source: RecordSource
+    solver: Solver
+    keep: str | None = None
+    move: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """A solved target: conda-lock's packages for one platform (JSON), and the hash of what was asked.
+
+    `pixi` is a pixi.lock of this platform alone: the channel's complete records, which conda-lock does not keep.
+    """
+
+    target: Target
+    packages: str
+    content_hash: str
+    pixi: str
+
+
+def content_hash(rendered: str, platform: str, virtual_packages: Mapping[str, str]) -> str:
+    """conda-lock's content hash of an environment file on a platform, with its virtual packages (name → version)."""
+    from conda_lock.content_hash import compute_content_hashes
+
+    with tempfile.TemporaryDirectory(prefix="torchlocks-") as scratch:
+        spec, repo = _specification(rendered, platform, virtual_packages, Path(scratch))
+        with repo:
+            return str(compute_content_hashes(spec, repo)[platform])
+
+
+def solve_cell(task: CellTask) -> Cell | TorchlocksError:
+    """Solve one cell; an expected failure is a result, so that the other cells go on."""
+    try:
+        with _ONE_AT_A_TIME:
+            return _solve(task)
+    except TorchlocksError as error:
+        return error
+
+
+def _solve(task: CellTask) -> Cell:
+    from conda_lock.conda_lock import create_lockfile_from_spec
+    from conda_lock.lookup import DEFAULT_MAPPING_URL
+
+    target = task.target
+    source = _opened_once(task.run, task.source)
+    with tempfile.TemporaryDirectory(prefix="torchlocks-") as folder:
+        scratch = Path(folder)
+        if task.keep is not None:
+            (scratch / PIXI).write_text(task.keep, encoding="utf-8")
+        handed_down = {
+            **source.environment(),
+            KEEP: str(scratch / PIXI) if task.keep is not None else "",
+            MOVE: " ".join(task.move),
+            # The user's own CONDA_FLAGS would change what is solved, and the lock would not say so.
+            "CONDA_FLAGS": "",
+        }
+        # This worker may be on another machine than the one that asks, with torchlocks somewhere else.
+        solver = find_solver() if task.solver.own else task.solver
+        spec, repo = _specification(task.rendered, target.platform, target.virtual_packages, scratch)
+        chatter = io.StringIO()
+        with (
+            _environment_variables(handed_down),
+            _solving_here(solver, source, scratch),
+            repo,
+            contextlib.redirect_stderr(chatter),
+            contextlib.redirect_stdout(chatter),
+        ):
+            try:
+                content = create_lockfile_from_spec(
+                    conda=solver.executable,
+                    spec=spec,
+                    platforms=[target.platform],
+                    lockfile_path=scratch / CONDA_LOCK,
+                    virtual_package_repo=repo,
+                    mapping_url=DEFAULT_MAPPING_URL,
+                )
+            except subprocess.CalledProcessError as error:
+                raise _solver_said(target, error) from error
+    urls = {package.url: package.name for package in content.package if package.manager == "conda"}
+    records = records_by_url(source, target.channels, target.platform, urls)
+    return Cell(
+        target=target,
+        packages=_packages_adapter().dump_json(content.package).decode(),
+        content_hash=content.metadata.content_hash[target.platform],
+        pixi=write_pixi({target.platform: list(records.values())}, target.channels),
+    )
+
+
+def packages_of(cell: Cell) -> list[LockedDependency]:
+    """conda-lock's packages of a cell."""
+    found: list[LockedDependency] = _packages_adapter().validate_json(cell.packages)
+    return found
+
+
+@lru_cache(maxsize=1)
+def _packages_adapter() -> Any:
+    from conda_lock.lockfile.v2prelim.models import LockedDependency
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(list[LockedDependency])
+
+
+@lru_cache(maxsize=1)
+def _opened_once(run: str, source: RecordSource) -> RecordSource:
+    """The source of a run, with what it has opened: all cells of a run that this process solves get the same one."""
+    return source
+
+
+def _specification(
+    rendered: str, platform: str, virtual_packages: Mapping[str, str], scratch: Path
+) -> tuple[LockSpecification, FakeRepoData]:
+    """conda-lock's reading of a rendered environment, with its virtual packages spelled out.
+
+    conda-lock's own default says `__cuda 11.4` for every platform, which is how CUDA gets into CPU locks;
+    so every platform says what it has, and a CPU environment has no `__cuda` at all.
+    """
+    import yaml
+    from conda_lock.lookup import DEFAULT_MAPPING_URL
+    from conda_lock.src_parser import make_lock_spec
+    from conda_lock.virtual_package import virtual_package_repo_from_specification
+
+    environment = scratch / "environment.yml"
+    environment.write_text(rendered, encoding="utf-8")
+    virtual = scratch / "virtual-packages.yml"
+    virtual.write_text(yaml.safe_dump({"subdirs": {platform: {"packages": dict(virtual_packages)}}}))
+    spec = make_lock_spec(src_files=[environment], platform_overrides=[platform], mapping_url=DEFAULT_MAPPING_URL)
+    # conda-lock would remove this folder when the interpreter shuts down, which no process of ours does (`leave`).
+    with _environment_variables({"RUNNER_TEMP": str(scratch)}):
+        return spec, virtual_package_repo_from_specification(virtual)
+
+
+@contextlib.contextmanager
+def _solving_here(solver: Solver, source: RecordSource, scratch: Path) -> Iterator[None]:
+    """Answer conda-lock's calls of torchlocks' own executable in this process, with records that are open already.
+
+    conda-lock calls the executable as it does any conda, and reads the same JSON back; what is saved is a start of
+    Python and opening the channels for every cell. All other calls, and other solvers, are run as they are. The folder
+    of packages that conda-lock names to its conda, which stays empty here, goes with `scratch`.
+    """
+    if not solver.own:
+        yield
+        return
+    from conda_lock import conda_solver, invoke_conda
+
+    def run(arguments: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        if arguments[0] != str(solver.executable):
+            done: subprocess.CompletedProcess[str] = subprocess.run(arguments, **options)
+            return done
+        code, text = answer(arguments[1:], options["env"], source)
+        return subprocess.CompletedProcess(arguments, code, stdout=text, stderr="")
+
+    module: Any = conda_solver
+    real, folder = module.subprocess, invoke_conda.CONDA_PKGS_DIRS
+    module.subprocess = SimpleNamespace(**{**vars(subprocess), "run": run})
+    (scratch / "pkgs").mkdir()
+    invoke_conda.CONDA_PKGS_DIRS = str(scratch / "pkgs")
+    try:
+        yield
+    finally:
+        module.subprocess, invoke_conda.CONDA_PKGS_DIRS = real, folder
+
+
+def _solver_said(target: Target, error: subprocess.CalledProcessError) -> TorchlocksError:
+    """The solver's own message, out of the JSON that it answers with."""
+    import torchlocks.core.errors
+
+    where = f"{target.env} on {target.platform}"
+    try:
+        said: dict[str, Any] = json.loads(error.stdout)
+    except (TypeError, ValueError):
+        last_words = "\n".join((str(error.stdout or "") + str(error.stderr or "")).strip().splitlines()[-20:])
+        return SolveError("The solver failed without a reason.", where=where, details=last_words)
+    kind = getattr(torchlocks.core.errors, str(said.get("exception_name")), SolveError)
+    if not (isinstance(kind, type) and issubclass(kind, TorchlocksError)):
+        kind = SolveError
+    what = str(said.get("error") or said.get("message") or "The solver found no solution.")
+    inner = said.get("where")
+    return kind(
+        what,
+        where=f"{where}: {inner}" if inner else where,
+        fix=said.get("fix"),
+        details=said.get("details"),
+    )
+
+
+@contextlib.contextmanager
+def _environment_variables(values: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

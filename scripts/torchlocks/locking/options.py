@@ -1,0 +1,88 @@
+"""How to lock: which solver, which records, and on which machines."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torchlocks import __version__
+from torchlocks.core.errors import MissingFileError
+from torchlocks.solve.repodata import RecordSource
+
+if TYPE_CHECKING:
+    from torchlocks.locking.cell import CellTask
+
+
+Cluster = Callable[[Sequence["CellTask"]], AbstractContextManager[Executor]]
+"""Opens an executor whose workers can solve the cells it is called with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Solver:
+    """The conda executable that conda-lock drives. `own` is the one that comes with torchlocks."""
+
+    executable: Path
+    own: bool
+
+    @property
+    def name(self) -> str:
+        """What a lock's metadata says of it."""
+        if self.own:
+            return f"torchlocks-conda {__version__} (py-rattler {version('py-rattler')})"
+        answer = subprocess.run([str(self.executable), "--version"], capture_output=True, text=True, check=False)
+        return f"{self.executable.name} {answer.stdout.strip().removeprefix('conda ')}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LockOptions:
+    """How to lock. With `move`, packages stay as the environment's pixi.lock has them, but for those named.
+
+    `cluster` opens an executor on other machines that solve the cells it is given, instead of processes of this
+    machine (`torchlocks.dask.lock.open_cluster`).
+    `remembered` is a folder that remembers what locks were made from; what has not changed is then not solved again.
+    """
+
+    source: RecordSource
+    solver: Solver
+    move: tuple[str, ...] | None = None
+    cluster: Cluster | None = None
+    remembered: Path | None = None
+
+
+def find_solver(named: str | None = None) -> Solver:
+    """The solver to use: `named` (a path or a command), else torchlocks' own.
+
+    Raises MissingFileError when the named one is not there; conda-lock itself would silently download
+    another.
+    """
+    if named:
+        found = shutil.which(named)
+        if found is None:
+            raise MissingFileError(
+                f"The conda executable {named!r} is not there, or cannot be run.",
+                where="CONDA_EXE",
+                fix="name a conda, mamba or micromamba, or leave CONDA_EXE unset to use torchlocks' own solver",
+            )
+        return Solver(executable=Path(found).absolute(), own=Path(found).stem == "torchlocks-conda")
+    name = "torchlocks-conda.exe" if os.name == "nt" else "torchlocks-conda"
+    # Beside the interpreter in a virtual environment; `pip install --user` and Windows have other folders.
+    schemes = (sysconfig.get_default_scheme(), sysconfig.get_preferred_scheme("user"))
+    folders = [Path(sys.executable).parent, *(Path(sysconfig.get_path("scripts", scheme)) for scheme in schemes)]
+    own = next((folder / name for folder in folders if (folder / name).is_file()), None)
+    if own is None:
+        raise MissingFileError(
+            "torchlocks is not completely installed: its solver is missing.",
+            where=f"no {name} in {' or '.join(map(str, dict.fromkeys(folders)))}",
+            fix="in a checkout, remove .venv and run make again; elsewhere, install torchlocks again with pip",
+        )
+    return Solver(executable=own, own=True)

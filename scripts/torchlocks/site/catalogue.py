@@ -1,0 +1,266 @@
+"""Matrix, locks and reports to one catalogue: what the site shows, and what `index.json` says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from torchlocks import __version__
+from torchlocks.core.errors import LockfileError, TorchlocksError
+from torchlocks.core.files import hash_file
+from torchlocks.core.layout import Layout
+from torchlocks.cuda.packages import torch_package
+from torchlocks.diff.compare import Facts, facts
+from torchlocks.diff.read import Side, row_of
+from torchlocks.export.clients import CLIENTS
+from torchlocks.host.compatibility import needs_of
+from torchlocks.install.provenance import read_provenance, record_names
+from torchlocks.lockfile.formats import CONDA_LOCK, PIXI, explicit_name
+from torchlocks.lockfile.models import Lock, LockedPackage
+from torchlocks.lockfile.open import open_lock
+from torchlocks.matrix.model import Drivers, Matrix, Target, load_matrix
+from torchlocks.site.index import (
+    Index,
+    IndexClient,
+    IndexCuda,
+    IndexDrivers,
+    IndexEnvironment,
+    IndexFile,
+    IndexPlatform,
+    IndexVerification,
+)
+from torchlocks.verify.verdict import Verdict, read_verdict
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One environment on one platform, with all that is known of it.
+
+    `installed` maps package names to bytes on disk, where an environment of this row is installed here;
+    `installed_from_lock` says whether that is this lock's, or one of the local channel.
+    """
+
+    target: Target
+    lock: Lock
+    packages: tuple[LockedPackage, ...]
+    facts: Facts
+    entry: IndexPlatform
+    verdict: Verdict | None
+    installed: dict[str, int] | None
+    installed_from_lock: bool
+
+    @property
+    def name(self) -> str:
+        return f"{self.target.env} on {self.target.platform}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalRow:
+    """A CUDA environment of the local channel, which has no committed lock; `verdict` is that of a build of it here."""
+
+    target: Target
+    verdict: Verdict | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Catalogue:
+    """Everything, in the order of the matrix."""
+
+    matrix: Matrix
+    index: Index
+    cells: tuple[Cell, ...]
+    local: tuple[LocalRow, ...]
+
+
+def read_catalogue(layout: Layout, *, revision: str | None = None) -> Catalogue:
+    """Read the matrix, every lock and every report of a checkout.
+
+    Raises MatrixError and LockfileError when they are not right. A row without a lock is named in `not_locked`; a
+    report that cannot be read proves nothing, and the catalogue says so.
+    """
+    matrix = load_matrix(layout.matrix)
+    cells: list[Cell] = []
+    missing: list[str] = []
+    for name in matrix.environments:
+        targets = matrix.select(name, None)
+        if not (layout.locks / name / CONDA_LOCK).is_file():
+            missing += [f"{name}/{target.platform}" for target in targets]
+            continue
+        lock = open_lock(str(layout.locks / name / CONDA_LOCK))
+        report = layout.reports / f"{name}.json"
+        verdict = read_verdict(report)
+        unreadable = verdict is None and report.is_file()
+        for target in targets:
+            if target.platform in lock.packages:
+                cells.append(_cell(layout, matrix, target, lock, verdict, unreadable))
+            else:
+                missing.append(f"{name}/{target.platform}")
+    index = Index(
+        torchlocks=__version__,
+        revision=revision,
+        clients=tuple(IndexClient(name=c.name, file=c.file, line=c.line, remote=c.remote) for c in CLIENTS.values()),
+        environments=tuple(
+            IndexEnvironment(
+                name=name, accelerator=row.accelerator, channels=row.channels, platforms=_entries(cells, name)
+            )
+            for name, row in matrix.environments.items()
+            if _entries(cells, name)
+        ),
+        not_locked=tuple(missing),
+        left_out=dict(matrix.left_out),
+    )
+    return Catalogue(matrix=matrix, index=index, cells=tuple(cells), local=tuple(_local_rows(layout, matrix)))
+
+
+def _local_rows(layout: Layout, matrix: Matrix) -> Iterator[LocalRow]:
+    for platform in matrix.platforms:
+        for target in matrix.local_targets(platform):
+            verdict = read_verdict(layout.reports / f"{target.env}.json")
+            built = verdict is not None and verdict.platform == platform and _is_local(verdict)
+            yield LocalRow(target=target, verdict=verdict if built else None)
+
+
+def _entries(cells: list[Cell], env: str) -> tuple[IndexPlatform, ...]:
+    return tuple(cell.entry for cell in cells if cell.target.env == env)
+
+
+def _cell(
+    layout: Layout, matrix: Matrix, target: Target, lock: Lock, verdict: Verdict | None, unreadable: bool
+) -> Cell:
+    packages = tuple(sorted(lock.packages[target.platform], key=lambda package: package.name))
+    side = Side(name=target.env, packages={target.platform: packages}, rows={target.platform: row_of(target)})
+    known = facts(side, target.platform)
+    torch = torch_package(packages)
+    if torch is None or known.python is None:
+        raise LockfileError(
+            f"The lock has no {'python' if torch else 'pytorch'} for {target.platform}.",
+            where=str(lock.path),
+            fix="make it again with `make lock`",
+        )
+    mine = verdict if verdict and verdict.platform == target.platform else None
+    installed, from_lock = _installed(layout, target, lock)
+    entry = IndexPlatform(
+        platform=target.platform,
+        page=f"env/{target.env}/{target.platform}.html",
+        torch=torch.version,
+        torch_build=torch.build,
+        python=known.python,
+        glibc=target.glibc,
+        osx=target.virtual_packages.get("__osx"),
+        virtual_packages=dict(target.virtual_packages),
+        cuda=_cuda(matrix, target),
+        packages=known.packages,
+        download_bytes=known.download,
+        files=tuple(_files(layout, target)),
+        verification=_verification(target, lock, mine, unreadable),
+    )
+    return Cell(
+        target=target,
+        lock=lock,
+        packages=packages,
+        facts=known,
+        entry=entry,
+        verdict=mine,
+        installed=installed,
+        installed_from_lock=from_lock,
+    )
+
+
+def _cuda(matrix: Matrix, target: Target) -> IndexCuda | None:
+    needs = needs_of(matrix, target).cuda
+    if needs is None:
+        return None
+
+    def drivers(each: Drivers) -> IndexDrivers:
+        return IndexDrivers.model_validate(each.model_dump())
+
+    return IndexCuda(
+        version=needs.version,
+        virtual=target.virtual_packages["__cuda"],
+        toolkit=needs.toolkit,
+        drivers=drivers(needs.drivers),
+        toolkit_drivers=drivers(needs.toolkit_drivers) if needs.toolkit_drivers else None,
+        architectures=needs.architectures,
+        ptx=needs.ptx,
+    )
+
+
+def _files(layout: Layout, target: Target) -> list[IndexFile]:
+    names = {"explicit": explicit_name(target.platform), "conda-lock": CONDA_LOCK, "pixi": PIXI}
+    found = []
+    for form, name in names.items():
+        path = layout.locks / target.env / name
+        if path.is_file():
+            fields = {
+                "format": form,
+                "path": f"locks/{target.env}/{name}",
+                "sha256": hash_file(path),
+                "bytes": path.stat().st_size,
+            }
+            found.append(IndexFile.model_validate(fields))
+    return found
+
+
+def _verification(target: Target, lock: Lock, verdict: Verdict | None, unreadable: bool) -> IndexVerification:
+    """What the report says of this lock: a report on anything else than its very bytes does not verify it."""
+    if verdict is None:
+        text = f"reports/{target.env}.json cannot be read" if unreadable else "there is no report on this lock"
+        return IndexVerification(state="none", text=text, report=None, date=None)
+    date = verdict.started_at.isoformat(timespec="seconds")
+    report = f"reports/{target.env}.html"
+    if verdict.lock_sha256 == lock.sha256:
+        state = {
+            "failed": "failed",
+            "nothing": "failed",
+            "partial": "partial",
+            "cpu": "verified",
+            "gpu": "verified",
+            "cuda-build": "build-verified",
+        }[verdict.state]
+        text = verdict.headline
+    elif _is_local(verdict):
+        state = "local" if verdict.ok else "local-failed"
+        text = (
+            f"this lock is not verified here; a build of the local channel, out of PyPI wheels, was: {verdict.headline}"
+        )
+    else:
+        state, text = "outdated", f"another state of this lock was verified: {verdict.headline}"
+    return IndexVerification.model_validate({"state": state, "text": text, "report": report, "date": date})
+
+
+def _is_local(verdict: Verdict) -> bool:
+    """Whether the environment came from the local channel."""
+    return bool(verdict.channels) and all(channel.startswith("file:") for channel in verdict.channels)
+
+
+def _installed(layout: Layout, target: Target, lock: Lock) -> tuple[dict[str, int] | None, bool]:
+    """Bytes on disk by package, where an environment of this row is installed; and whether it is of this lock."""
+    prefix = layout.prefix(target.env)
+    found = read_provenance(prefix)
+    if found is None or found.platform != target.platform:
+        return None, False
+    try:
+        sizes = installed_sizes(prefix)
+    except TorchlocksError:
+        return None, False
+    return sizes, found.lock_sha256 == lock.sha256
+
+
+def installed_sizes(prefix: Path) -> dict[str, int]:
+    """Bytes on disk of each package in a prefix, by conda's records (`conda-meta/*.json`, `paths_data`).
+
+    Raises LockfileError for a record that cannot be read.
+    """
+    sizes = {}
+    for name in record_names(prefix):
+        path = prefix / "conda-meta" / f"{name}.json"
+        try:
+            record = json.loads(path.read_bytes())
+            sizes[record["name"]] = sum(each.get("size_in_bytes") or 0 for each in record["paths_data"]["paths"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise LockfileError(
+                f"The record of an installed package cannot be read: {error}", where=str(path)
+            ) from None
+    return sizes

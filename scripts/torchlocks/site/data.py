@@ -1,0 +1,73 @@
+"""What the pages of the site compare and search: every package once, in a script that works from `file://` as well."""
+
+from __future__ import annotations
+
+import json
+from functools import cmp_to_key
+from typing import Any
+
+from torchlocks.diff.compare import is_newer
+from torchlocks.lockfile.models import LockedPackage
+from torchlocks.site.catalogue import Catalogue
+from torchlocks.site.pick import gpu_names
+
+
+def data_script(catalogue: Catalogue) -> str:
+    """The text of `data.js`: a pure value, `window.torchlocksData`.
+
+    `packages` are [name, version, build, subdir, bytes, licence, channel, rank] with the last four as numbers (licence
+    and channel count into lists); `rank` orders the versions of a name as conda does. `cells` maps
+    `env/platform` to positions in `packages`, and `facts` to what the comparison shows.
+    """
+    unique: dict[str, LockedPackage] = {}
+    for cell in catalogue.cells:
+        for package in cell.packages:
+            unique.setdefault(package.url, package)
+    ordered = sorted(unique.values(), key=lambda package: (package.name, package.url))
+    position = {package.url: number for number, package in enumerate(ordered)}
+    licences = sorted({package.license or "not recorded" for package in ordered})
+    channels = sorted({package.channel for package in ordered})
+    ranks = _ranks(ordered)
+    data: dict[str, Any] = {
+        "index": catalogue.index.model_dump(mode="json"),
+        "gpus": dict(gpu_names()),
+        "licences": licences,
+        "channels": channels,
+        "packages": [
+            [
+                package.name,
+                package.version,
+                package.build,
+                package.subdir,
+                package.size,
+                licences.index(package.license or "not recorded"),
+                channels.index(package.channel),
+                ranks[package.name, package.version],
+            ]
+            for package in ordered
+        ],
+        "cells": {
+            f"{cell.target.env}/{cell.target.platform}": [position[package.url] for package in cell.packages]
+            for cell in catalogue.cells
+        },
+    }
+    return f"window.torchlocksData = {json.dumps(data, separators=(',', ':'), ensure_ascii=False)};\n"
+
+
+def _ranks(packages: list[LockedPackage]) -> dict[tuple[str, str], int]:
+    """The place of each version among all versions of its name, by conda's order."""
+    versions: dict[str, set[str]] = {}
+    for package in packages:
+        versions.setdefault(package.name, set()).add(package.version)
+    return {
+        (name, version): rank
+        for name, found in versions.items()
+        for rank, version in enumerate(sorted(found, key=cmp_to_key(_order)))
+    }
+
+
+def _order(left: str, right: str) -> int:
+    """Less than 0 where `left` is the older version. Two ways to write one version are ordered as texts."""
+    if is_newer(left, right):
+        return -1
+    return 1 if is_newer(right, left) else (left > right) - (left < right)

@@ -1,0 +1,337 @@
+"""The catalogue as a static site: pages from the matrix, the locks, the reports, git and `docs/`; no server needed.
+
+`build/site` holds pages, `index.json` with its schema, the lockfiles themselves, and one style and two scripts.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torchlocks.core.errors import DiskFullError, TorchlocksError
+from torchlocks.core.layout import Layout
+from torchlocks.core.progress import Progress
+from torchlocks.core.quantities import size
+from torchlocks.cuda.packages import TORCH_FAMILY, TORCH_NAMES, is_cuda_package, torch_package
+from torchlocks.export.clients import CLIENTS
+from torchlocks.export.licences import KINDS, MEANING, read_licence
+from torchlocks.pages.draw import Node, Part, layered, meter, shares
+from torchlocks.pages.html import asset, templates
+from torchlocks.site.catalogue import Catalogue, Cell, read_catalogue
+from torchlocks.site.data import data_script
+from torchlocks.site.docs import DocPage, read_docs
+from torchlocks.site.history import History, Step, committed_revision, read_history
+from torchlocks.site.index import index_json, index_schema
+from torchlocks.solve.why import edges_of
+from torchlocks.verify.report_html import report_html, tier_rows
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+    from torchlocks.lockfile.models import LockedPackage
+
+#: Math libraries and OpenMP runtimes: with CUDA's packages, what torch's speed and size come from.
+_MATH = frozenset((
+    "mkl", "libblas", "libcblas", "liblapack", "liblapacke", "libopenblas", "openblas", "blas", "tbb", "onednn",
+    "libhwloc", "llvm-openmp", "intel-openmp", "libgomp", "_openmp_mutex", "numpy",
+))  # fmt: skip
+
+#: How a state of verification is shown: a mark, a word, and the class of its colour.
+STATES: Mapping[str, tuple[str, str, str]] = {
+    "verified": ("✓", "verified", "good"),
+    "build-verified": ("◐", "build verified, no GPU", "warn"),
+    "partial": ("◐", "partly verified", "warn"),
+    "failed": ("✗", "failed", "bad"),
+    "local": ("◇", "verified: local channel build", "warn"),
+    "local-failed": ("✗", "local channel build failed", "bad"),
+    "outdated": ("○", "verified before it changed", "muted"),
+    "none": ("○", "not verified here", "muted"),
+}
+
+_MOVES = ("added", "removed", "upgraded", "downgraded", "rebuilt", "replaced")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """What was written: the first page, and bytes of pages (with style, scripts and index) and of all other files."""
+
+    start: Path
+    pages: int
+    page_bytes: int
+    other_bytes: int
+
+
+@dataclass(frozen=True)
+class PackageRow:
+    """A package as its environment's page shows it; `licence_kind` is that of `licences.KINDS`."""
+
+    package: LockedPackage
+    licence_kind: str
+    bar: Markup
+    installed: int | None
+
+
+def write_site(layout: Layout, progress: Progress) -> Written:
+    """Write `build/site` anew and put it in place in one step; the site that was there stays until then.
+
+    Raises what reading the matrix and the locks raises, and DiskFullError or TorchlocksError when it cannot be written.
+    """
+    with progress.task("Reading matrix, locks and reports"):
+        catalogue = read_catalogue(layout, revision=committed_revision(layout.root))
+        now: dict[str, dict[str, Sequence[LockedPackage]]] = {}
+        for cell in catalogue.cells:
+            now.setdefault(cell.target.env, {})[cell.target.platform] = cell.packages
+        history = read_history(layout, now)
+    with progress.task("Writing pages"):
+        files = site_files(catalogue, history, read_docs(layout.root / "docs"))
+        return _put(layout, catalogue, files)
+
+
+def site_files(catalogue: Catalogue, history: History, docs: Sequence[DocPage]) -> dict[str, str]:
+    """Every text of the site by its path, but for the lockfiles, which are copied."""
+    render = partial(_page, catalogue=catalogue, docs=docs)
+    platforms = list(dict.fromkeys(cell.target.platform for cell in catalogue.cells))
+    by_key = {(cell.target.env, cell.target.platform): cell for cell in catalogue.cells}
+    files = {
+        "style.css": asset("style.css") + asset("site.css"),
+        "site.js": asset("site.js"),
+        "data.js": data_script(catalogue),
+        "index.json": index_json(catalogue.index),
+        "index.schema.json": index_schema(),
+        "index.html": render("home.html", platforms=platforms, by_key=by_key, local=catalogue.local, here="home"),
+        "compare.html": render("compare.html", here="compare"),
+        "packages.html": render("packages.html", here="packages"),
+        "changes.html": render(
+            "changes.html", changes=_all_changes(catalogue, history), note=history.note, here="changes"
+        ),
+    }
+    for cell in catalogue.cells:
+        steps = history.steps.get(f"{cell.target.env}/{cell.target.platform}", ())
+        siblings = [other for other in catalogue.cells if other.target.env == cell.target.env and other is not cell]
+        files[cell.entry.page] = render(
+            "environment.html",
+            cell=cell,
+            siblings=siblings,
+            packages=package_rows(cell),
+            size_picture=_size_picture(cell),
+            installed_picture=_installed_picture(cell),
+            chains=_chains_picture(cell),
+            needs=_needs(cell),
+            licences=_licence_counts(cell),
+            tiers=tier_rows(cell.verdict) if cell.verdict else (),
+            steps=[_told_step(step, f"h{number}") for number, step in enumerate(steps)],
+            note=history.note,
+            here="home",
+            root="../../",
+        )
+        if cell.verdict:
+            files[f"reports/{cell.target.env}.html"] = report_html(cell.verdict)
+    for row in catalogue.local:
+        if row.verdict:
+            files[f"reports/{row.target.env}.html"] = report_html(row.verdict)
+    for doc in docs:
+        files[f"docs/{doc.slug}.html"] = render("doc.html", doc=doc, here="docs", root="../")
+    return files
+
+
+def _page(template: str, *, catalogue: Catalogue, docs: Sequence[DocPage], root: str = "", **values: Any) -> str:
+    return (
+        templates()
+        .get_template(template)
+        .render(
+            index=catalogue.index, cells=catalogue.cells, docs=docs, root=root, states=STATES, clients=CLIENTS, **values
+        )
+    )
+
+
+def package_rows(cell: Cell) -> tuple[PackageRow, ...]:
+    """The packages, the largest first; the bars are drawn to the scale of the largest."""
+    ordered = sorted(cell.packages, key=lambda package: (-(package.size or 0), package.name))
+    largest = max((package.size or 0 for package in ordered), default=0)
+    return tuple(
+        PackageRow(
+            package,
+            read_licence(package.license).kind,
+            meter(package.size or 0, largest),
+            cell.installed.get(package.name) if cell.installed and cell.installed_from_lock else None,
+        )
+        for package in ordered
+    )
+
+
+def _kind(package: LockedPackage) -> str:
+    if package.name in TORCH_NAMES or package.name in TORCH_FAMILY:
+        return "PyTorch"
+    if is_cuda_package(package):
+        return "CUDA libraries"
+    if package.name in _MATH:
+        return "math and OpenMP"
+    return "Python" if package.name == "python" else "everything else"
+
+
+def _size_picture(cell: Cell) -> Markup:
+    """The download by what the packages are for."""
+    amounts: dict[str, int] = {}
+    for package in cell.packages:
+        amounts[_kind(package)] = amounts.get(_kind(package), 0) + (package.size or 0)
+    parts = [Part(name, amount, size(amount)) for name, amount in sorted(amounts.items(), key=lambda item: -item[1])]
+    return shares(parts, "Download", "s")
+
+
+def _installed_picture(cell: Cell) -> Markup | None:
+    """The bytes on disk by package, the largest and the rest, where an environment of this row is installed here."""
+    if not cell.installed:
+        return None
+    ordered = sorted(cell.installed.items(), key=lambda item: -item[1])
+    parts = [Part(name, amount, size(amount)) for name, amount in ordered[:4]]
+    rest = sum(amount for _, amount in ordered[4:])
+    if rest:
+        parts.append(Part(f"{len(ordered) - 4} more", rest, size(rest)))
+    return shares(parts, "Installed", "i")
+
+
+def _needs(cell: Cell) -> dict[str, list[str]]:
+    """What needs what, from torch down to CUDA's and the math libraries; everything else is left out."""
+    torch = torch_package(cell.packages)
+    assert torch is not None, "read_catalogue refuses a lock without torch"
+    shown = {
+        package.name
+        for package in cell.packages
+        if (is_cuda_package(package) or package.name in _MATH or package.name in (*TORCH_NAMES, *TORCH_FAMILY))
+        and package.name != "cuda-version"  # A mark without files, which all of them need.
+    }
+    edges = {
+        name: [end for end in needed if end in shown and end != name]
+        for name, needed in edges_of(cell.packages).items()
+        if name in shown
+    }
+    reached = [torch.name]
+    for name in reached:
+        reached += [end for end in edges[name] if end not in reached]
+    return {name: edges[name] for name in reached}
+
+
+def _chains_picture(cell: Cell) -> Markup:
+    needs = _needs(cell)
+    by_name = {package.name: package for package in cell.packages}
+    nodes = [
+        Node(name, name if len(name) < 24 else f"{name[:22]}…", _short(by_name[name]), is_cuda_package(by_name[name]))
+        for name in needs
+    ]
+    root = next(iter(needs))
+    return layered(nodes, needs, root, f"What {root} needs, of CUDA and of math libraries: {len(needs)} packages")
+
+
+def _short(package: LockedPackage) -> str:
+    version = package.version if len(package.version) < 13 else f"{package.version[:12]}…"
+    return f"{version}, {size(package.size)}"
+
+
+def _licence_counts(cell: Cell) -> list[tuple[str, str, int]]:
+    """Kind of licence, what it means, and how many packages have it."""
+    kinds = [read_licence(package.license).kind for package in cell.packages]
+    return [(kind, MEANING[kind], kinds.count(kind)) for kind in KINDS if kind in kinds]
+
+
+@dataclass(frozen=True)
+class _ToldStep:
+    """A step of the history with the drawing of what it moved."""
+
+    step: Step
+    picture: Markup | None
+
+
+def _told_step(step: Step, prefix: str) -> _ToldStep:
+    counts = [(move, sum(change.move == move for change in step.changes)) for move in _MOVES]
+    parts = [Part(move, count, str(count)) for move, count in counts if count]
+    return _ToldStep(step, shares(parts, "Packages that changed", prefix) if parts else None)
+
+
+@dataclass(frozen=True)
+class _CellChanges:
+    """The states of one cell's lock, oldest first, as a table of versions: name to versions, None where absent."""
+
+    cell: Cell
+    steps: tuple[Step, ...]
+    versions: Mapping[str, tuple[str | None, ...]]
+    latest: _ToldStep | None
+
+
+def _all_changes(catalogue: Catalogue, history: History) -> list[_CellChanges]:
+    found = []
+    for number, cell in enumerate(catalogue.cells):
+        newest = history.steps.get(f"{cell.target.env}/{cell.target.platform}", ())[:6]
+        steps = tuple(reversed(newest))
+        names = dict.fromkeys(name for step in steps for name in step.versions)
+        versions = {name: tuple(step.versions.get(name) for step in steps) for name in names}
+        latest = _told_step(newest[0], f"c{number}") if newest else None
+        found.append(_CellChanges(cell, steps, versions, latest))
+    return found
+
+
+def _put(layout: Layout, catalogue: Catalogue, files: Mapping[str, str]) -> Written:
+    import errno
+
+    from filelock import FileLock
+
+    target = layout.build / "site"
+    try:
+        layout.build.mkdir(parents=True, exist_ok=True)
+        with FileLock(layout.build / ".site.lock"):
+            _put_alone(layout, catalogue, files, target)
+            found = [path for path in target.rglob("*") if path.is_file()]
+            sizes = {path.relative_to(target).as_posix(): path.stat().st_size for path in found}
+    except OSError as error:
+        kind = DiskFullError if error.errno in (errno.ENOSPC, errno.EDQUOT) else TorchlocksError
+        raise kind(
+            f"The site cannot be written: {error.strerror}.", where=str(target), fix="make room, or make it writable"
+        ) from error
+    pages = {name: count for name, count in sizes.items() if not name.startswith(("locks/", "reports/"))}
+    return Written(
+        start=target / "index.html",
+        pages=sum(name.endswith(".html") for name in sizes),
+        page_bytes=sum(pages.values()),
+        other_bytes=sum(sizes.values()) - sum(pages.values()),
+    )
+
+
+def _put_alone(layout: Layout, catalogue: Catalogue, files: Mapping[str, str], target: Path) -> None:
+    """Write all beside `target`, and put it there in one step. Nobody else may be at it."""
+    beside = layout.build / ".site.new"
+    copied = {file.path for cell in catalogue.cells for file in cell.entry.files}
+    shutil.rmtree(beside, ignore_errors=True)
+    try:
+        for name, text in files.items():
+            (beside / name).parent.mkdir(parents=True, exist_ok=True)
+            (beside / name).write_text(text, encoding="utf-8", newline="")
+        for name in sorted(copied):
+            (beside / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(layout.root / name, beside / name)
+        for name, text in _manifests(catalogue).items():
+            (beside / name).write_text(text, encoding="utf-8", newline="")
+        shutil.rmtree(target, ignore_errors=True)
+        beside.replace(target)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _manifests(catalogue: Catalogue) -> dict[str, str]:
+    """A `pixi.toml` beside each pixi.lock, which pixi wants to see there."""
+    from torchlocks.export.environment import LockedTarget
+    from torchlocks.export.formats import FORMATS, Place, export
+
+    by_env: dict[str, list[LockedTarget]] = {}
+    for cell in catalogue.cells:
+        target = cell.target
+        by_env.setdefault(target.env, []).append(
+            LockedTarget(
+                name=target.env, platform=target.platform, lock=cell.lock, packages=cell.packages, target=target
+            )
+        )
+    return {
+        f"locks/{env}/pixi.toml": export(FORMATS["pixi"], locked, Place(prefix=env)) for env, locked in by_env.items()
+    }

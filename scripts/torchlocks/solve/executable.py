@@ -1,0 +1,378 @@
+"""The conda executable that conda-lock drives, on py-rattler.
+
+conda-lock has no solver of its own: it runs a conda command and reads JSON back. conda and micromamba
+cannot be had from PyPI, so this module is the small part of conda's command line that conda-lock needs:
+
+    torchlocks-conda --version
+    torchlocks-conda create  --prefix P --dry-run --json --override-channels --channel C … SPEC …
+    torchlocks-conda install -p P --dry-run --json --override-channels --channel C … SPEC …
+    torchlocks-conda list    -p P --no-pip --json
+    torchlocks-conda info    --json
+
+It only ever answers what would be installed (`--dry-run`); it changes nothing. `CONDA_SUBDIR` names the
+platform. A channel whose packages all begin with `__` holds the virtual packages, and then nothing of the
+machine is looked at. `repodata.RecordSource` is handed down in environment variables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+from urllib.parse import unquote, urlsplit
+
+from torchlocks import __version__
+from torchlocks.core.errors import SolveError, TorchlocksError
+from torchlocks.core.process_exit import leave
+from torchlocks.solve.repodata import RecordSource, records_by_url
+
+if TYPE_CHECKING:
+    from rattler import GenericVirtualPackage, MatchSpec, RepoDataRecord
+
+KEEP, MOVE = "TORCHLOCKS_KEEP", "TORCHLOCKS_MOVE"
+"""Environment variables: a pixi.lock whose packages should stay, and names in it that may move."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SolveRequest:
+    """What to solve. `keep` are records that stay unless something makes them move; `pin` are those that must stay."""
+
+    channels: tuple[str, ...]
+    platform: str
+    specs: tuple[str, ...]
+    virtual_packages: tuple[GenericVirtualPackage, ...]
+    keep: tuple[RepoDataRecord, ...] = ()
+    pin: tuple[RepoDataRecord, ...] = ()
+
+
+def solve(request: SolveRequest, source: RecordSource) -> list[RepoDataRecord]:
+    """The packages that satisfy the request, sorted by name, with strict channel priority.
+
+    Raises SolveError with the solver's reason when there is no solution, and ChannelUnreachableError
+    when a live channel cannot be read.
+    """
+    from rattler.exceptions import SolverError
+    from rattler.solver import solve_with_sparse_repodata
+
+    specs = _match_specs(request.specs)
+    subdirs = (request.platform, "noarch")
+    try:
+        opened = [repodata for channel in request.channels for repodata in source.sparse(channel, subdirs)]
+        records = asyncio.run(
+            solve_with_sparse_repodata(
+                specs,
+                opened,
+                virtual_packages=list(request.virtual_packages),
+                locked_packages=list(request.keep),
+                pinned_packages=list(request.pin),
+                exclude_newer=source.cutoff,
+            )
+        )
+    except SolverError as error:
+        raise SolveError(
+            f"No solution for {request.platform}: {' and '.join(request.specs)} cannot be installed together.",
+            fix=_hint(str(error), request),
+            details=_readable(str(error)),
+        ) from error
+    except TorchlocksError:
+        raise
+    except Exception as error:
+        raise SolveError(f"The solver failed: {error}", where=" ".join(request.channels)) from error
+    return sorted(records, key=lambda record: record.name.normalized)
+
+
+def generic_virtual_packages(named: Mapping[str, str]) -> tuple[GenericVirtualPackage, ...]:
+    """Virtual packages by name, each "version" or "version build", as the solver takes them."""
+    from rattler import BuildString, GenericVirtualPackage, PackageName, Version
+
+    found = []
+    for name, text in named.items():
+        version, _, build = text.partition(" ")
+        found.append(GenericVirtualPackage(PackageName(name), Version(version), BuildString(build or "0")))
+    return tuple(found)
+
+
+def _match_specs(specs: Sequence[str]) -> list[MatchSpec]:
+    from rattler import MatchSpec
+    from rattler.exceptions import InvalidMatchSpecError
+
+    parsed = []
+    for spec in specs:
+        try:
+            # Leniently: build strings of the pytorch channel hold dots (`py3.11_cuda12.4_…`).
+            parsed.append(MatchSpec(spec, strict=False))
+        except InvalidMatchSpecError as error:
+            raise SolveError(f"{spec!r} is not a match spec: {error}.", fix="correct it in the template") from error
+    return parsed
+
+
+def _readable(message: str) -> str:
+    """The solver's tree of reasons, less its prefix and the lines that only repeat the one above."""
+    lines = message.removeprefix("Cannot solve the request because of: ").strip().splitlines()
+    return "\n".join(line for line, before in zip(lines, ["", *lines], strict=False) if line != before)
+
+
+def _hint(message: str, request: SolveRequest) -> str | None:
+    """What the solver's tree of reasons usually comes down to, in a sentence."""
+    builds = [spec for spec in request.specs if spec.startswith("pytorch ")]
+    if len(builds) > 1:
+        return "one environment holds one build of PyTorch: CPU and CUDA builds need an environment each"
+    virtual = {package.name.normalized: str(package.version) for package in request.virtual_packages}
+    if "no candidates were found" in message:
+        if "__cuda" in message and "__cuda" not in virtual:
+            return "a CUDA build is asked for where there is no CUDA (no __cuda): use a GPU environment"
+        if "__cuda" in message:
+            return f"some packages need a newer driver than __cuda {virtual['__cuda']} stands for"
+        if "__glibc" in message and "__glibc" in virtual:
+            return f"some packages need a newer glibc than {virtual['__glibc']}"
+    if "strict channel priority" in message:
+        return "the package is in several channels, and only the first that has it counts"
+    return None
+
+
+def _virtual_packages(channel: str, platform: str) -> tuple[GenericVirtualPackage, ...] | None:
+    """The virtual packages of a channel that holds nothing else; None for any other channel."""
+    from rattler import BuildString, GenericVirtualPackage, PackageName, Version
+
+    if "://" in channel and not channel.startswith("file://"):
+        return None
+    folder = Path(unquote(urlsplit(channel).path) if channel.startswith("file://") else channel)
+    found: dict[str, dict[str, Any]] = {}
+    for subdir in ("noarch", platform):
+        try:
+            packages = json.loads((folder / subdir / "repodata.json").read_bytes())["packages"]
+        except (OSError, KeyError, ValueError):
+            continue
+        found.update({entry["name"]: entry for entry in packages.values()})
+    if not found or not all(name.startswith("__") for name in found):
+        return None
+    return tuple(
+        GenericVirtualPackage(PackageName(name), Version(entry["version"]), BuildString(entry["build"] or "0"))
+        for name, entry in sorted(found.items())
+    )
+
+
+def _request(arguments: argparse.Namespace) -> SolveRequest:
+    from rattler import VirtualPackage
+
+    platform = _platform(arguments)
+    channels: list[str] = []
+    virtual: tuple[GenericVirtualPackage, ...] | None = None
+    for channel in arguments.channels or ["conda-forge"]:
+        here = _virtual_packages(channel, platform)
+        if here is None:
+            channels.append(channel)
+        else:
+            virtual = here
+    if virtual is None:
+        virtual = tuple(package.into_generic() for package in VirtualPackage.detect())
+    return SolveRequest(
+        channels=tuple(channels),
+        platform=platform,
+        specs=tuple(arguments.specs),
+        virtual_packages=virtual,
+    )
+
+
+def _platform(arguments: argparse.Namespace) -> str:
+    from rattler.platform import Subdir
+
+    return arguments.environ.get("CONDA_SUBDIR") or str(Subdir.current())
+
+
+def _kept_records(platform: str, environ: Mapping[str, str]) -> list[RepoDataRecord]:
+    """The packages that an update should leave alone, from the environment's own pixi.lock."""
+    from rattler import LockFile
+
+    file, free = environ.get(KEEP), set(environ.get(MOVE, "").split())
+    if not file:
+        return []
+    environment = LockFile.from_path(Path(file)).default_environment()
+    records = environment.conda_repodata_records() if environment else {}
+    return [
+        record
+        for name, found in records.items()
+        if name == platform
+        for record in found
+        if record.name.normalized not in free
+    ]
+
+
+def _actions(records: Sequence[RepoDataRecord], prefix: str) -> dict[str, Any]:
+    """conda's answer to `create --dry-run --json`, as far as conda-lock reads it."""
+    fetch, link = [], []
+    for record in records:
+        base_url, subdir, file_name = record.url.rsplit("/", 2)
+        about = {
+            "name": record.name.normalized,
+            "version": str(record.version),
+            "channel": base_url,
+            "build_number": record.build_number,
+        }
+        fetch.append(
+            about
+            | {
+                "build": str(record.build),
+                "subdir": subdir,
+                "fn": file_name,
+                "url": record.url,
+                "md5": record.md5.hex() if record.md5 else "",
+                "sha256": record.sha256.hex() if record.sha256 else None,
+                "size": record.size,
+                "depends": record.depends,
+                "constrains": record.constrains,
+                "license": record.license,
+                "timestamp": int(record.timestamp.timestamp() * 1000) if record.timestamp else 0,
+            }
+        )
+        dist_name = file_name.removesuffix(".conda").removesuffix(".tar.bz2")
+        link.append(
+            about
+            | {"base_url": base_url, "build_string": str(record.build), "dist_name": dist_name, "platform": subdir}
+        )
+    return {
+        "actions": {"FETCH": fetch, "LINK": link, "PREFIX": prefix},
+        "dry_run": True,
+        "prefix": prefix,
+        "success": True,
+    }
+
+
+def _create(arguments: argparse.Namespace, source: RecordSource) -> dict[str, Any]:
+    request = _request(arguments)
+    request = replace(request, keep=tuple(_kept_records(request.platform, arguments.environ)))
+    return _actions(solve(request, source), arguments.prefix)
+
+
+def _install(arguments: argparse.Namespace, source: RecordSource) -> dict[str, Any]:
+    """Move what is named, in a prefix that holds only `conda-meta/*.json`; all else stays if it can."""
+    installed = _conda_meta(arguments.prefix)
+    named = {spec.name.normalized for spec in _match_specs(arguments.specs) if spec.name}
+    stay = [entry for entry in installed if entry["name"] not in named]
+    request = _request(arguments)
+    request = replace(
+        request,
+        specs=(*request.specs, *(entry["name"] for entry in stay)),
+        keep=tuple(_find(stay, request, source)),
+    )
+    before = {entry["url"] for entry in installed}
+    return _actions([record for record in solve(request, source) if record.url not in before], arguments.prefix)
+
+
+def _find(entries: Sequence[dict[str, Any]], request: SolveRequest, source: RecordSource) -> list[RepoDataRecord]:
+    """The channel's records of installed packages: what conda-lock wrote into the prefix is not complete."""
+    found = records_by_url(
+        source, request.channels, request.platform, {entry["url"]: entry["name"] for entry in entries}
+    )
+    return list(found.values())
+
+
+def _list(arguments: argparse.Namespace, source: RecordSource) -> list[dict[str, Any]]:
+    wanted = ("name", "version", "build", "build_number", "channel")
+    return [
+        {key: entry.get(key) for key in wanted}
+        | {
+            "base_url": str(entry["channel"]).rsplit("/", 1)[0],
+            "build_string": entry.get("build"),
+            "dist_name": f"{entry['name']}-{entry['version']}-{entry.get('build')}",
+            "platform": entry.get("subdir"),
+        }
+        for entry in _conda_meta(arguments.prefix)
+    ]
+
+
+def _info(arguments: argparse.Namespace, source: RecordSource) -> dict[str, Any]:
+    folder = arguments.environ.get("CONDA_PKGS_DIRS")
+    return {
+        "conda_version": f"torchlocks {__version__}",
+        "pkgs_dirs": [folder] if folder else [],
+        "platform": _platform(arguments),
+    }
+
+
+def _conda_meta(prefix: str) -> list[dict[str, Any]]:
+    folder = Path(prefix) / "conda-meta"
+    if not folder.is_dir():
+        raise SolveError(f"{prefix} is not a conda environment: it has no conda-meta folder.", where=prefix)
+    return [json.loads(file.read_bytes()) for file in sorted(folder.glob("*.json"))]
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports mistakes as errors of ours, so that they come out as JSON too."""
+
+    def error(self, message: str) -> NoReturn:
+        raise SolveError(f"torchlocks-conda: {message}.", fix="see torchlocks-conda --help")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="torchlocks-conda", description="The part of conda that conda-lock needs, on py-rattler.")
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    commands = parser.add_subparsers(dest="command")
+    for name, run in (
+        ("create", _create),
+        ("install", _install),
+        ("update", _install),
+        ("list", _list),
+        ("info", _info),
+    ):
+        command = commands.add_parser(name)
+        command.set_defaults(run=run, specs=[], channels=[], prefix="")
+        command.add_argument("--json", action="store_true", help="accepted; the answer always is JSON")
+        if name == "info":
+            continue
+        command.add_argument("-p", "--prefix", required=True)
+        if name == "list":
+            command.add_argument("--no-pip", action="store_true")
+            continue
+        command.add_argument(
+            "--dry-run", action="store_true", required=True, help="required: nothing is ever installed"
+        )
+        command.add_argument("--override-channels", action="store_true")
+        command.add_argument("--strict-channel-priority", action="store_true", help="accepted; it always is strict")
+        command.add_argument("-c", "--channel", dest="channels", action="append", default=[])
+        command.add_argument("specs", nargs="*")
+    return parser
+
+
+def answer(argv: Sequence[str], environ: Mapping[str, str], source: RecordSource) -> tuple[int, str]:
+    """The exit code and the text on standard output of one command, as the executable gives them.
+
+    `environ` are the environment variables that the executable would see; `source` is where records come from. Nothing
+    is raised for an expected failure: it is in the text, as JSON.
+    """
+    try:
+        arguments = _parser().parse_args(argv)
+        if arguments.version:
+            # conda-lock and ensureconda look for a version number in what this prints.
+            return 0, f"conda {__version__} (torchlocks-conda)"
+        if arguments.command is None:
+            return 2, _parser().format_help()
+        arguments.environ = environ
+        return 0, json.dumps(arguments.run(arguments, source))
+    except TorchlocksError as error:
+        parts = {"error": error.what, "where": error.where, "fix": error.fix, "details": error.details}
+        # `message` is what conda-lock shows; the parts are for `lock_cell`, which makes the error whole again.
+        said = {"success": False, "message": str(error), "exception_name": type(error).__name__, **parts}
+        return error.exit_code, json.dumps(said)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Answer one command on standard output, as JSON; 0, or the error's exit code."""
+    code, text = answer(sys.argv[1:] if argv is None else argv, os.environ, RecordSource.from_environment())
+    print(text)
+    return code
+
+
+def command() -> NoReturn:
+    """The `torchlocks-conda` command."""
+    leave(main())
+
+
+if __name__ == "__main__":
+    command()

@@ -1,0 +1,219 @@
+"""Where package records come from: a snapshot folder, a channel on disk, or the live channel."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime, time, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from torchlocks.core.errors import ChannelUnreachableError, MissingFileError
+from torchlocks.core.files import hash_file
+
+if TYPE_CHECKING:
+    from rattler import RepoDataRecord, SparseRepoData
+
+CHANNEL_HOST = "https://conda.anaconda.org"
+"""Where channels given by name are."""
+
+_SNAPSHOT, _AS_OF, _MIRROR = "TORCHLOCKS_SNAPSHOT", "TORCHLOCKS_AS_OF", "TORCHLOCKS_MIRROR"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordSource:
+    """How channels are read in one run.
+
+    `snapshot` is a folder of `<channel>/<subdir>/repodata.json` that stands in for the channels, whose
+    URLs stay the real ones. `as_of` ignores packages newer than that day (UTC). `mirror` is a URL under
+    which the live channels are found by name, instead of conda.anaconda.org.
+    """
+
+    snapshot: Path | None = None
+    as_of: date | None = None
+    mirror: str | None = None
+    _digests: dict[Path, str] = field(default_factory=dict, compare=False, repr=False)
+    _opened: dict[tuple[str, str], list[SparseRepoData]] = field(default_factory=dict, compare=False, repr=False)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # What is open stays in this process.
+        return _source, (self.snapshot, self.as_of, self.mirror)
+
+    @classmethod
+    def from_environment(cls) -> RecordSource:
+        """The source that a parent process handed down with `environment()`."""
+        snapshot, as_of = os.environ.get(_SNAPSHOT), os.environ.get(_AS_OF)
+        return cls(
+            snapshot=Path(snapshot) if snapshot else None,
+            as_of=date.fromisoformat(as_of) if as_of else None,
+            mirror=os.environ.get(_MIRROR) or None,
+        )
+
+    def environment(self) -> dict[str, str]:
+        """Environment variables that hand this source to the solver's process."""
+        return {
+            _SNAPSHOT: str(self.snapshot) if self.snapshot else "",
+            _AS_OF: self.as_of.isoformat() if self.as_of else "",
+            _MIRROR: self.mirror or "",
+        }
+
+    @property
+    def cutoff(self) -> datetime | None:
+        """The last instant of the `as_of` day."""
+        return datetime.combine(self.as_of, time.max, tzinfo=timezone.utc) if self.as_of else None
+
+    def folder(self, channel: str) -> Path | None:
+        """The folder on disk that holds `channel` (a name or URL), or None for a live channel.
+
+        Raises MissingFileError when a snapshot is used that lacks the channel.
+        """
+        if channel.startswith("file://"):
+            return Path(unquote(urlsplit(channel).path))
+        if self.snapshot is None:
+            return None
+        folder = self.snapshot / channel_name(channel)
+        if not folder.is_dir():
+            raise MissingFileError(
+                f"The snapshot does not have the channel {channel_name(channel)}.",
+                where=str(folder),
+                fix="SNAPSHOT= must name a folder of <channel>/<subdir>/repodata.json",
+            )
+        return folder
+
+    def sparse(self, channel: str, subdirs: Sequence[str]) -> list[SparseRepoData]:
+        """The repodata of a channel, opened but not read: records are parsed as they are asked for.
+
+        Each subdir is opened once, however often it is asked for. A live channel's is brought into the cache first, so
+        that every source is solved in one way: the solver can take another solution where records reach it in another
+        order. A subdir that the channel does not have is left out. Raises MissingFileError for a folder that is no
+        channel, and ChannelUnreachableError for a live channel that cannot be read.
+        """
+        folder = self.folder(channel)
+        new = [subdir for subdir in subdirs if (channel, subdir) not in self._opened]
+        if new:
+            found = self._fetch(channel, new) if folder is None else _open(folder, channel, new)
+            for subdir in new:
+                self._opened[channel, subdir] = [each for each in found if each.subdir == subdir]
+        opened = [each for subdir in subdirs for each in self._opened[channel, subdir]]
+        if opened:
+            return opened
+        what = f"The channel {channel} has no repodata.json for {' or '.join(subdirs)}."
+        if folder is not None:
+            raise MissingFileError(what, where=str(folder))
+        raise ChannelUnreachableError(what, where=channel, fix="check its name; MIRROR=URL names a mirror")
+
+    def _fetch(self, channel: str, subdirs: Sequence[str]) -> list[SparseRepoData]:
+        """A live channel's repodata, in the order of `subdirs`; without those that it does not have."""
+        import asyncio
+
+        from rattler import Channel
+        from rattler.networking import Client, fetch_repo_data
+        from rattler.networking.middleware import AuthenticationMiddleware, MirrorMiddleware, OciMiddleware
+        from rattler.platform import Subdir
+
+        from torchlocks.core.http import trust_certificates
+        from torchlocks.core.package_cache import cache_folder
+
+        trust_certificates()
+        by_url = {url: list(stand_ins) for url, stand_ins in mirrors(self.mirror).items()}
+        client = Client([MirrorMiddleware(by_url), AuthenticationMiddleware(), OciMiddleware()])
+        cache = cache_folder().parent / "repodata"
+        opened = []
+        for subdir in subdirs:
+            fetching = fetch_repo_data(
+                channels=[Channel(channel)],
+                platforms=[Subdir(subdir)],
+                cache_path=cache,
+                callback=None,
+                client=client,
+            )
+            try:
+                opened += asyncio.run(fetching)
+            except Exception as error:
+                failure = str(error).splitlines()[0]
+                if not _is_absent(failure):
+                    raise ChannelUnreachableError(
+                        f"The channel {channel} cannot be read.",
+                        where=failure,
+                        fix="check the network (or proxy); MIRROR=URL names a mirror, SNAPSHOT=DIR a folder of "
+                        "repodata",
+                    ) from error
+        return opened
+
+    def identity(self, channels: Sequence[str], subdirs: Sequence[str]) -> str:
+        """What the records were, for a lock's metadata: a hash of the snapshot's files, or a date, or "live"."""
+        if self.snapshot is None:
+            return f"live, as of {self.as_of.isoformat()}" if self.as_of else "live"
+        sha = hashlib.sha256()
+        for channel in channels:
+            for subdir in sorted(subdirs):
+                file = self.snapshot / channel_name(channel) / subdir / "repodata.json"
+                digest = self._digest(file) if file.is_file() else "none"
+                sha.update(f"{channel_name(channel)}/{subdir} {digest}\n".encode())
+        as_of = f", as of {self.as_of.isoformat()}" if self.as_of else ""
+        return f"snapshot sha256:{sha.hexdigest()}{as_of}"
+
+    def _digest(self, file: Path) -> str:
+        if file not in self._digests:
+            self._digests[file] = hash_file(file)
+        return self._digests[file]
+
+
+def _source(snapshot: Path | None, as_of: date | None, mirror: str | None) -> RecordSource:
+    return RecordSource(snapshot=snapshot, as_of=as_of, mirror=mirror)
+
+
+def _open(folder: Path, channel: str, subdirs: Sequence[str]) -> list[SparseRepoData]:
+    from rattler import Channel, SparseRepoData
+
+    files = {subdir: folder / subdir / "repodata.json" for subdir in subdirs}
+    return [SparseRepoData(Channel(channel), subdir, file) for subdir, file in files.items() if file.is_file()]
+
+
+def mirrors(url: str | None) -> dict[str, tuple[str, ...]]:
+    """What stands in for what: the user's mirror for the host of all channels that are named, not given by URL."""
+    return {CHANNEL_HOST: (url.rstrip("/"),)} if url else {}
+
+
+def channel_name(channel: str) -> str:
+    """The name of a channel given by name or URL: `https://conda.anaconda.org/conda-forge` → `conda-forge`."""
+    return channel.rstrip("/").rsplit("/", 1)[-1] if "://" in channel else channel
+
+
+def require_snapshot(folder: Path) -> None:
+    """Raise MissingFileError unless `folder` looks like a snapshot: some `<channel>/<subdir>/repodata.json`."""
+    if not next(folder.glob("*/*/repodata.json"), None):
+        raise MissingFileError(
+            "This is not a snapshot of channels: there is no <channel>/<subdir>/repodata.json in it.",
+            where=str(folder),
+            fix="name the folder above the channels, such as SNAPSHOT=snapshots/2026-07-15",
+        )
+
+
+def _is_absent(failure: str) -> bool:
+    """Whether the channel answered that it has no such subdir."""
+    return "not found" in failure.lower() or "404" in failure
+
+
+def records_by_url(
+    source: RecordSource, channels: Sequence[str], platform: str, packages: Mapping[str, str]
+) -> dict[str, RepoDataRecord]:
+    """The complete records of `packages` (URL → name) on one platform, by URL.
+
+    Whatever solver made a lock, these are what the channel itself says of its packages. A URL that no
+    channel has is left out. Raises ChannelUnreachableError for a live channel that cannot be read.
+    """
+    from rattler import PackageName
+
+    names = sorted(set(packages.values()))
+    found: dict[str, RepoDataRecord] = {}
+    for channel in channels:
+        for repodata in source.sparse(channel, (platform, "noarch")):
+            for name in names:
+                for record in repodata.load_records(PackageName(name)):
+                    if record.url in packages:
+                        found[record.url] = record
+    return found

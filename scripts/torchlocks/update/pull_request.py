@@ -1,0 +1,124 @@
+"""An update of all locks as Markdown, for a pull request: what moved, what it asks of machines, what was proven."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torchlocks.check.report import summary
+from torchlocks.core.quantities import size
+from torchlocks.diff.compare import Diff, Facts
+from torchlocks.diff.report import as_markdown, markdown_text
+from torchlocks.update.relock import EnvironmentUpdate, Update
+
+MOST_OF_TITLE, MOST_OF_BODY = 256, 65_536
+"""Characters that GitHub takes as title and text of a pull request; of more it takes nothing."""
+
+
+def headline(update: Update) -> str:
+    """One line: the title of a pull request, or that there is nothing to do."""
+    if not update.changed:
+        failed = len({failure.target.env for failure in update.failures})
+        return f"Nothing moved; {_count(failed)} cannot be locked" if failed else "Nothing moved"
+    moves = dict.fromkeys(
+        f"torch {platform.before.torch} to {platform.after.torch}"
+        for each in update.changed
+        if each.diff
+        for platform in each.diff.platforms
+        if platform.before.torch != platform.after.torch
+    )
+    names = [each.env for each in update.changed]
+    what = _count(len(names)) if len(names) > 3 else ", ".join(names)
+    title = f"Update the locks of {what}"
+    told = f"{title}: {'; '.join(moves)}" if moves else title
+    return told if len(told) <= MOST_OF_TITLE else f"{title}: torch moved in {len(moves)} ways"
+
+
+def _count(number: int) -> str:
+    return f"{number} environment{'s' if number != 1 else ''}"
+
+
+def body(update: Update) -> str:
+    """The text of the pull request. The same update gives the same text."""
+    lines = [f"## {markdown_text(headline(update))}", ""]
+    if update.changed:
+        lines += [*_table(update), ""]
+    if update.unchanged:
+        lines += [f"Nothing moved in {', '.join(update.unchanged)}.", ""]
+    if update.recipes:
+        lines += ["Generated anew from the locks: " + ", ".join(f"`{name}`" for name in update.recipes) + ".", ""]
+    unsigned = [f"`locks/{each.env}/{name}`" for each in update.changed for name in each.unsigned]
+    if unsigned:
+        lines += [f"Signatures of the old bytes were removed; sign again: {', '.join(unsigned)}.", ""]
+    if update.failures:
+        lines += ["### Not locked", "", "These could not be locked, and their locks were left as they are.", ""]
+        for failure in update.failures:
+            what = markdown_text(failure.error.what)
+            lines.append(f"- **{failure.target.env}** on {failure.target.platform}: {what}")
+        lines.append("")
+    lines += ["### Check", "", f"`torchlocks check`: {markdown_text(summary(update.check))}.", ""]
+    shown = update.check.findings[:20]
+    lines += [f"- {each.severity} `{each.rule}` in {each.path}: {markdown_text(each.message)}" for each in shown]
+    if len(update.check.findings) > len(shown):
+        lines.append(f"- and {len(update.check.findings) - len(shown)} more")
+    if shown:
+        lines.append("")
+    text = "\n".join(lines).rstrip("\n") + "\n"
+    sections = [_section(each.env, each.diff) for each in update.changed if each.diff is not None]
+    if len(text) + sum(map(len, sections)) > MOST_OF_BODY:
+        sections = [
+            "\n### Packages\n\nToo many moved for one text. `torchlocks diff REV:locks/ENVIRONMENT locks/ENVIRONMENT` "
+            "tells of each, with the branch or commit of before as `REV`.\n"
+        ]
+    return text + "".join(sections)
+
+
+def _section(env: str, found: Diff) -> str:
+    """What moved in one environment, without the heading that the comparison has by itself."""
+    told = as_markdown(found).partition("\n\n")[2].rstrip("\n")
+    return f"\n### {env}\n\n{told}\n"
+
+
+def _table(update: Update) -> Iterator[str]:
+    yield "| environment | platform | torch | moved | download | NVIDIA driver | glibc | verified |"
+    yield "| --- | --- | --- | --- | --- | --- | --- | --- |"
+    for each in update.changed:
+        if each.diff is None:
+            yield f"| {each.env} | {', '.join(each.lock.platforms)} | | new | | | | {_verified(each, None)} |"
+            continue
+        for platform in each.diff.platforms:
+            old, new = platform.before, platform.after
+            if not platform.changes and old == new:
+                continue
+            cells = [
+                each.env,
+                platform.platform,
+                _pair(old.torch, new.torch),
+                str(len(platform.changes)),
+                _sizes(old, new),
+                _pair(_floor(old.driver), _floor(new.driver)),
+                _pair(_floor(old.glibc_floor), _floor(new.glibc_floor)),
+                _verified(each, platform.platform),
+            ]
+            yield "| " + " | ".join(cells) + " |"
+
+
+def _pair(old: str | None, new: str | None) -> str:
+    if old == new:
+        return markdown_text(new or "")
+    return f"{markdown_text(old or 'none')} → **{markdown_text(new or 'none')}**"
+
+
+def _floor(version: str | None) -> str | None:
+    return f"from {version}" if version else None
+
+
+def _sizes(old: Facts, new: Facts) -> str:
+    return size(new.download) if old.download == new.download else f"{size(old.download)} → {size(new.download)}"
+
+
+def _verified(each: EnvironmentUpdate, platform: str | None) -> str:
+    """What the report of just this lock says; that of the old lock, or of a local one, proves nothing here."""
+    for found in each.verified:
+        if platform in (None, found.platform):
+            return markdown_text(found.headline if found.ok else f"FAILED: {found.headline.removeprefix('FAILED: ')}")
+    return "not yet"

@@ -1,0 +1,249 @@
+"""All locks to the channels' newest state, with an account of what moved for a pull request.
+
+Everything is solved into a scratch folder first. Only environments whose packages really moved are written, so that
+a channel that has news about other packages makes no change; what cannot be solved any more stays as it is.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torchlocks.check.model import Report
+from torchlocks.check.repository import check_repository
+from torchlocks.core.errors import InstallError, LockfileError, MissingFileError, TorchlocksError
+from torchlocks.core.files import write_whole
+from torchlocks.core.git import GitError, GitMissingError, git
+from torchlocks.core.layout import Layout
+from torchlocks.core.progress import Progress
+from torchlocks.diff.compare import Diff, diff
+from torchlocks.diff.read import Row, Side, row_of
+from torchlocks.export.signatures import SUFFIX
+from torchlocks.lockfile.formats import CONDA_LOCK, PIXI, merge, parse_lock
+from torchlocks.lockfile.models import Lock, LockedPackage
+from torchlocks.lockfile.open import open_lock
+from torchlocks.locking.environments import LockFailure, lock_environments
+from torchlocks.locking.options import LockOptions
+from torchlocks.matrix.model import Matrix, Target
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verified:
+    """What a report in `reports/` says of the very lock that an environment now has."""
+
+    platform: str
+    ok: bool
+    headline: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvironmentUpdate:
+    """One environment whose lock is new. `diff` is None for one that had no lock; `unsigned` are files whose
+    signature was removed because their bytes are others now."""
+
+    env: str
+    lock: Lock
+    diff: Diff | None
+    unsigned: tuple[str, ...]
+    verified: tuple[Verified, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Update:
+    """What an update of all locks came to."""
+
+    changed: tuple[EnvironmentUpdate, ...]
+    unchanged: tuple[str, ...]
+    failures: tuple[LockFailure, ...]
+    recipes: tuple[str, ...]
+    check: Report
+
+    @property
+    def same(self) -> bool:
+        """Whether nothing moved, and nothing went wrong."""
+        return not (self.changed or self.failures or self.recipes)
+
+
+def update_all(
+    layout: Layout, matrix: Matrix, targets: Sequence[Target], options: LockOptions, progress: Progress
+) -> Update:
+    """Lock `targets` on the newest state of the channels, write what moved, and check the repository.
+
+    Raises what `lock_environments` raises, and InstallError where a lock cannot be written; an environment that cannot
+    be solved is among the failures instead, and its lock untouched.
+    """
+    before = {env: _committed(layout, env) for env in dict.fromkeys(target.env for target in targets)}
+    with tempfile.TemporaryDirectory(prefix="torchlocks-") as scratch:
+        # Platforms that are not asked for stay as they are committed.
+        for env, lock in before.items():
+            if lock is not None:
+                _copy(layout.locks / env, Path(scratch) / env)
+        results, failures = lock_environments(layout, targets, Path(scratch), options, progress)
+        changed = [
+            (result.env, _write(result.folder, layout.locks / result.env))
+            for result in results
+            if _moved(before[result.env], open_lock(str(result.folder / CONDA_LOCK)))
+        ]
+    recipes: list[str] = []
+    if changed and not failures and (layout.recipes / "torch-env").is_dir():
+        from torchlocks.publish.metapackages import update_generated
+
+        recipes = [path.relative_to(layout.root).as_posix() for path in update_generated(layout, matrix)]
+    progress.say("Checking the locks")
+    return Update(
+        changed=tuple(_account(layout, matrix, env, before[env], unsigned) for env, unsigned in changed),
+        unchanged=tuple(result.env for result in results if result.env not in dict(changed)),
+        failures=tuple(failures),
+        recipes=tuple(recipes),
+        check=check_repository(layout, matrix),
+    )
+
+
+def account_since(layout: Layout, matrix: Matrix, revision: str, report: Report) -> Update:
+    """What moved between a git revision and the locks as they are: the same account, some time after the update.
+
+    By then environments may have been made from the new locks and verified, and the account says so. `report` is what
+    `check` says of the locks now.
+    Raises MissingFileError where there is no such revision, or no git.
+    """
+    _require_revision(layout, revision)
+    changed, unchanged = [], []
+    for env in matrix.environments:
+        lock, old = _committed(layout, env), _lock_at(layout, env, revision)
+        if lock is None:
+            continue
+        found = None
+        if old is not None:
+            found = diff(_side(matrix, env, revision, old.packages), _side(matrix, env, "now", lock.packages))
+        if found is not None and found.same:
+            unchanged.append(env)
+        else:
+            verified = _verified(layout, env, lock)
+            changed.append(EnvironmentUpdate(env=env, lock=lock, diff=found, unsigned=(), verified=verified))
+    return Update(changed=tuple(changed), unchanged=tuple(unchanged), failures=(), recipes=(), check=report)
+
+
+def _require_revision(layout: Layout, revision: str) -> None:
+    try:
+        git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}", cwd=layout.root)
+    except GitMissingError:
+        raise MissingFileError(
+            "Comparing with an earlier revision needs git, and it is not there.", where="PATH", fix="install git"
+        ) from None
+    except GitError as error:
+        raise MissingFileError(
+            f"There is no git revision {revision!r} here.",
+            where=str(layout.root),
+            fix="name a commit, branch or tag of this checkout, such as HEAD",
+            details=str(error) or None,
+        ) from None
+
+
+def _lock_at(layout: Layout, env: str, revision: str) -> Lock | None:
+    """The lock of an environment as a git revision has it; None where it has none."""
+    locks = []
+    for name in (CONDA_LOCK, PIXI):
+        try:
+            data = git("show", f"{revision}:./locks/{env}/{name}", cwd=layout.root)
+        except GitError:
+            break
+        locks.append(parse_lock(data, Path(f"{revision}:locks/{env}/{name}")))
+    return merge(*locks) if len(locks) == 2 else locks[0] if locks else None
+
+
+def _account(
+    layout: Layout, matrix: Matrix, env: str, before: Lock | None, unsigned: tuple[str, ...]
+) -> EnvironmentUpdate:
+    after = open_lock(str(layout.locks / env / CONDA_LOCK))
+    found = None
+    if before is not None and set(before.platforms) & set(after.platforms):
+        found = diff(_side(matrix, env, "before", before.packages), _side(matrix, env, "after", after.packages))
+    return EnvironmentUpdate(env=env, lock=after, diff=found, unsigned=unsigned, verified=_verified(layout, env, after))
+
+
+def _side(matrix: Matrix, env: str, name: str, packages: Mapping[str, tuple[LockedPackage, ...]]) -> Side:
+    """A side of a comparison, with what the matrix knows of its platforms."""
+    rows: dict[str, Row] = {
+        platform: row_of(matrix.target(env, platform)) for platform in matrix.environment(env).platforms
+    }
+    return Side(name=name, packages=packages, rows=rows)
+
+
+def _verified(layout: Layout, env: str, lock: Lock) -> tuple[Verified, ...]:
+    """What the report of `env` says, if it is about just this lock."""
+    from torchlocks.verify.verdict import read_verdict
+
+    verdict = read_verdict(layout.reports / f"{env}.json")
+    if verdict is None or verdict.lock_sha256 != lock.sha256 or not verdict.complete:
+        return ()
+    return (Verified(platform=verdict.platform, ok=verdict.ok, headline=verdict.headline),)
+
+
+def _moved(before: Lock | None, after: Lock) -> bool:
+    """Whether a lock says anything else than before; when it was made, and from which records, does not count."""
+    return before is None or (before.packages, before.content_hash, before.channels, before.virtual_packages) != (
+        after.packages,
+        after.content_hash,
+        after.channels,
+        after.virtual_packages,
+    )
+
+
+def _committed(layout: Layout, env: str) -> Lock | None:
+    try:
+        return open_lock(str(layout.locks / env / CONDA_LOCK))
+    except (MissingFileError, LockfileError):
+        # One that cannot be read is made anew, as one that is not there.
+        return None
+
+
+def _copy(source: Path, target: Path) -> None:
+    import shutil
+
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns(f"*{SUFFIX}"))
+
+
+def _write(new: Path, folder: Path) -> tuple[str, ...]:
+    """Put the files of an environment in place; returns those whose signatures are of other bytes now, and are gone."""
+    unsigned = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        names = {path.name for path in new.iterdir() if path.is_file()}
+        for name in sorted(names):
+            data, path = (new / name).read_bytes(), folder / name
+            if path.is_file() and path.read_bytes() == data:
+                continue
+            parse_lock(data, path)
+            write_whole(path, data.decode())
+            if (signature := path.with_name(name + SUFFIX)).is_file():
+                signature.unlink()
+                unsigned.append(name)
+        for stale in folder.glob("conda-*.lock"):
+            if stale.name not in names:
+                stale.unlink()
+    except OSError as error:
+        raise InstallError(
+            f"The lock cannot be written: {error.strerror or error}.",
+            where=str(folder),
+            fix="make room, or make the folder writable, and run it again",
+        ) from error
+    return tuple(unsigned)
+
+
+def first_error(update: Update) -> TorchlocksError | None:
+    """Why an update did not wholly succeed: the first environment that could not be locked, or what `check` found."""
+    from torchlocks.check.report import summary
+    from torchlocks.core.errors import CheckError
+
+    if update.failures:
+        return update.failures[0].error
+    if update.check.failed:
+        which = "new locks are" if update.changed else "locks are as they were, and"
+        return CheckError(
+            f"The {which} not right: {summary(update.check)}.",
+            fix="`torchlocks check` says what was found"
+            + ("; `git checkout locks` goes back" if update.changed else ""),
+        )
+    return None

@@ -1,0 +1,170 @@
+"""A verdict as one page that stands on its own: `reports/<env>.html`."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torchlocks.core.quantities import seconds
+from torchlocks.pages.draw import Part, meter, shares
+from torchlocks.pages.html import asset, templates
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+    from pydantic import JsonValue
+
+    from torchlocks.verify.verdict import Check, Verdict
+
+#: Facts of more characters than this are folded away.
+_LONG = 160
+
+
+@dataclass(frozen=True)
+class CheckRow:
+    """One check as the page shows it."""
+
+    name: str
+    check: Check
+    values: tuple[tuple[str, str], ...]
+    bar: Markup
+
+
+@dataclass(frozen=True)
+class TierRow:
+    """One tier: counts, why it did not run, and its checks, the slowest time as the scale of the bars."""
+
+    name: str
+    obstacle: str | None
+    counts: Mapping[str, int]
+    total_s: float
+    slowest_s: float
+    checks: tuple[CheckRow, ...]
+
+
+@dataclass(frozen=True)
+class Fact:
+    """Something the environment says of itself; long values are folded away."""
+
+    name: str
+    value: str
+    long: bool
+
+
+def report_html(verdict: Verdict) -> str:
+    """The page: what came of it, failures first with their full text, then every check by tier with its time drawn,
+    what was skipped and why, the environment's facts and the machine. It loads nothing from anywhere.
+    """
+    return (
+        templates()
+        .get_template("report.html")
+        .render(
+            verdict=verdict,
+            style=asset("style.css"),
+            tiers=tier_rows(verdict),
+            timeline=timeline(verdict),
+            facts=facts(verdict),
+            host=_host(verdict),
+            skipped=skipped(verdict),
+            counts=counts_line(verdict),
+        )
+    )
+
+
+def counts_line(verdict: Verdict) -> str:
+    """How many checks came to what."""
+    counts = Counter(check.outcome for check in verdict.checks)
+    return f"{counts['passed']} checks passed, {counts['failed']} failed, {counts['skipped']} skipped."
+
+
+def tier_rows(verdict: Verdict) -> tuple[TierRow, ...]:
+    """The tiers in the order they run, each with its checks in the order they ran."""
+    rows = []
+    for state in verdict.tiers:
+        checks = [check for check in verdict.checks if check.tier == state.tier]
+        slowest = max((check.duration_s for check in checks), default=0.0)
+        rows.append(
+            TierRow(
+                name=state.tier,
+                obstacle=state.obstacle,
+                counts=Counter(check.outcome for check in checks),
+                total_s=sum(check.duration_s for check in checks),
+                slowest_s=slowest,
+                checks=tuple(
+                    CheckRow(_name(check), check, _values(check.values), meter(check.duration_s, slowest))
+                    for check in checks
+                ),
+            )
+        )
+    return tuple(rows)
+
+
+def timeline(verdict: Verdict) -> Markup | None:
+    """Where the time of the run went: the tiers, and what is between the checks. None when no time was taken."""
+    spent = [(row.name, row.total_s) for row in tier_rows(verdict) if row.total_s > 0]
+    rest = verdict.duration_s - sum(amount for _, amount in spent)
+    if rest > 0:
+        spent.append(("starting up, and between checks", rest))
+    parts = [Part(name, amount, seconds(amount)) for name, amount in spent]
+    return shares(parts, "Where the time went", "t") if parts else None
+
+
+def facts(verdict: Verdict) -> tuple[Fact, ...]:
+    """What the environment says of itself, as text."""
+    found = []
+    for name, value in verdict.facts.items():
+        text = _text(value, indent=2)
+        found.append(Fact(name.replace("_", " "), text, len(text) > _LONG or "\n" in text))
+    return tuple(sorted(found, key=lambda fact: fact.long))
+
+
+def skipped(verdict: Verdict) -> dict[str, tuple[str, ...]]:
+    """The checks that were skipped, by the reason."""
+    by_reason: dict[str, list[str]] = {}
+    for check in verdict.checks:
+        if check.outcome == "skipped":
+            by_reason.setdefault(check.why or "no reason given", []).append(_name(check))
+    return {reason: tuple(names) for reason, names in by_reason.items()}
+
+
+def _host(verdict: Verdict) -> tuple[tuple[str, str], ...]:
+    host = verdict.host
+    memory = f"{host.memory_bytes / 2**30:.0f} GiB" if host.memory_bytes else "unknown"
+    known = [
+        ("System", f"{host.release} ({host.system} {host.machine})"),
+        ("C library", host.libc or "not glibc"),
+        ("Processor", f"{host.cpu or 'unknown'}, {host.cores} cores"),
+        ("Memory", memory),
+    ]
+    if host.driver:
+        known.append(("NVIDIA driver", host.driver + (f", for CUDA {host.driver_cuda}" if host.driver_cuda else "")))
+    if host.gpus:
+        known.append(("GPUs", ", ".join(host.gpus)))
+    return tuple(known)
+
+
+def _name(check: Check) -> str:
+    """The name of a check for people: its function's, less `test_` and underscores, and its case."""
+    name, _, case = check.id.partition("::")[2].partition("[")
+    plain = (name or check.id).removeprefix("test_").replace("_", " ")
+    return f"{plain} ({case[:-1]})" if case else plain
+
+
+def _values(values: Mapping[str, JsonValue]) -> tuple[tuple[str, str], ...]:
+    return tuple((name.replace("_", " "), _text(value)) for name, value in values.items())
+
+
+def _text(value: JsonValue, indent: int | None = None) -> str:
+    if isinstance(value, str):
+        return value
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list) and all(isinstance(each, (str, int, float)) for each in value):
+        return ", ".join(_text(each) for each in value) or "none"
+    return json.dumps(value, indent=indent, ensure_ascii=False)

@@ -1,0 +1,150 @@
+"""Which environment to build, or to work in, on a machine: the doctor's judgement turned into a choice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from packaging.version import Version
+
+from torchlocks.core.errors import MissingFileError, NoSuchRowError, UnfitHostError
+from torchlocks.core.layout import Layout
+from torchlocks.host.compatibility import Fit, fits, needs_of
+from torchlocks.host.doctor import best, describe, gpu_fits, refusal
+from torchlocks.host.record import Host
+from torchlocks.install.provenance import Provenance, read_provenance
+from torchlocks.matrix.model import Matrix, environment_name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """An environment's name, and sentences that the user should read."""
+
+    env: str
+    notes: tuple[str, ...]
+
+
+def choose_gpu_environment(
+    matrix: Matrix, host: Host, cuda: str, *, local: bool = False, require_gpu: bool = False
+) -> Choice:
+    """The CUDA environment to build on `host`, before anything is downloaded for it.
+
+    `cuda` is a version, or `auto` for the best. `local` chooses among those of the local channel. No GPU at all is a
+    note, unless `require_gpu`: clusters build where there is none. Raises NoSuchRowError when there is no such
+    environment, UnfitHostError when it cannot run here.
+    """
+    options = " CHANNEL=local" if local else ""
+    named = None if cuda == "auto" else matrix.gpu_environment(cuda, host.platform, local=local)
+    judged = gpu_fits(matrix, host, local=local)
+    instead = best(judged)
+    if require_gpu and (problem := _no_usable_gpu(host)):
+        raise UnfitHostError(
+            f"REQUIRE_GPU=1, and {problem}.",
+            where=describe(host),
+            fix="run this where there is a GPU, or leave REQUIRE_GPU out to build for a machine that has one",
+        )
+    if named is None:
+        return _automatic(judged, instead, host, options)
+    fit = next(each for each in judged if each.env == named)
+    if error := refusal(fit, host, instead, options=options):
+        raise error
+    return Choice(env=named, notes=_notes(fit, host))
+
+
+def choose_installed(layout: Layout, matrix: Matrix, host: Host) -> Choice:
+    """The best installed environment that works on `host`: a verified CUDA one where a GPU runs it, else the CPU's.
+
+    Raises MissingFileError when none is installed that works, with what to make.
+    """
+    installed = {
+        name: found
+        for name in _known(matrix)
+        if (found := read_provenance(layout.prefix(name))) is not None and found.platform == host.platform
+    }
+    working = [fit for name, found in installed.items() if (fit := _working(matrix, name, found, host)) is not None]
+    chosen = best(working)
+    suggested = best(gpu_fits(matrix, host)) if _no_usable_gpu(host) is None else None
+    if chosen is None:
+        there = f"installed: {', '.join(installed)}" if installed else "nothing is installed"
+        raise MissingFileError(
+            "No environment is installed that works on this machine and passed its verification.",
+            where=f"{layout.envs} ({there}); {describe(host)}",
+            fix="make env-cpu" + (f"\nor make env-gpu CUDA={suggested.cuda}" if suggested else ""),
+        )
+    note = f"ENV=auto is {chosen.env}, on {describe(host)}."
+    if chosen.cuda is None and suggested is not None:
+        note += f" The GPU is not used; make env-gpu CUDA={suggested.cuda} builds an environment for it."
+    return Choice(env=chosen.env, notes=(note,))
+
+
+def _working(matrix: Matrix, name: str, found: Provenance, host: Host) -> Fit | None:
+    """The judgement on an installed environment that works here, None for another.
+
+    One for the CPU must not have failed its verification; a CUDA one must have passed it, and a GPU must run it.
+    """
+    local = bool(found.channels_used) and found.channels_used[0].startswith("file:")
+    try:
+        target = matrix.local_target(name, found.platform) if local else matrix.target(name, found.platform)
+    except NoSuchRowError:
+        return None  # Its row has left the matrix.
+    fit = fits(needs_of(matrix, target), host)
+    works = fit.state in ("runs", "runs-with-remark")
+    return fit if works and (found.verified if fit.cuda else found.verified is not False) else None
+
+
+def _automatic(judged: tuple[Fit, ...], chosen: Fit | None, host: Host, options: str) -> Choice:
+    if chosen is not None:
+        note = f"CUDA=auto is {chosen.cuda}, the best for {describe(host)}."
+        return Choice(env=chosen.env, notes=(note, *_notes(chosen, host)))
+    versions = sorted((fit.cuda for fit in judged if fit.cuda), key=Version)
+    if not versions:
+        raise NoSuchRowError(f"There is no CUDA environment for {host.platform}.", fix="make env-cpu works everywhere")
+    if host.problem is not None:
+        raise UnfitHostError(
+            "CUDA=auto asks the NVIDIA driver, and that does not work.",
+            where=host.problem,
+            fix=f"name a version, one of {', '.join(versions)} (make env-gpu CUDA=…{options}), or mend the driver",
+        )
+    if not host.has_driver:
+        raise NoSuchRowError(
+            "CUDA=auto asks the NVIDIA driver, and this machine has none.",
+            fix=f"name a version, one of {', '.join(versions)} (make env-gpu CUDA=…{options}), "
+            "or use the CPU environment: make env-cpu",
+        )
+    untold = [fit for fit in judged if fit.state == "unknown"]
+    for fit in judged if not untold else ():
+        if error := refusal(fit, host, None, options=options):
+            raise error
+    versions = [version for version in versions if version in {fit.cuda for fit in untold}] or versions
+    raise UnfitHostError(
+        "No CUDA environment is known to run on this machine.",
+        where=describe(host),
+        fix=f"try one, of {', '.join(versions)} (make env-gpu CUDA=…{options}): its checks tell"
+        "\nor use the CPU environment: make env-cpu",
+        details="\n".join(dict.fromkeys(f"  why:   {reason.text}" for fit in untold for reason in fit.reasons)) or None,
+    )
+
+
+def _no_usable_gpu(host: Host) -> str | None:
+    if host.problem is not None:
+        return f"the GPUs cannot be used: {host.problem}"
+    if not host.has_driver:
+        return "this machine has no NVIDIA driver"
+    return None if host.gpus else "no GPU was found on this machine"
+
+
+def _notes(fit: Fit, host: Host) -> tuple[str, ...]:
+    """What to know of an environment that is built here: why no GPU will run it, or what holds for those that do."""
+    problem = _no_usable_gpu(host)
+    if problem is None:
+        return tuple(f"{reason.text}." for reason in fit.reasons)
+    if host.problem is not None:
+        return (f"{problem}. {fit.env} is built all the same. REQUIRE_GPU=1 makes that an error.",)
+    return (
+        f"{problem}, so {fit.env} is built for another machine, and nothing is run on a GPU. "
+        "REQUIRE_GPU=1 makes that an error.",
+    )
+
+
+def _known(matrix: Matrix) -> list[str]:
+    local = [environment_name(cuda) for cuda in matrix.local]
+    return list(dict.fromkeys([*matrix.environments, *local]))

@@ -1,0 +1,235 @@
+"""From a row of the matrix to a verified environment: which lock, which channel, install, verify.
+
+This is what `make env-cpu` and `make env-gpu` run. Nothing to do is found out from file times alone, before
+anything heavy is imported.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from torchlocks.core.errors import ChannelUnreachableError
+from torchlocks.core.layout import Layout
+from torchlocks.core.progress import Progress
+from torchlocks.install.installed import installed_lock
+from torchlocks.install.provenance import Origin, read_provenance
+from torchlocks.install.up_to_date import inputs_fingerprint, nothing_to_do
+
+if TYPE_CHECKING:
+    from torchlocks.install.fetch import FetchOptions
+    from torchlocks.local_channel.wheel_sizes import RowSize
+    from torchlocks.lockfile.models import Lock
+    from torchlocks.matrix.model import Target
+    from torchlocks.verify.suite import Verdict
+
+ChannelChoice = Literal["auto", "conda-forge", "local"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What the user asked for. `offline` uses the package cache alone; `force` does everything again."""
+
+    env: str
+    platform: str
+    channel: ChannelChoice = "auto"
+    offline: bool = False
+    force: bool = False
+    mirror: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What was done. `verdict` is None when there was nothing to do; `notes` must be read by the user."""
+
+    prefix: Path
+    verdict: Verdict | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Source:
+    """The lock to install, and what has to be said about where it comes from."""
+
+    lock: Lock
+    notes: tuple[str, ...] = ()
+
+
+def make_environment(layout: Layout, request: Request, progress: Progress) -> Outcome:
+    """Install the environment `request.env` into its prefix and run the torch suite in it.
+
+    Raises NoSuchRowError for an environment or platform that does not exist, ChannelUnreachableError when
+    its packages cannot be had, and what locking, building, installing and verifying raise. The environment
+    that was there before stays as it was until the new one is complete.
+    """
+    prefix = layout.prefix(request.env)
+    root = str(layout.root)
+    if not request.force and (note := nothing_to_do(root, str(prefix), request.env, request.channel, request.platform)):
+        return Outcome(prefix=prefix, verdict=None, notes=(note,))
+    fingerprint = inputs_fingerprint(root, request.env, request.platform, request.channel)
+
+    from torchlocks.install.fetch import FetchOptions
+    from torchlocks.install.installer import InstallOptions, install_environment
+    from torchlocks.matrix.model import load_matrix
+    from torchlocks.solve.repodata import mirrors
+
+    matrix = load_matrix(layout.matrix)
+    find = matrix.local_target if request.channel == "local" else matrix.target
+    target = find(request.env, request.platform)
+    found = read_provenance(prefix)
+    # Inputs that are newer make the environment again, as make would, even when the lock comes out the same.
+    force = request.force or (found is not None and found.inputs_fingerprint != fingerprint)
+    fetch = FetchOptions(offline=request.offline, mirrors=mirrors(request.mirror))
+    source = _choose(layout, target, request, fetch, progress)
+    progress.say(f"Installing {request.env} into {_short(layout, prefix)}")
+    result = install_environment(
+        source.lock,
+        request.platform,
+        prefix,
+        provenance=Origin(name=request.env, channel=request.channel, inputs_fingerprint=fingerprint),
+        options=InstallOptions(fetch=fetch, force=force),
+        progress=progress,
+    )
+    verdict = _verify(layout, target, source.lock, progress)
+    return Outcome(prefix=result.prefix, verdict=verdict, notes=source.notes)
+
+
+def verify_installed(layout: Layout, env: str, progress: Progress, *, select: str | None = None) -> Verdict:
+    """Run the suite again in an installed environment, against the lock that it was installed from.
+
+    A run of all checks decides whether the environment counts as verified; a selection (`select`, as for
+    pytest -k) does not. Raises MissingFileError when the environment's lock is not there any more.
+    """
+    lock, target = installed_lock(layout, env)
+    return _verify(layout, target, lock, progress, select)
+
+
+def _verify(layout: Layout, target: Target, lock: Lock, progress: Progress, select: str | None = None) -> Verdict:
+    from torchlocks.install.provenance import mark_verified
+    from torchlocks.verify.suite import verify_target
+
+    prefix = layout.prefix(target.env)
+    verdict = verify_target(
+        prefix,
+        lock,
+        target,
+        suite=layout.suite,
+        # A selection does not speak for the environment, so it does not take its report's place.
+        reports=layout.reports if select is None else layout.reports / "selections",
+        progress=progress,
+        select=select,
+    )
+    if verdict.complete:
+        mark_verified(prefix, verdict.ok, _short(layout, layout.reports / f"{target.env}.json"))
+    return verdict
+
+
+def _choose(layout: Layout, target: Target, request: Request, fetch: FetchOptions, progress: Progress) -> _Source:
+    """The committed lock where its packages can be had, or else (`auto`) the local channel."""
+    if request.channel == "local":
+        return _Source(lock=_local_lock(layout, target, progress))
+    from torchlocks.install.fetch import packages_available
+    from torchlocks.workflow.unreachable import cannot_be_had
+
+    channels = " and ".join(target.channels)
+    progress.say(f"Looking for the packages of {target.env} on {channels}")
+    lock = _committed_lock(layout, target, request, progress)
+    missing: tuple[str, ...] = ()
+    if isinstance(lock, str):
+        reason = lock
+    else:
+        available = packages_available(lock, target.platform, fetch)
+        if available.ok:
+            return _Source(lock=lock)
+        reason, missing = available.reason, available.missing if request.offline else ()
+    if request.channel == "conda-forge" or target.accelerator != "cpu":
+        raise cannot_be_had(
+            target,
+            None if isinstance(lock, str) else lock,
+            channels=channels,
+            reason=reason,
+            missing=missing,
+            local=_local_rows(layout, request.platform),
+        )
+    note = (
+        f"{target.env} is not the committed lock: {channels} could not be used ({reason}), so it is built from the "
+        "local channel, out of PyPI wheels and this machine's Python. CHANNEL=conda-forge insists on the lock, "
+        "CHANNEL=local asks for this."
+    )
+    progress.warn(note)
+    return _Source(lock=_local_lock(layout, target, progress), notes=(note,))
+
+
+def _local_rows(layout: Layout, platform: str) -> list[RowSize]:
+    """The CUDA versions that the local channel has on `platform`."""
+    from torchlocks.local_channel.wheel_sizes import row_size
+    from torchlocks.matrix.model import load_matrix
+
+    targets = load_matrix(layout.matrix).local_targets(platform)
+    return [row_size(layout.recipes / "local", target.cuda) for target in targets if target.cuda]
+
+
+def _committed_lock(layout: Layout, target: Target, request: Request, progress: Progress) -> Lock | str:
+    """The committed lock of the target, or (when template and matrix have moved on) a new one, or why there is none.
+
+    The committed file is left alone: `make lock` is what changes it.
+    """
+    from torchlocks.lockfile.formats import CONDA_LOCK
+    from torchlocks.locking.environments import expected_content_hash, lock_environments
+    from torchlocks.locking.options import LockOptions, find_solver
+    from torchlocks.matrix.render import render
+    from torchlocks.solve.repodata import RecordSource
+
+    committed = layout.locks / target.env / CONDA_LOCK
+    rendered = render(layout.root / target.template, target)
+    if not committed.is_file():
+        progress.say(f"{_short(layout, committed)} does not exist; locking {target.env} anew")
+    else:
+        lock = _read(committed)
+        if lock.content_hash.get(target.platform) == expected_content_hash(target, rendered):
+            return lock
+        progress.warn(
+            f"{_short(layout, committed)} is older than {target.template} or matrix.yml; locking {target.env} anew. "
+            "`make lock` updates the committed lock."
+        )
+    options = LockOptions(source=RecordSource(mirror=request.mirror), solver=find_solver())
+    folder = layout.build / "relocked"
+    results, failures = lock_environments(layout, [target], folder, options, progress)
+    if failures:
+        if isinstance(failures[0].error, ChannelUnreachableError):
+            return failures[0].error.what
+        raise failures[0].error
+    return _read(results[0].folder / CONDA_LOCK)
+
+
+def _local_lock(layout: Layout, target: Target, progress: Progress) -> Lock:
+    """Build the local channel, and lock the target against it."""
+    from torchlocks.local_channel.build import build_local_channel
+    from torchlocks.lockfile.formats import CONDA_LOCK
+    from torchlocks.locking.environments import lock_environments
+    from torchlocks.locking.options import LockOptions, find_solver
+    from torchlocks.solve.repodata import RecordSource
+
+    channel = build_local_channel(
+        layout, accelerator=target.cuda or "cpu", installs_into=layout.envs, progress=progress
+    )
+    here = target.on_channel(channel.url, python=channel.python, pytorch=channel.versions["pytorch"])
+    options = LockOptions(source=RecordSource(), solver=find_solver())
+    results, failures = lock_environments(layout, [here], layout.local_locks, options, progress)
+    if failures:
+        raise failures[0].error
+    return _read(results[0].folder / CONDA_LOCK)
+
+
+def _read(conda_lock: Path) -> Lock:
+    from torchlocks.lockfile.open import open_lock
+
+    return open_lock(str(conda_lock))
+
+
+def _short(layout: Layout, path: Path) -> str:
+    try:
+        return str(path.relative_to(layout.root))
+    except ValueError:
+        return str(path)

@@ -1,0 +1,93 @@
+"""What to say when a lock is there, but its packages cannot be had: what is fine, what is not, and the choices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from packaging.version import Version
+
+from torchlocks.core.errors import ChannelUnreachableError
+from torchlocks.cuda.packages import torch_package
+from torchlocks.lockfile.models import Lock
+from torchlocks.matrix.model import Target
+
+if TYPE_CHECKING:
+    from torchlocks.local_channel.wheel_sizes import RowSize
+
+
+def cannot_be_had(
+    target: Target,
+    lock: Lock | None,
+    *,
+    channels: str,
+    reason: str,
+    missing: Sequence[str] = (),
+    local: Sequence[RowSize] = (),
+) -> ChannelUnreachableError:
+    """The error for an environment whose packages cannot be had, because of `reason`.
+
+    `lock` is the committed lock, None where it no longer agrees with the template or the matrix. `missing` are package
+    files to name. `local` are the CUDA versions that the local channel has on this platform.
+    """
+    if lock is not None:
+        what = f"The lock of {target.env} is fine, but its packages cannot be had from {channels}."
+        facts = lock_summary(lock, target)
+    else:
+        what = f"{target.env} must be locked anew, and {channels} cannot be used for that."
+        facts = f"{target.template} or matrix.yml is newer than the committed lock"
+    choices = [
+        "reach the channel (network, proxy) and run this again",
+        "name a mirror of it: MIRROR=URL",
+        f"install locks/{target.env}/conda-{target.platform}.lock on a machine that reaches it",
+        f"bring a bundle from such a machine: make bundle ENV={target.env} there, make bundle FILE=… here",
+        *_from_wheels(target, local),
+    ]
+    return ChannelUnreachableError(
+        what,
+        where=reason,
+        fix="\nor ".join(choices),
+        details="\n".join([f"  lock:  {facts}", *(f"  missing: {name}" for name in missing)]),
+    )
+
+
+def lock_summary(lock: Lock, target: Target) -> str:
+    """What a lock holds for the target's platform, in one line."""
+    packages = lock.packages.get(target.platform, ())
+    by_name = {package.name: package.version for package in packages}
+    torch = torch_package(packages)
+    sizes = [package.size for package in packages]
+    parts = [f"committed in locks/{target.env}: {len(packages)} packages"]
+    if sizes and None not in sizes:
+        parts.append(f"{sum(size for size in sizes if size) / 1e9:.1f} GB to download")
+    if torch is not None:
+        parts.append(f"PyTorch {torch.version} for {f'CUDA {target.cuda}' if target.cuda else 'the CPU'}")
+    if "python" in by_name:
+        parts.append(f"Python {by_name['python']}")
+    hashed = "every package with its sha256, and " if all(package.sha256 for package in packages) else ""
+    return f"{', '.join(parts)}; {hashed}in step with {target.template} and matrix.yml"
+
+
+def _from_wheels(target: Target, local: Sequence[RowSize]) -> list[str]:
+    """What can be built out of PyPI wheels instead: the same CUDA, else the nearest, and the CPU environment."""
+    if target.accelerator == "cpu":
+        return ["build it from PyPI wheels instead: CHANNEL=local (or auto)"]
+    choices = []
+    rows = sorted((row for row in local if row.torch is not None), key=lambda row: _distance(row.cuda, target.cuda))
+    if rows and rows[0].cuda == target.cuda:
+        choices.append(f"build it from PyPI wheels: CHANNEL=local ({_wheels(rows[0])})")
+    elif rows:
+        choices.append(
+            f"build CUDA {rows[0].cuda} from PyPI wheels: make env-gpu CUDA={rows[0].cuda} CHANNEL=local "
+            f"({_wheels(rows[0])})"
+        )
+    return [*choices, "use the CPU environment, which can be built from PyPI wheels: make env-cpu"]
+
+
+def _wheels(row: RowSize) -> str:
+    return f"PyTorch {row.torch}, {row.download / 1e9:.1f} GB to download"
+
+
+def _distance(cuda: str, wanted: str | None) -> tuple[int, int]:
+    ours, theirs = Version(wanted or "0"), Version(cuda)
+    return abs(ours.major - theirs.major), abs(ours.minor - theirs.minor)

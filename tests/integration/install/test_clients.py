@@ -1,0 +1,67 @@
+"""The same environment from every client that is on this machine."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from conftest import LAYOUT
+from torchlocks.host.detect import host_platform
+from torchlocks.lockfile.formats import explicit_name, read_lock
+from torchlocks.matrix.model import load_matrix
+
+EXPLICIT = LAYOUT.local_locks / "cpu" / explicit_name(host_platform())
+LOCK = LAYOUT.local_locks / "cpu" / "conda-lock.yml"
+CLIENTS = {
+    "conda": ["conda", "create", "-y", "--offline", "-p", "PREFIX", "--file", str(EXPLICIT)],
+    "mamba": ["mamba", "create", "-y", "--offline", "-p", "PREFIX", "--file", str(EXPLICIT)],
+    "micromamba": ["micromamba", "create", "-y", "--offline", "-p", "PREFIX", "-f", str(EXPLICIT)],
+    "conda-lock": ["conda-lock", "install", "-p", "PREFIX", str(LOCK)],
+}
+_OF_CLIENTS = ("conda-meta/", "__pycache__/")
+
+
+def contents(prefix: Path) -> dict[str, bytes]:
+    """Every file that packages bring, with the prefix taken out: what must not depend on who installs."""
+    found = {}
+    for path in sorted(prefix.rglob("*")):
+        name = path.relative_to(prefix).as_posix()
+        if path.is_symlink():
+            found[name] = str(path.readlink()).encode()
+        elif path.is_file() and not any(part in name for part in _OF_CLIENTS) and not name.endswith(".pyc"):
+            found[name] = path.read_bytes().replace(str(prefix).encode(), b"PREFIX")
+    return found
+
+
+def _where_there_is(client: str) -> pytest.ParameterSet:
+    # conda-lock drives one of the others.
+    needed = (client,) if client != "conda-lock" else ("conda", "mamba", "micromamba")
+    missing = not any(shutil.which(name) for name in needed)
+    reason = f"{' or '.join(needed)} is not installed on this machine"
+    return pytest.param(client, marks=pytest.mark.skipif(missing, reason=reason))
+
+
+@pytest.mark.parametrize("client", [_where_there_is(client) for client in CLIENTS])
+def test_the_tree_is_the_same(environment: Path, tmp_path: Path, client: str) -> None:
+    prefix = tmp_path / "env"
+    command = [str(prefix) if part == "PREFIX" else part for part in CLIENTS[client]]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    theirs, ours = contents(prefix), contents(environment)
+    assert theirs.keys() == ours.keys()
+    assert [name for name in ours if ours[name] != theirs[name]] == []
+
+
+def test_what_clients_are_given_is_what_torchlocks_installs() -> None:
+    """Where a client cannot be had: its file names the same packages, by the same hashes."""
+    for target in load_matrix(LAYOUT.matrix).targets():
+        folder = LAYOUT.locks / target.env
+        by_format = [
+            {(package.url, package.sha256) for package in read_lock(folder / name).packages[target.platform]}
+            for name in ("conda-lock.yml", "pixi.lock", explicit_name(target.platform))
+        ]
+        assert by_format[0] == by_format[1] == by_format[2]
+        assert all(sha256 for _, sha256 in by_format[0])

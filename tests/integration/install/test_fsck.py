@@ -1,0 +1,245 @@
+"""Damaged environments: everything that was changed is found, named, and can be put back."""
+
+from __future__ import annotations
+
+import os
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tiny_channel import PLATFORM, TinyChannel, make_channel
+from torchlocks.core.errors import FetchError, InstallError, MissingFileError
+from torchlocks.core.progress import Silent
+from torchlocks.install.fetch import FetchOptions
+from torchlocks.install.fsck import Findings, fsck
+from torchlocks.install.installer import InstallOptions, install_environment
+from torchlocks.install.provenance import Origin, is_current
+
+SITE = "lib/python3.11/site-packages"
+
+
+@pytest.fixture(scope="session")
+def channel(tmp_path_factory: pytest.TempPathFactory) -> TinyChannel:
+    made = make_channel(tmp_path_factory.mktemp("fsck") / "channel")
+    made.raw("pytorch", {f"{SITE}/torch/__init__.py": "__version__ = '2'\n"}, depends=["python 3.11.*"])
+    return made
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> FetchOptions:
+    return FetchOptions(cache=tmp_path / "pkgs")
+
+
+@pytest.fixture
+def prefix(channel: TinyChannel, tmp_path: Path, options: FetchOptions, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    monkeypatch.delenv("PYTHONNOUSERSITE", raising=False)
+    monkeypatch.delenv("PYTHONUSERBASE", raising=False)
+    made = tmp_path / "envs" / "tiny"
+    install_environment(
+        channel.lock(),
+        PLATFORM,
+        made,
+        provenance=Origin(name="tiny", channel="local"),
+        options=InstallOptions(fetch=options),
+        progress=Silent(),
+    )
+    return made
+
+
+def look(prefix: Path) -> Findings:
+    return fsck(prefix, progress=Silent())
+
+
+def overwrite(path: Path, content: bytes) -> None:
+    """Write a file of its own in the place of `path`, so that the cache's copy stays as it is."""
+    path.unlink()
+    path.write_bytes(content)
+
+
+def test_an_untouched_environment_is_right(prefix: Path) -> None:
+    found = look(prefix)
+    assert found.ok
+    assert found.checked > 200
+    assert (found.damaged, found.extra, found.pip, found.shadows) == ((), (), (), ())
+
+
+@pytest.mark.parametrize("path", ["share/many/7.txt", "bin/alpha", "lib/libtiny.so", f"{SITE}/beta/__init__.py"])
+@pytest.mark.parametrize("how", ["changed", "cut short", "missing", "a folder", "a link"])
+def test_a_file_that_is_not_as_installed_is_named_with_its_package_and_put_back(
+    prefix: Path, options: FetchOptions, path: str, how: str
+) -> None:
+    file = prefix / path
+    before = file.read_bytes()
+    if how == "changed":
+        overwrite(file, before[:-1] + bytes([before[-1] ^ 1]))
+    elif how == "cut short":
+        overwrite(file, before[:-1])
+    else:
+        file.unlink()
+        if how == "a folder":
+            file.mkdir()
+        elif how == "a link":
+            file.symlink_to("/dev/null")
+    found = look(prefix)
+    assert not found.ok
+    assert [each.path for each in found.damaged] == [path]
+    package = {"many": "many-1.0-0", "alpha": "alpha-1.0-0", "libtiny.so": "python-3.11.7-0", "beta": "beta-1.0-0"}
+    assert found.damaged[0].package == next(name for part, name in package.items() if part in path)
+    assert found.damaged[0].kind == ("missing" if how == "missing" else "changed")
+
+    fixed = fsck(prefix, fix=True, options=options, progress=Silent())
+    assert fixed.ok
+    assert fixed.repaired == (path,)
+    assert file.read_bytes() == before
+    assert os.access(file, os.X_OK) == path.startswith("bin/")
+    assert {each.name for each in prefix.parent.iterdir()} == {"tiny", ".tiny.lock"}
+
+
+def test_a_link_that_points_elsewhere_is_found_and_put_back(prefix: Path, options: FetchOptions) -> None:
+    link = prefix / "bin" / "python"
+    link.unlink()
+    link.symlink_to("alpha")
+    assert [each.why for each in look(prefix).damaged] == ["it is a link to 'alpha'"]
+    assert fsck(prefix, fix=True, options=options, progress=Silent()).ok
+    assert str(link.readlink()) == "python3.11"
+
+
+@pytest.mark.parametrize("round", range(10))
+def test_every_flipped_bit_is_found(prefix: Path, round: int) -> None:
+    dice = random.Random(round)
+    files = [each for each in sorted(prefix.rglob("*")) if each.is_file() and not each.is_symlink()]
+    victim = dice.choice([each for each in files if "conda-meta" not in each.parts and each.name != "CACHEDIR.TAG"])
+    content = bytearray(victim.read_bytes())
+    content[dice.randrange(len(content))] ^= 1 << dice.randrange(8)
+    overwrite(victim, bytes(content))
+    assert [each.path for each in look(prefix).damaged] == [victim.relative_to(prefix).as_posix()]
+
+
+def test_a_damaged_file_that_is_damaged_in_the_cache_too_is_fetched_again(prefix: Path, options: FetchOptions) -> None:
+    file = prefix / "share" / "many" / "7.txt"
+    with file.open("r+") as both:
+        both.write("edited in place, through the hard link")
+    assert fsck(prefix, fix=True, options=options, progress=Silent()).ok
+    assert file.read_text() == "7 " * 300
+
+
+def test_what_cannot_be_fetched_is_not_repaired_and_stays_as_it_was(
+    prefix: Path, options: FetchOptions, tmp_path: Path
+) -> None:
+    overwrite(prefix / "share" / "many" / "7.txt", b"changed")
+    nothing = replace(options, cache=tmp_path / "empty", offline=True)
+    with pytest.raises(FetchError, match="not in the package cache"):
+        fsck(prefix, fix=True, options=nothing, progress=Silent())
+    assert (prefix / "share" / "many" / "7.txt").read_bytes() == b"changed"
+
+
+def test_two_packages_with_the_same_path_are_no_damage(tmp_path: Path, options: FetchOptions) -> None:
+    channel = TinyChannel(tmp_path / "channel")
+    channel.raw("one", {"share/both.txt": "one", "share/one.txt": "one"})
+    channel.raw("two", {"share/both.txt": "from two"}, depends=["one"])
+    prefix = tmp_path / "envs" / "clobbered"
+    install_environment(
+        channel.lock(),
+        PLATFORM,
+        prefix,
+        provenance=Origin(name="clobbered", channel="local"),
+        options=InstallOptions(fetch=options),
+        progress=Silent(),
+    )
+    found = look(prefix)
+    assert found.ok, found
+    assert found.extra == ()
+
+
+def test_extra_files_are_listed_and_bytecode_is_not(prefix: Path) -> None:
+    (prefix / "share" / "mine.txt").write_text("mine")
+    cache = prefix / SITE / "beta" / "__pycache__"
+    cache.mkdir()
+    (cache / "__init__.cpython-311.pyc").write_bytes(b"")
+    found = look(prefix)
+    assert found.extra == ("share/mine.txt",)
+    assert found.ok
+
+
+def wheel(prefix: Path, name: str, version: str) -> None:
+    """As pip leaves a wheel: a module, its metadata, and the list of both."""
+    module = prefix / SITE / name / "__init__.py"
+    module.parent.mkdir(exist_ok=True)
+    if module.exists():
+        module.unlink()
+    module.write_text(f"__version__ = {version!r}\n")
+    info = prefix / SITE / f"{name}-{version}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\n")
+    (info / "RECORD").write_text(f"{name}/__init__.py,,\n{info.name}/METADATA,,\n{info.name}/RECORD,,\n")
+
+
+def test_what_pip_installed_is_told_apart(prefix: Path) -> None:
+    wheel(prefix, "some_tool", "1.5")
+    found = look(prefix)
+    assert [(each.name, each.version, each.files) for each in found.pip] == [("some-tool", "1.5", 3)]
+    assert found.extra == ()
+    assert found.ok
+
+
+def test_a_torch_that_pip_put_over_the_environments_is_found(prefix: Path, options: FetchOptions) -> None:
+    wheel(prefix, "torch", "9.9")
+    (prefix / SITE / "torch" / "extra.py").write_text("")
+    found = look(prefix)
+    assert not found.ok
+    assert [each.path for each in found.damaged] == [f"{SITE}/torch/__init__.py"]
+    assert [each.name for each in found.pip] == ["torch"]
+    assert any("torch/extra.py" in line for line in found.shadows)
+    fixed = fsck(prefix, fix=True, options=options, progress=Silent())
+    assert fixed.repaired == (f"{SITE}/torch/__init__.py",)
+    # What was added is the user's: it is said, and stays.
+    assert not fixed.ok
+    assert (prefix / SITE / "torch" / "extra.py").exists()
+
+
+@pytest.mark.parametrize("name", ["torch.py", "sitecustomize.py", "usercustomize.py"])
+def test_a_module_that_gets_in_front_is_found(prefix: Path, name: str) -> None:
+    (prefix / SITE / name).write_text("")
+    found = look(prefix)
+    assert len(found.shadows) == 1
+    assert name in found.shadows[0]
+
+
+def test_a_torch_outside_that_python_finds_first_is_found(
+    prefix: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = tmp_path / "home" / ".local" / SITE / "torch"
+    user.mkdir(parents=True)
+    assert any(str(user.parent) in line for line in look(prefix).shadows)
+    monkeypatch.setenv("PYTHONNOUSERSITE", "1")
+    assert look(prefix).ok
+    (tmp_path / "path" / "torch").mkdir(parents=True)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "path"))
+    assert any(str(tmp_path / "path") in line for line in look(prefix).shadows)
+
+
+def test_a_damaged_record_is_found_and_its_repair_is_left_to_an_installation(
+    prefix: Path, options: FetchOptions
+) -> None:
+    (prefix / "conda-meta" / "many-1.0-0.json").write_text("{")
+    found = look(prefix)
+    assert [each.path for each in found.damaged] == ["conda-meta/many-1.0-0.json"]
+    with pytest.raises(InstallError, match="record of a package is damaged"):
+        fsck(prefix, fix=True, options=options, progress=Silent())
+
+
+def test_a_repair_changes_nothing_of_what_the_environment_says_of_itself(
+    channel: TinyChannel, prefix: Path, options: FetchOptions
+) -> None:
+    (prefix / "share" / "many" / "7.txt").unlink()
+    assert fsck(prefix, fix=True, options=options, progress=Silent()).ok
+    assert is_current(prefix, channel.lock().sha256, PLATFORM)
+
+
+def test_a_folder_that_is_no_environment_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(MissingFileError, match="no conda environment"):
+        look(tmp_path)

@@ -1,0 +1,102 @@
+"""The built metapackages against real channel records: what they exclude, and what they leave open."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from rattler import BuildString, GenericVirtualPackage, PackageName, RepoDataRecord, Version
+
+from torchlocks.core.errors import SolveError
+from torchlocks.core.layout import Layout
+from torchlocks.core.progress import Silent
+from torchlocks.lockfile.formats import PIXI, read_lock
+from torchlocks.matrix.model import Target, load_matrix
+from torchlocks.publish.build import BuiltChannel, build_recipes
+from torchlocks.publish.metapackages import metapackage, read_metapackages
+from torchlocks.solve.executable import SolveRequest, solve
+from torchlocks.solve.repodata import RecordSource
+
+LAYOUT = Layout(Path(__file__).parents[3])
+MATRIX = load_matrix(LAYOUT.matrix)
+SNAPSHOT = os.environ.get("TORCHLOCKS_SNAPSHOT")
+
+pytestmark = [
+    pytest.mark.snapshot,
+    pytest.mark.skipif(not SNAPSHOT, reason="needs real channel records: TORCHLOCKS_SNAPSHOT=DIR"),
+]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> BuiltChannel:
+    channel = tmp_path_factory.mktemp("recipes") / "channel"
+    return build_recipes(LAYOUT, channel=channel, engine="py-rattler-build", progress=Silent())
+
+
+def solved(built: BuiltChannel, target: Target, *specs: str) -> dict[str, RepoDataRecord]:
+    virtual = []
+    for name, text in target.virtual_packages.items():
+        version, _, build = text.partition(" ")
+        virtual.append(GenericVirtualPackage(PackageName(name), Version(version), BuildString(build or "0")))
+    request = SolveRequest(
+        channels=(built.url, *target.channels), platform=target.platform, specs=specs, virtual_packages=tuple(virtual)
+    )
+    records = solve(request, RecordSource(snapshot=Path(str(SNAPSHOT))))
+    return {record.name.normalized: record for record in records}
+
+
+def test_cpu_and_gpu_exclude_each_other_and_the_solver_says_why(built: BuiltChannel) -> None:
+    with pytest.raises(SolveError) as caught:
+        solved(built, MATRIX.target("gpu-cu118", "linux-64"), "torch-env-cpu", "torch-env-gpu")
+    assert "torch-env-cpu and torch-env-gpu cannot be installed together" in caught.value.what
+    assert caught.value.details
+    assert "torch-env-constraints" in caught.value.details
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("torch-env-gpu * cuda118*", "torch-env-constraints * cuda129*"),
+        ("torch-env-gpu * cuda129*", "torch-env-constraints * cpu*"),
+        ("torch-env-gpu * cuda126*", "torch-env-gpu * cuda129*"),
+        ("torch-env-cpu", "pytorch * cuda*"),
+        ("torch-env-gpu * cuda129*", "cuda-version 12.6.*"),
+    ],
+)
+def test_what_contradicts_a_lock_is_refused(built: BuiltChannel, one: str, other: str) -> None:
+    target = MATRIX.target("gpu-cu129", "linux-64")
+    solved(built, target, one)  # each alone is possible
+    with pytest.raises(SolveError):
+        solved(built, target, one, other)
+
+
+@pytest.mark.parametrize("target", MATRIX.targets(), ids=lambda target: f"{target.env}-{target.platform}")
+def test_a_package_can_be_added_and_everything_pinned_stays(built: BuiltChannel, target: Target) -> None:
+    lock = read_lock(LAYOUT.locks / target.env / PIXI)
+    locked = {package.name: package for package in lock.packages[target.platform]}
+    assert "scipy" not in locked
+    each = metapackage(target, lock.packages[target.platform], lock.path)
+    records = solved(built, target, f"{each.name} {each.version} {each.build}", "scipy")
+    assert "scipy" in records
+    assert set(each.installs) <= records.keys()
+    for name in {pin.split()[0] for pin in each.pins} & records.keys():
+        assert (str(records[name].version), str(records[name].build)) == (locked[name].version, locked[name].build)
+    assert records["pytorch"].url == locked["pytorch"].url
+
+
+def test_constraints_alone_hold_torch_and_install_nothing(built: BuiltChannel) -> None:
+    target = MATRIX.target("gpu-cu129", "linux-64")
+    assert solved(built, target, "torch-env-constraints * cuda129*").keys() == {"torch-env-constraints"}
+    locked = {package.name: package for package in read_lock(LAYOUT.locks / target.env / PIXI).packages["linux-64"]}
+    records = solved(built, target, "torch-env-constraints * cuda129*", "pytorch")
+    assert records["pytorch"].url == locked["pytorch"].url
+    assert records["python"].url == locked["python"].url
+    assert "torch-env-gpu" not in records
+
+
+def test_every_variant_is_in_the_channel(built: BuiltChannel) -> None:
+    held = {(package.name, package.subdir, package.build) for package in built.packages}
+    for each in read_metapackages(LAYOUT, MATRIX):
+        assert (each.name, each.platform, each.build) in held
+        assert ("torch-env-constraints", each.platform, each.build) in held

@@ -1,0 +1,193 @@
+"""Updating all locks against real channel records: what moves, what is written, and what the account says."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from torchlocks.check.model import Report
+from torchlocks.core.errors import MissingFileError
+from torchlocks.core.layout import Layout
+from torchlocks.diff.compare import Move
+from torchlocks.lockfile.formats import parse_lock, read_lock
+from torchlocks.lockfile.models import Lock
+from torchlocks.matrix.model import load_matrix
+from torchlocks.publish.metapackages import update_generated
+from torchlocks.update.pull_request import body, headline
+from torchlocks.update.relock import account_since
+from torchlocks.verify.verdict import TIERS, Check, Host, TierState, Verdict
+
+ROOT = Path(__file__).parents[3]
+TORCHLOCKS = Path(sys.executable).parent / "torchlocks"
+SNAPSHOT = os.environ.get("TORCHLOCKS_SNAPSHOT", "")
+ONE = ("--env", "cpu", "--platform", "linux-64")
+#: A day on which the records at hand already had torch 2.12, and older packages beside it.
+EARLIER = "2026-07-08"
+#: A line of the table of changes.
+CHANGE = re.compile(rf" \| ({'|'.join(get_args(Move))}) \| ")
+
+pytestmark = [
+    pytest.mark.snapshot,
+    pytest.mark.skipif(not SNAPSHOT, reason="needs channel records (make test SNAPSHOT=DIR)"),
+]
+
+
+def git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-c", "user.name=me", "-c", "user.email=me@example.org", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A checkout of the CPU environment alone: the check of all is tested elsewhere, and takes its time."""
+    shutil.copy(ROOT / "environment-cpu.yml", tmp_path)
+    matrix = (ROOT / "matrix.yml").read_text()
+    only_cpu = matrix[: matrix.index("\n  gpu-cu118:")] + matrix[matrix.index("\nleft_out:") :]
+    (tmp_path / "matrix.yml").write_text(only_cpu)
+    shutil.copytree(ROOT / "locks" / "cpu", tmp_path / "locks" / "cpu")
+    shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
+    layout = Layout(tmp_path)
+    update_generated(layout, load_matrix(layout.matrix))
+    (tmp_path / ".gitignore").write_text("/reports/\n")
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", "-A")
+    git(tmp_path, "commit", "-q", "-m", "as it is")
+    return tmp_path
+
+
+def update(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [str(TORCHLOCKS), "update-all", *arguments]
+    run = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False)
+    assert "Traceback" not in run.stderr, run.stderr
+    return run
+
+
+def account(checkout: Path) -> str:
+    return (checkout / "reports" / "update.md").read_text()
+
+
+def test_where_nothing_moved_nothing_is_written(checkout: Path) -> None:
+    run = update(checkout, "--snapshot", SNAPSHOT, *ONE)
+    assert (run.returncode, run.stdout) == (0, "Nothing moved\n"), run.stderr
+    assert git(checkout, "status", "--porcelain") == ""
+    assert account(checkout).startswith("## Nothing moved\n")
+    assert "nothing found" in account(checkout)
+
+
+def test_what_moved_is_written_and_accounted_for(checkout: Path) -> None:
+    earlier = update(checkout, "--snapshot", SNAPSHOT, "--as-of", EARLIER, *ONE)
+    assert earlier.returncode == 0, earlier.stderr
+    (checkout / "locks" / "cpu" / "conda-lock.yml.sig").write_text("a signature of what will be another file\n")
+    (checkout / "locks" / "cpu" / "conda-win-64.lock.sig").write_text("a signature of a file that stays\n")
+    git(checkout, "commit", "-q", "-a", "-m", "some time ago")
+    git(checkout, "add", "-A")
+
+    run = update(checkout, "--snapshot", SNAPSHOT, *ONE)
+    # Nonsense that is still there is the check's to find; the lock's own was removed with its bytes.
+    assert run.returncode == 61, run.stderr
+    assert run.stdout == "Update the locks of cpu\n"
+    for name in ("conda-lock.yml", "conda-linux-64.lock", "conda-win-64.lock", "pixi.lock"):
+        assert (checkout / "locks" / "cpu" / name).read_bytes() == (ROOT / "locks" / "cpu" / name).read_bytes()
+    assert not (checkout / "locks" / "cpu" / "conda-lock.yml.sig").exists()
+    text = account(checkout)
+    assert "sign again: `locks/cpu/conda-lock.yml`" in text
+    assert "error `signature-stale` in locks/cpu/conda-win-64.lock.sig" in text
+    assert "Generated anew from the locks: `recipes/" in text
+    table = [line for line in text.splitlines() if line.startswith("| cpu |")]
+    (row,) = table
+    before, after = read_lock_of(checkout, "HEAD"), read_lock(checkout / "locks" / "cpu" / "pixi.lock")
+    old, new = ({p.name: p for p in lock.packages["linux-64"]} for lock in (before, after))
+    moved = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+    assert moved
+    assert row.split(" | ")[3] == str(len(moved))
+    assert row.endswith("| not yet |")
+    # Which packages moved, and how, is up to the records: each that moved has a line with its kind of change.
+    changes = [line.split(" | ") for line in text.splitlines() if CHANGE.search(line)]
+    assert [fields[0][2:].replace("\\", "") for fields in changes] == moved
+
+
+def read_lock_of(checkout: Path, revision: str) -> Lock:
+    return parse_lock(git(checkout, "show", f"{revision}:locks/cpu/pixi.lock").encode(), checkout / "pixi.lock")
+
+
+def verdict(lock_sha256: str, *, ok: bool = True, select: str | None = None) -> Verdict:
+    check = Check(id="test_x.py::test_y", tier="static", reason="r", outcome="passed" if ok else "failed", why="y")
+    nothing = Host(system="Linux", release="6", machine="x86_64", libc=None, cpu=None, cores=2, memory_bytes=None)
+    return Verdict(
+        env="cpu",
+        platform="linux-64",
+        accelerator="cpu",
+        cuda=None,
+        prefix="envs/cpu",
+        lock_path="locks/cpu/conda-lock.yml",
+        lock_sha256=lock_sha256,
+        channels=("https://conda.anaconda.org/conda-forge",),
+        select=select,
+        tiers_selected=TIERS,
+        started_at=datetime(2026, 7, 1, tzinfo=timezone.utc),
+        duration_s=1.0,
+        host=nothing,
+        facts={},
+        tiers=(TierState(tier="static", obstacle=None),),
+        checks=(check,),
+    )
+
+
+def test_the_account_tells_of_verifications_of_just_these_locks(checkout: Path) -> None:
+    layout, one = Layout(checkout), checkout / "locks" / "cpu" / "conda-lock.yml"
+    matrix = load_matrix(layout.matrix)
+    # Any other package makes another lock; this one is only ever read.
+    one.write_text(one.read_text().replace("numpy-2.4.6-py311h2e04523_0", "numpy-2.4.6-py311h2e04523_1"))
+    one.with_name("pixi.lock").unlink()
+    lock = read_lock(one)
+    report = layout.reports / "cpu.json"
+    report.parent.mkdir()
+
+    def row() -> str:
+        text = body(account_since(layout, matrix, "HEAD", Report()))
+        (line,) = [line for line in text.splitlines() if line.startswith("| cpu | linux-64 |")]
+        return line.split(" | ")[-1]
+
+    assert row() == "not yet |"
+    found = verdict(lock.sha256)
+    assert found.ok
+    report.write_text(found.model_dump_json())
+    assert row() == f"{found.headline} |"
+    report.write_text(verdict(lock.sha256, ok=False).model_dump_json())
+    assert row().startswith("FAILED: ")
+    for useless in (verdict("0" * 64), verdict(lock.sha256, select="numpy")):
+        report.write_text(useless.model_dump_json())
+        assert row() == "not yet |"
+    report.write_text("{")
+    assert row() == "not yet |"
+    git(checkout, "commit", "-q", "-a", "-m", "after")
+    assert headline(account_since(layout, matrix, "HEAD", Report())) == "Nothing moved"
+    with pytest.raises(MissingFileError, match="no-such-revision"):
+        account_since(layout, matrix, "no-such-revision", Report())
+
+
+def test_what_has_no_solution_stays_and_is_named(checkout: Path) -> None:
+    matrix = checkout / "matrix.yml"
+    matrix.write_text(
+        matrix.read_text().replace('python: "3.11", pytorch: "2.12"', 'python: "3.11", pytorch: "9.9"', 1)
+    )
+    git(checkout, "commit", "-q", "-a", "-m", "a wish too far")
+    run = update(checkout, "--snapshot", SNAPSHOT, *ONE)
+    assert run.returncode == 20, run.stderr
+    assert git(checkout, "status", "--porcelain") == ""
+    assert "### Not locked" in account(checkout)
+    assert "- **cpu** on linux-64: No solution" in account(checkout)
+
+
+def test_a_snapshot_that_is_none_is_refused_before_anything(checkout: Path) -> None:
+    run = update(checkout, "--snapshot", str(checkout / "nowhere"))
+    assert run.returncode == 14, run.stderr
+    assert not (checkout / "reports").exists()

@@ -1,0 +1,307 @@
+"""`make env-cpu`, whole: what it makes, that it does nothing twice, and what is left when it fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from conftest import LAYOUT, Checkout, copy_of_checkout
+from torchlocks.install.provenance import read_provenance
+
+Copy = Callable[[], Checkout]
+
+not_always = pytest.mark.skipif(not os.environ.get("TORCHLOCKS_SLOW"), reason="only with TORCHLOCKS_SLOW=1")
+
+
+def make(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["make", *arguments], cwd=LAYOUT.root, capture_output=True, text=True, timeout=900, check=False
+    )
+
+
+def made(checkout: Checkout) -> Checkout:
+    run = checkout.run("env", "cpu", "--channel", "local")
+    assert run.returncode == 0, run.stderr
+    return checkout
+
+
+@pytest.fixture
+def ready(copy_checkout: Copy) -> Checkout:
+    """A copy in which the environment is made, for one test to break."""
+    return made(copy_checkout())
+
+
+@pytest.fixture(scope="module")
+def settled(environment: Path, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """A copy in which the environment is made, for tests that leave it as it is."""
+    return made(copy_of_checkout(tmp_path_factory.mktemp("settled") / "a checkout"))
+
+
+def identity(checkout: Checkout) -> tuple[str, int]:
+    """What tells one installation from another."""
+    found = read_provenance(checkout.prefix)
+    assert found is not None
+    return found.install_id, checkout.prefix.stat().st_ino
+
+
+def works(checkout: Checkout) -> bool:
+    return checkout.run("run", "cpu", "python", "-c", "import numpy, sympy").returncode == 0
+
+
+def test_the_environment_is_verified_and_says_where_it_came_from(environment: Path) -> None:
+    found = read_provenance(environment)
+    assert found is not None
+    assert found.verified
+    assert found.lock_sha256
+    assert found.tools
+    report = json.loads((LAYOUT.reports / "cpu.json").read_text(encoding="utf-8"))
+    assert report["lock_sha256"] == found.lock_sha256
+    assert {check["outcome"] for check in report["checks"]} <= {"passed", "skipped"}
+    assert len([check for check in report["checks"] if check["outcome"] == "passed"]) > 80
+    assert (LAYOUT.reports / "cpu.xml").read_text(encoding="utf-8").startswith("<?xml")
+
+
+def test_again_does_nothing_and_says_so(settled: Checkout) -> None:
+    before = identity(settled)
+    run = settled.run("env", "cpu", "--channel", "local")
+    assert run.returncode == 0
+    assert "Nothing to do" in run.stdout
+    assert identity(settled) == before
+
+
+def test_touching_the_template_locks_and_builds_again(ready: Checkout) -> None:
+    before = identity(ready)
+    os.utime(ready.root / "environment-cpu.yml")
+    run = ready.run("env", "cpu", "--channel", "local")
+    assert run.returncode == 0
+    assert "Solving" in run.stderr
+    assert identity(ready) != before
+    assert "Nothing to do" in ready.run("env", "cpu", "--channel", "local").stdout
+
+
+def test_auto_says_before_and_after_what_it_did_instead(copy_checkout: Copy) -> None:
+    checkout = copy_checkout()
+    run = checkout.run("env", "cpu")
+    assert run.returncode == 0, run.stderr
+    warnings = [
+        line for line in run.stderr.splitlines() if "WARNING" in line and "conda-forge could not be used" in line
+    ]
+    assert len(warnings) == 2
+    assert run.stderr.index(warnings[0]) < run.stderr.index("Installing")
+    assert run.stderr.rindex(warnings[1]) > run.stderr.index("Verifying")
+    found = read_provenance(checkout.prefix)
+    assert found is not None
+    assert found.channel == "auto"
+    assert found.channels_used == ((checkout.root / "build" / "channel").as_uri(),)
+
+
+def test_conda_forge_alone_fails_in_seconds_and_leaves_what_is_there(settled: Checkout) -> None:
+    before = identity(settled)
+    started = time.monotonic()
+    run = settled.run("env", "cpu", "--channel", "conda-forge")
+    assert run.returncode == 30
+    assert "conda-forge" in run.stderr
+    assert "CHANNEL=local" in run.stderr
+    assert time.monotonic() - started < 60
+    assert identity(settled) == before
+    assert works(settled)
+
+
+def test_a_template_with_a_typo_leaves_what_is_there(ready: Checkout) -> None:
+    before = identity(ready)
+    template = ready.root / "environment-cpu.yml"
+    good = template.read_text(encoding="utf-8")
+    template.write_text(good.replace("{{ pytorch }}", "{{ pytroch }}"), encoding="utf-8")
+    run = ready.run("env", "cpu", "--channel", "local")
+    assert run.returncode == 12
+    assert "'pytroch' is undefined" in run.stderr
+    assert f"{template}:" in run.stderr
+    assert identity(ready) == before
+    template.write_text(good, encoding="utf-8")
+    assert ready.run("env", "cpu", "--channel", "local").returncode == 0
+
+
+def test_a_package_that_does_not_exist_is_the_solvers_to_explain(ready: Checkout) -> None:
+    before = identity(ready)
+    template = ready.root / "environment-cpu.yml"
+    template.write_text(template.read_text(encoding="utf-8") + "  - no-such-package\n", encoding="utf-8")
+    run = ready.run("env", "cpu", "--channel", "local")
+    assert run.returncode == 20
+    assert "no-such-package" in run.stderr
+    assert identity(ready) == before
+
+
+def test_a_broken_recipe_is_named_and_mended_by_the_next_run(ready: Checkout) -> None:
+    before = identity(ready)
+    recipe = ready.root / "recipes" / "local" / "filelock" / "recipe.yaml"
+    good = recipe.read_text(encoding="utf-8")
+    recipe.write_text(good.replace("package:", "pakcage:"), encoding="utf-8")
+    run = ready.run("env", "cpu", "--channel", "local")
+    assert run.returncode == 40
+    assert str(recipe) in run.stderr
+    assert identity(ready) == before
+    recipe.write_text(good, encoding="utf-8")
+    assert ready.run("env", "cpu", "--channel", "local").returncode == 0
+    assert works(ready)
+
+
+def test_a_deleted_package_of_the_channel_is_built_again(ready: Checkout) -> None:
+    (package,) = (ready.root / "build" / "channel").glob("*/iniconfig-*")
+    package.unlink()
+    os.utime(ready.root / "matrix.yml")
+    run = ready.run("env", "cpu", "--channel", "local")
+    assert run.returncode == 0, run.stderr
+    assert package.is_file()
+
+
+def test_a_corrupted_wheel_is_noticed(copy_checkout: Copy) -> None:
+    checkout = copy_checkout()
+    (wheel,) = (checkout.root / "build" / "wheels").glob("iniconfig-*.whl")
+    damaged = wheel.read_bytes()[:-100] + b"x" * 100
+    wheel.unlink()
+    wheel.write_bytes(damaged)
+    (package,) = (checkout.root / "build" / "channel").glob("*/iniconfig-*")
+    package.unlink()
+    run = checkout.run("env", "cpu", "--channel", "local")
+    # No index can be asked here, so the wheel cannot be had again, and nothing is built from a wrong one.
+    assert run.returncode in (31, 41), run.stderr
+    assert "iniconfig" in run.stderr
+    assert not checkout.prefix.exists()
+
+
+@pytest.mark.parametrize("after", [2.0, *(pytest.param(after, marks=not_always) for after in (0.5, 4.0))])
+def test_ctrl_c_leaves_nothing_half_made(copy_checkout: Copy, after: float) -> None:
+    checkout = copy_checkout()
+    code, said = checkout.interrupt("env", "cpu", "--channel", "local", after=after)
+    assert "Traceback" not in said
+    assert code in (0, 130), said
+    found = read_provenance(checkout.prefix)
+    assert found is not None or not checkout.prefix.exists(), "the environment is whole, or it is not there"
+    run = checkout.run("env", "cpu", "--channel", "local")
+    assert run.returncode == 0, run.stderr
+    assert checkout.leftovers() == []
+    assert works(checkout)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 60 MB."""
+    place = tmp_path / "small"
+    place.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=60m", "tmpfs", str(place)], capture_output=True, check=False
+    )
+    if made.returncode != 0:
+        pytest.skip("a small tmpfs cannot be mounted here (it takes root)")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_full_disk_is_told_and_the_next_run_succeeds(copy_checkout: Copy, small_disk: Path) -> None:
+    checkout = copy_checkout()
+    # Copies, not links: the environment is on a disk of its own, and the disk is small.
+    (checkout.root / "envs").symlink_to(small_disk)
+    run = checkout.run("env", "cpu", "--channel", "local")
+    assert run.returncode == 33, run.stderr
+    assert "fix:" in run.stderr
+    assert not (small_disk / "cpu").exists()
+    (checkout.root / "envs").unlink()
+    run = checkout.run("env", "cpu", "--channel", "local")
+    assert run.returncode == 0, run.stderr
+
+
+def test_a_failing_check_fails_the_command_and_names_itself(ready: Checkout) -> None:
+    check = ready.root / "tests" / "torch" / "test_static_lock.py"
+    text = check.read_text(encoding="utf-8")
+    name = next(line.split("(")[0].removeprefix("def ") for line in text.splitlines() if line.startswith("def test_"))
+    lines = text.splitlines()
+    at = next(i for i, line in enumerate(lines) if line.startswith(f"def {name}("))
+    while not lines[at].rstrip().endswith(":"):
+        at += 1
+    lines.insert(at + 1, "    raise AssertionError('sabotaged')")
+    check.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    run = ready.run("env", "cpu", "--channel", "local")
+    assert run.returncode == 60
+    assert name in run.stdout + run.stderr
+    found = read_provenance(ready.prefix)
+    assert found is not None
+    assert found.verified is False
+    assert "failed its verification" in ready.run("run", "cpu", "true").stderr
+    again = ready.run("env", "cpu", "--channel", "local")
+    assert again.returncode == 60, "an environment that failed is not taken for ready"
+
+
+def test_activation_is_real(ready: Checkout) -> None:
+    scripts = ready.prefix / "etc" / "conda" / "activate.d"
+    scripts.mkdir(parents=True)
+    (scripts / "hello.sh").write_text("export HELLO_FROM_ACTIVATION=yes\n", encoding="utf-8")
+    run = ready.run("run", "cpu", "echo $HELLO_FROM_ACTIVATION $CONDA_PREFIX; which python")
+    assert run.stdout.split("\n")[:2] == [f"yes {ready.prefix}", str(ready.prefix / "bin" / "python")]
+    assert ready.run("run", "cpu", "exit 7").returncode == 7
+
+
+def test_rollback_returns_to_the_environment_before(ready: Checkout) -> None:
+    first = identity(ready)[0]
+    os.utime(ready.root / "environment-cpu.yml")
+    assert ready.run("env", "cpu", "--channel", "local").returncode == 0
+    assert identity(ready)[0] != first
+    assert ready.run("rollback", "cpu").returncode == 0
+    assert identity(ready)[0] == first
+    assert works(ready)
+
+
+def test_a_gpu_environment_without_its_channel_says_what_the_choices_are(settled: Checkout) -> None:
+    run = settled.run("env", "gpu", "--cuda", "11.8", CONDA_SUBDIR="linux-64")
+    assert run.returncode == 30
+    for words in ("The lock of gpu-cu118 is fine", "conda-forge", "MIRROR=URL", "conda-linux-64.lock", "make env-cpu"):
+        assert words in run.stderr
+    assert not (settled.root / "envs" / "gpu-cu118").exists()
+
+
+def test_offline_names_every_package_that_is_missing(settled: Checkout, tmp_path: Path) -> None:
+    cache = {"TORCHLOCKS_CACHE": str(tmp_path / "cache"), "CONDA_SUBDIR": "linux-64"}
+    run = settled.run("env", "cpu", "--channel", "conda-forge", "--offline", **cache)
+    assert run.returncode == 30
+    assert run.stderr.count("  missing: ") == 73
+    assert "  missing: pytorch-2.12.0-cpu_mkl_py311_h338015a_100.conda" in run.stderr
+
+
+def test_cuda_auto_without_a_driver_names_the_versions(settled: Checkout) -> None:
+    run = settled.run("env", "gpu", "--cuda", "auto", CONDA_OVERRIDE_CUDA="", CONDA_SUBDIR="linux-64")
+    assert run.returncode == 11
+    assert "11.8" in run.stderr
+
+
+def test_an_environment_that_is_not_there_is_named(settled: Checkout) -> None:
+    run = settled.run("run", "gpu-cu118", "true")
+    assert run.returncode == 14
+    assert "make env-gpu CUDA=11.8" in run.stderr
+
+
+def test_make_alone_prints_help_and_changes_nothing() -> None:
+    run = make()
+    assert run.returncode == 0
+    for verb in ("env-cpu", "env-gpu", "lock", "check", "test"):
+        assert f"  {verb} " in run.stdout
+
+
+def test_make_passes_quotes_on(environment: Path) -> None:
+    run = make("-s", "run", "ENV=cpu", """CMD=python -c 'print("it" + chr(39) + "s", 6 * 7)'""")
+    assert run.stdout == "it's 42\n", run.stderr
+
+
+def test_cleaning_is_complete(tmp_path: Path) -> None:
+    root = tmp_path / "checkout"
+    root.mkdir()
+    shutil.copy(LAYOUT.root / "Makefile", root)
+    for name in (".venv", "envs", "build", "reports"):
+        (root / name).mkdir()
+    subprocess.run(["make", "clean"], cwd=root, check=True, capture_output=True)
+    assert [path.name for path in root.iterdir()] == ["Makefile"]

@@ -1,0 +1,166 @@
+"""What the command line answers before it imports anything: that there is nothing to do."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from torchlocks.host.detect import host_platform
+from torchlocks.install.provenance import Provenance, mark_verified, write_provenance
+from torchlocks.install.up_to_date import RECORD, inputs_fingerprint, nothing_to_do, quick_answer
+
+ASKED = ["env", "cpu", "--channel", "local"]
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkout with an environment that was made from it and verified; the current folder."""
+    for name in ("TORCHLOCKS_ROOT", "TORCHLOCKS_HOME", "CONDA_SUBDIR"):
+        monkeypatch.delenv(name, raising=False)
+    root = (tmp_path / "a checkout").resolve()
+    for name in ("matrix.yml", "environment-cpu.yml", "locks/cpu/conda-lock.yml", "tests/torch/test_a.py"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("# here")
+    prefix = root / "envs" / "cpu"
+    (prefix / "conda-meta").mkdir(parents=True)
+    (prefix / "conda-meta" / "python-3.11-0.json").write_text("{}")
+    write_provenance(
+        prefix,
+        Provenance(
+            install_id="1",
+            prefix=str(prefix),
+            name="cpu",
+            lock_sha256="0" * 64,
+            lock_kind="conda-lock",
+            lock_name="conda-lock.yml",
+            platform=host_platform(),
+            channel="local",
+            channels_used=("file:///a",),
+            records=("python-3.11-0",),
+            inputs_fingerprint=inputs_fingerprint(str(root), "cpu", host_platform(), "local"),
+            installed_at="2026-01-01T00:00:00+00:00",
+        ),
+    )
+    mark_verified(prefix, True, "reports/cpu.json")
+    monkeypatch.chdir(root)
+    return root
+
+
+def test_what_is_up_to_date_is_said_to_be(checkout: Path) -> None:
+    answer = quick_answer(ASKED)
+    assert answer is not None
+    assert "cpu is up to date: made from the local channel" in answer
+    assert quick_answer([*ASKED, "--mirror", "https://mirror.example", "--offline"]) == answer
+    assert nothing_to_do(str(checkout), str(checkout / "envs/cpu"), "cpu", "local", host_platform()) == answer
+
+
+@pytest.mark.parametrize("name", ["matrix.yml", "environment-cpu.yml", "locks/cpu/conda-lock.yml", "tests/torch/b.py"])
+def test_a_touched_input_is_work(checkout: Path, name: str) -> None:
+    (checkout / name).write_text("# there")
+    assert quick_answer(ASKED) is None
+
+
+def test_so_is_an_environment_that_is_not_as_it_was_made(checkout: Path) -> None:
+    (checkout / "envs/cpu/conda-meta/numpy-2-0.json").write_text("{}")
+    assert quick_answer(ASKED) is None
+
+
+def test_so_is_one_that_failed_or_was_moved(checkout: Path) -> None:
+    prefix = checkout / "envs" / "cpu"
+    mark_verified(prefix, False, "reports/cpu.json")
+    assert quick_answer(ASKED) is None
+    mark_verified(prefix, True, "reports/cpu.json")
+    assert quick_answer(ASKED) is not None
+    prefix.rename(checkout / "envs" / "old")
+    (checkout / "envs" / "old").rename(prefix)
+    record = json.loads((prefix / RECORD).read_text())
+    (prefix / RECORD).write_text(json.dumps({**record, "prefix": "/elsewhere"}))
+    assert quick_answer(ASKED) is None
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["env", "cpu"],
+        ["env", "gpu", "--cuda", "11.8"],
+        ["env", "cpu", "--channel"],
+        ["env", "cpu", "--channel", "nonsense"],
+        [*ASKED, "--force"],
+        [*ASKED, "--json"],
+        ["--help"],
+        ["check"],
+        [],
+    ],
+)
+def test_all_else_is_left_to_the_command_line(checkout: Path, arguments: list[str]) -> None:
+    assert quick_answer(arguments) is None
+
+
+def test_another_platform_or_place_is_not_answered_for(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONDA_SUBDIR", "osx-arm64")
+    assert quick_answer(ASKED) is None
+    monkeypatch.delenv("CONDA_SUBDIR")
+    monkeypatch.setenv("TORCHLOCKS_HOME", str(checkout / "elsewhere"))
+    assert quick_answer(ASKED) is None
+    monkeypatch.delenv("TORCHLOCKS_HOME")
+    monkeypatch.chdir(checkout / "envs")
+    assert quick_answer(ASKED) is None
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+        max_leaves=5,
+    ),
+    st.sampled_from(["schema", "verified", "platform", "records", "channels_used", "prefix", "verified_at"]),
+)
+def test_a_damaged_record_is_never_taken_for_current_and_never_an_error(
+    checkout: Path, value: object, key: str
+) -> None:
+    path = checkout / "envs" / "cpu" / RECORD
+    before = path.read_text()
+    try:
+        record = {**json.loads(before), key: value}
+        path.write_text(json.dumps(record))
+        answer = quick_answer(ASKED)
+        # These two are told, not judged.
+        assert answer is None or key in ("channels_used", "verified_at") or record == json.loads(before)
+        path.write_text(json.dumps(value))
+        assert quick_answer(ASKED) is None
+    finally:
+        path.write_text(before)
+
+
+def test_nothing_heavy_is_imported_to_say_so(checkout: Path) -> None:
+    heavy = {
+        "click",
+        "dataclasses",
+        "pathlib",
+        "typing",
+        "subprocess",
+        "torchlocks.core.layout",
+        "torchlocks.workflow.environment",
+    }
+    script = (
+        "import sys; before = set(sys.modules); import torchlocks.cli.main, torchlocks.core.process_exit\n"
+        f"from torchlocks.install.up_to_date import quick_answer; assert quick_answer({ASKED!r})\n"
+        "print(*sorted(set(sys.modules) - before))"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env={**os.environ})
+    assert not heavy & set(run.stdout.split())
+
+
+def test_the_command_prints_it(checkout: Path) -> None:
+    torchlocks = Path(sys.executable).parent / "torchlocks"
+    run = subprocess.run([str(torchlocks), *ASKED], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout == f"{quick_answer(ASKED)}\n"

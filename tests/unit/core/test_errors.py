@@ -1,0 +1,51 @@
+"""Errors as a list of all the ways to fail: scripts tell them apart by exit code."""
+
+from __future__ import annotations
+
+import errno
+import sys
+
+import pytest
+
+import torchlocks.cli.commands.root
+import torchlocks.core.errors
+from torchlocks.cli.main import main
+from torchlocks.core.errors import DiskFullError, TorchlocksError
+
+
+def test_every_kind_of_failure_has_an_exit_code_of_its_own() -> None:
+    kinds = [
+        kind
+        for kind in vars(torchlocks.core.errors).values()
+        if isinstance(kind, type) and issubclass(kind, TorchlocksError) and kind is not TorchlocksError
+    ]
+    codes = {kind.exit_code: kind.__name__ for kind in kinds}
+    assert len(codes) == len(kinds) >= 20
+    # 0 is success; 1 and 2 are those of Python and click.
+    assert not codes.keys() & {0, 1, 2}
+    assert all(kind.__doc__ for kind in kinds)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied", "envs/cpu"), 1, "where: envs/cpu"),
+        (OSError(errno.EROFS, "Read-only file system", "locks/a", None, "locks/b"), 1, "where: locks/b"),
+        (OSError(errno.ENOSPC, "No space left on device"), DiskFullError.exit_code, "make room"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "x"), 70, "this is a bug"),
+        (ValueError("x"), 70, "this is a bug"),
+    ],
+)
+def test_what_the_system_refuses_is_no_bug(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception, code: int, said: str
+) -> None:
+    def fails(verbs: object) -> None:
+        raise error
+
+    monkeypatch.setattr(torchlocks.cli.commands.root, "root", fails)
+    monkeypatch.setattr(sys, "argv", ["torchlocks", "matrix"])
+    monkeypatch.setattr("torchlocks.core.process_exit.leave", sys.exit)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == code
+    assert said in capsys.readouterr().err

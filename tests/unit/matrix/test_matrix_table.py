@@ -1,0 +1,32 @@
+"""The matrix on a terminal: it fits, and nothing of it is cut."""
+
+from __future__ import annotations
+
+from io import StringIO
+from pathlib import Path
+
+from rich.console import Console
+
+from torchlocks.matrix.model import load_matrix
+from torchlocks.matrix.table import matrix_table
+
+MATRIX = load_matrix(Path(__file__).resolve().parents[3] / "matrix.yml")
+
+
+def shown(width: int) -> list[str]:
+    out = StringIO()
+    Console(file=out, width=width).print(matrix_table(MATRIX))
+    return out.getvalue().splitlines()
+
+
+def test_every_row_is_one_line_of_80_columns() -> None:
+    lines = shown(80)
+    assert len(lines) == 1 + len(MATRIX.targets())
+    for line, target in zip(lines[1:], MATRIX.targets(), strict=True):
+        assert line.split()[:4] == [target.env, target.platform, target.pytorch, target.python]
+
+
+def test_a_narrow_terminal_folds_and_cuts_nothing() -> None:
+    narrow = "".join("".join(shown(45)).split())
+    assert "…" not in narrow
+    assert len(narrow) == len("".join("".join(shown(200)).split()))

@@ -1,0 +1,236 @@
+"""What the suite makes of CUDA's versions and libraries, and what it is sealed off from; without torch."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from torchlocks.verify.suite import sealed_environment
+from torchlocks.verify.verdict import TIERS, Check, Host, TierState, Verdict
+
+SUITE = Path(__file__).parents[2] / "torch"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _suite() -> Iterator[None]:
+    sys.path.insert(0, str(SUITE))
+    yield
+    sys.path.remove(str(SUITE))
+
+
+def module(name: str) -> ModuleType:
+    return importlib.import_module(f"torchsuite.{name}")
+
+
+@pytest.mark.parametrize(
+    ("build", "variant"),
+    [
+        ("cuda118_py311h1234567_303", "11.8"),
+        ("cuda129_mkl_py311_h0_300", "12.9"),
+        ("py3.11_cuda12.4_cudnn9.1.0_0", "12.4"),
+        ("cuda_126_py312", "12.6"),
+        ("cuda12_py310_0", "12"),
+        ("cpu_mkl_py311_h0_100", None),
+        ("", None),
+        ("py311_0", None),
+    ],
+)
+def test_build_strings_name_their_cuda(build: str, variant: str | None) -> None:
+    assert module("cuda_versions").variant(build) == variant
+
+
+@pytest.mark.parametrize(("number", "version"), [(8907, (8, 9, 7)), (90100, (9, 1, 0)), (92000, (9, 20, 0))])
+def test_cudnn_numbers(number: int, version: tuple[int, ...]) -> None:
+    assert module("cuda_versions").cudnn(number) == version
+
+
+@pytest.mark.parametrize(
+    ("told", "locked", "same"),
+    [
+        ((12, 9, 1), "12.9.1.4", True),
+        ((12, 9), "12.9.79", True),
+        ((12, 4, 5), "12.9.1.4", False),
+        ((2, 27, 3), "2.27.3.1", True),
+        ((13, 0, 1), "13.0", True),
+        ((12, 9, 1), "12.9.10", False),
+    ],
+)
+def test_versions_agree_number_by_number(told: tuple[int, ...], locked: str, same: bool) -> None:
+    assert module("cuda_versions").agree(told, locked) is same
+
+
+@given(numbers=st.lists(st.integers(0, 999), min_size=1, max_size=5), cut=st.integers(1, 5))
+def test_a_version_agrees_with_every_beginning_of_itself_and_with_no_other(numbers: list[int], cut: int) -> None:
+    agree = module("cuda_versions").agree
+    locked = ".".join(map(str, numbers))
+    assert agree(tuple(numbers[:cut]), locked)
+    other = [*numbers[:-1], numbers[-1] + 1]
+    assert not agree(tuple(other), locked)
+
+
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("lib/libcublas.so.12", True),
+        ("lib/python3.11/site-packages/nvidia/cudnn/lib/libcudnn.so.9", True),
+        ("Library/bin/cublas64_12.dll", True),
+        ("lib/stubs/libcuda.so", False),
+        ("lib/libcuda.so.1", False),
+        ("lib/libcudart_static.a", False),
+        ("lib/python3.11/site-packages/cuda/bindings/nvrtc.cpython-311-x86_64-linux-gnu.so", False),
+        ("lib/libcufile_rdma.so.1", False),
+        ("lib/python3.11/site-packages/nvidia/nvshmem/lib/nvshmem_transport_ucx.so.4", False),
+    ],
+)
+def test_libraries_that_have_to_load_anywhere(path: str, asked: bool) -> None:
+    assert module("cuda_library").is_asked(path) is asked
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [
+        ("libcublasLt.so.12.9.1", "cublasLt"),
+        ("libcudart-d0da41ae.so.11.0", "cudart"),
+        ("cublas64_12.dll", "cublas"),
+        ("libnccl.so.2", "nccl"),
+        ("libnvrtc-builtins.so.12.4", "nvrtc-builtins"),
+    ],
+)
+def test_libraries_are_known_by_their_names(name: str, stem: str) -> None:
+    assert module("cuda_library").stem(name) == stem
+
+
+def test_a_library_that_is_none_is_an_error_and_not_a_crash(tmp_path: Path) -> None:
+    text = tmp_path / "libcublas.so.12"
+    text.write_text("not a library")
+    loaded = module("cuda_library").ask(text)
+    assert loaded.error
+    assert loaded.version is None
+
+
+def test_the_seed_that_everybody_knows_gives_the_numbers_that_everybody_knows() -> None:
+    # torch.manual_seed(0); torch.rand(5, device="cuda"), as printed in countless reports.
+    assert [round(x, 4) for x in module("philox").philox(0, 5)] == [0.3990, 0.5167, 0.0249, 0.9401, 0.9459]
+
+
+def test_checks_are_read_without_running_their_file(tmp_path: Path) -> None:
+    file = tmp_path / "test_gpu_one.py"
+    file.write_text(
+        'raise SystemExit("imported")\n'
+        '@check("why it is there", seconds=5)\ndef test_one(): ...\n'
+        'def test_unmarked(): ...\n@check("no check")\ndef helper(): ...\n'
+        '@pytest.mark.parametrize("x", [1])\n@check("two" " parts")\ndef test_two(x): ...\n'
+    )
+    found = [(entry.name, entry.reason) for entry in module("tiers").declared(file)]
+    assert found == [("test_one", "why it is there"), ("test_two", "two parts")]
+
+
+def test_every_check_of_the_suite_says_why_it_exists() -> None:
+    declared = module("tiers").declared
+    reasons = {}
+    for file in SUITE.glob("test_*.py"):
+        entries = declared(file)
+        assert entries, f"{file.name} has no checks"
+        assert len({entry.name for entry in entries}) == file.read_text().count("\ndef test_"), file.name
+        reasons.update({f"{file.name}::{entry.name}": entry.reason for entry in entries})
+    assert all(len(reason) > 20 for reason in reasons.values())
+
+
+# What the suite may know of the outside.
+
+
+def test_a_driver_on_the_search_path_is_handed_on_without_the_rest_of_its_folder(tmp_path: Path) -> None:
+    cluster, work = tmp_path / "cuda" / "lib64", tmp_path / "work"
+    cluster.mkdir(parents=True)
+    work.mkdir()
+    for name in ("libcuda.so.1", "libnvidia-ml.so.1", "libcublas.so.12", "libtorch_cpu.so", "libcudart.so.12"):
+        (cluster / name).touch()
+    outside = {"LD_LIBRARY_PATH": f"/nowhere:{cluster}", "CUDA_VISIBLE_DEVICES": "", "NCCL_SOCKET_IFNAME": "ib0"}
+    sealed = sealed_environment(Path(sys.prefix), outside, work)
+    if sys.platform.startswith("linux"):
+        given_on = Path(sealed["LD_LIBRARY_PATH"])
+        assert sorted(path.name for path in given_on.iterdir()) == ["libcuda.so.1", "libnvidia-ml.so.1"]
+        assert given_on.is_relative_to(work)
+    assert sealed["CUDA_VISIBLE_DEVICES"] == ""
+    assert sealed["NCCL_SOCKET_IFNAME"] == "ib0"
+
+
+def test_a_search_path_without_a_driver_is_not_handed_on(tmp_path: Path) -> None:
+    (tmp_path / "libcublas.so.12").touch()
+    outside = {"LD_LIBRARY_PATH": os.fspath(tmp_path)}
+    assert "LD_LIBRARY_PATH" not in sealed_environment(Path(sys.prefix), outside, tmp_path)
+
+
+# What a verdict comes to.
+
+
+def verdict(
+    *checks: tuple[str, str], accelerator: str = "cuda", gpus: tuple[str, ...] = (), obstacle: str | None = None
+) -> Verdict:
+    """A verdict of checks given as (tier, outcome)."""
+    known: dict[str, Any] = {
+        "checks": tuple(
+            Check(id=f"test_{tier}.py::test_{index}", tier=tier, reason="-", outcome=outcome, why="it broke")  # type: ignore[arg-type]
+            for index, (tier, outcome) in enumerate(checks)
+        ),
+        "accelerator": accelerator,
+    }
+    host = Host(
+        system="Linux", release="-", machine="x86_64", libc=None, cpu=None, cores=2, memory_bytes=None, gpus=gpus
+    )
+    return Verdict(
+        env="env", platform="linux-64", cuda="12.9", prefix="/env", lock_path="lock", lock_sha256="ab", channels=(),
+        select=None, tiers_selected=TIERS, started_at=datetime.now(timezone.utc), duration_s=1.0, host=host, facts={},
+        tiers=(TierState(tier="gpu", obstacle=obstacle),), **known,
+    )  # fmt: skip
+
+
+def test_a_gpu_that_computed_is_named() -> None:
+    proven = verdict(("cuda-build", "passed"), ("gpu", "passed"), gpus=("NVIDIA H100", "NVIDIA H100"))
+    assert (proven.state, proven.headline) == ("gpu", "CUDA environment verified on 2 x NVIDIA H100")
+    mixed = verdict(("gpu", "passed"), gpus=("NVIDIA A100", "NVIDIA T4"))
+    assert mixed.headline == "CUDA environment verified on 1 x NVIDIA A100, 1 x NVIDIA T4"
+
+
+def test_a_build_without_a_gpu_is_no_more_than_a_build() -> None:
+    built = verdict(("cuda-build", "passed"), ("gpu", "skipped"), obstacle="not run: no NVIDIA driver")
+    assert (built.state, built.headline) == ("cuda-build", "CUDA build verified, GPU not verified (no NVIDIA driver)")
+
+
+def test_a_failure_leads_whatever_passed() -> None:
+    wrong = verdict(("cuda-build", "passed"), ("gpu", "passed"), ("gpu", "failed"), ("gpu", "failed"))
+    assert (wrong.state, wrong.headline) == ("failed", "FAILED: test_gpu.py::test_2: it broke, and 1 more")
+
+
+def test_the_cpu_tier_of_a_cuda_environment_proves_no_cuda() -> None:
+    assert verdict(("cpu", "passed")).state == "partial"
+    assert verdict(("cpu", "passed"), accelerator="cpu").headline == "CPU environment verified"
+    assert verdict().state == "nothing"
+
+
+def test_the_command_concludes_what_the_tool_concludes() -> None:
+    conclusion = module("command").conclusion
+    cases = [
+        verdict(("cuda-build", "passed"), ("gpu", "passed"), gpus=("A", "B", "A")),
+        verdict(("gpu", "passed")),
+        verdict(("cuda-build", "passed"), obstacle="not run: no NVIDIA driver"),
+        verdict(("cuda-build", "passed")),
+        verdict(("cpu", "passed")),
+        verdict(("cpu", "passed"), accelerator="cpu"),
+        verdict(("cpu", "skipped"), accelerator="cpu"),
+        verdict(("static", "failed"), ("cpu", "passed"), accelerator="cpu"),
+        verdict(("static", "failed"), ("gpu", "failed")),
+    ]
+    for case in cases:
+        told = case.model_dump(mode="json")
+        assert conclusion(told) == {"state": case.state, "headline": case.headline}
