@@ -16,7 +16,7 @@ from pathlib import Path
 from rattler.index import index_fs
 from rattler_build import Stage0Recipe, ToolConfiguration, VariantConfig
 
-from torchlocks.leave import leave
+from torchlocks.core.process_exit import leave
 
 HERE = Path(__file__).parent.resolve()
 WHEELS, CHANNEL = HERE / "build" / "wheels", HERE / "build" / "extra"

@@ -115,8 +115,8 @@ def copy_checkout(environment: Path, tmp_path: Path) -> Callable[[], Checkout]:
     return lambda: copy_of_checkout(tmp_path / "a checkout")
 
 
-def _link(source: str, target: str) -> None:
+def _link(original: str, target: str) -> None:
     try:
-        os.link(source, target, follow_symlinks=False)
+        os.link(original, target, follow_symlinks=False)
     except OSError:  # Another file system, or one without hard links.
-        shutil.copy2(source, target, follow_symlinks=False)
+        shutil.copy2(original, target, follow_symlinks=False)

@@ -388,13 +388,13 @@ def test_interrupted_it_keeps_the_older_bundle_and_leaves_nothing(tmp_path: Path
     told = tmp_path / "told.pickle"
     told.write_bytes(pickle.dumps((channel.lock(), out / "b.tar")))
     program = (
-        "import pickle, sys; from pathlib import Path; sys.path.insert(0, sys.argv[2]); from test_bundle import make\n"
+        "import pickle, sys; from pathlib import Path; sys.path[:0] = sys.argv[2:]; from test_bundle import make\n"
         "from torchlocks.core.errors import InterruptedByUserError\n"
         "lock, output = pickle.loads(Path(sys.argv[1]).read_bytes())\n"
         "try:\n    make(lock, output, portable=True)\n"
         "except InterruptedByUserError:\n    sys.exit(130)\n"
     )
-    command = [sys.executable, "-c", program, str(told), str(Path(__file__).parent)]
+    command = [sys.executable, "-c", program, str(told), *map(str, Path(__file__).parents[:2])]
     running = subprocess.Popen(command, start_new_session=True)
     deadline = time.monotonic() + 60
     while running.poll() is None and not any(out.rglob("*.tar.bz2")) and time.monotonic() < deadline:
