@@ -32,9 +32,8 @@ from typing import IO, Any, Protocol
 
 from torchlocks import __version__
 from torchlocks.bundle import installer
-from torchlocks.core.disk import disk_full_as_error, is_disk_full
+from torchlocks.core.disk import disk_full_as_error, is_disk_full, require_space
 from torchlocks.core.errors import (
-    DiskFullError,
     InstallError,
     IntegrityError,
     InterruptedByUserError,
@@ -308,13 +307,7 @@ def _require_room(packages: Sequence[LockedPackage], folder: Path, portable: boo
 
 
 def _require_free(needed: int, folder: Path) -> None:
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise DiskFullError(
-            f"The bundle needs {needed / 1e6:.0f} MB; {free / 1e6:.0f} MB are free.",
-            where=str(folder.parent),
-            fix="make room, or choose another disk.",
-        )
+    require_space(folder.parent, needed, "The bundle needs", "make room, or choose another disk.")
 
 
 # --- the folder --------------------------------------------------------------------------------

@@ -117,12 +117,13 @@ def _refused(error: Exception) -> TorchlocksError | None:
     """An error for what the system does not allow, wherever it was tried, and which is no bug; None for all else."""
     import errno
 
+    from torchlocks.core.disk import is_disk_full
     from torchlocks.core.errors import DiskFullError, TorchlocksError
 
     if not isinstance(error, OSError):
         return None
     where = str(error.filename2 or error.filename or "") or None
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if is_disk_full(error):
         return DiskFullError("The disk, or your quota of it, is full.", where=where, fix="make room, and run it again")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return TorchlocksError(

@@ -1,10 +1,9 @@
-"""What many stages do with files: put one in place whole, hash one, and know a full disk from what tools say."""
+"""Writing a file atomically, and hashing one."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -45,11 +44,3 @@ def hash_file(path: Path, algorithm: str = "sha256") -> str:
         while count := stream.readinto(buffer):
             digest.update(buffer[:count])
     return digest.hexdigest()
-
-
-def says_disk_full(text: str) -> bool:
-    """Whether the words of another tool (Rust's or Python's errors) mean that the disk or the quota is full.
-
-    28 and 122 are ENOSPC and EDQUOT on Linux; Rust writes `os error 28`, Python `[Errno 28]`.
-    """
-    return re.search(r"No space left on device|(os error|Errno) (28|122)\b", text) is not None

@@ -6,10 +6,9 @@ only preferred. Nothing else of the base's making counts: what it once asked for
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from torchlocks.extend.base import Base, virtual_packages
@@ -56,7 +55,7 @@ def answer(
     live channel cannot be read.
     """
     free = question.moves if moves is None else moves
-    base = question.by_name
+    base = {name: _no_newer_than(question.source.cutoff, record) for name, record in question.by_name.items()}
     request = SolveRequest(
         channels=question.channels,
         platform=question.platform,
@@ -68,28 +67,23 @@ def answer(
         ),
         pin=tuple(record for name, record in base.items() if name not in free),
     )
-    with _no_newer_than(question.source.cutoff, question.records):
-        records = solve(request, question.source)
+    records = solve(request, question.source)
     own = {record.url: record for record in question.records}
     return [own.get(record.url, record) for record in records]
 
 
-@contextmanager
-def _no_newer_than(cutoff: datetime | None, records: Sequence[RepoDataRecord]) -> Iterator[None]:
-    """Let the solver take the base's records for as old as it wants additions to be, which is not asked of the base."""
-    newer = [
-        (record, record.timestamp)
-        for record in records
-        if cutoff is not None and (record.timestamp is None or record.timestamp > cutoff)
-    ]
-    try:
-        for record, _ in newer:
-            record.timestamp = cutoff
-        yield
-    finally:
-        for record, time in newer:
-            # py-rattler cuts a time off to whole milliseconds, of which a float may be a hair short.
-            record.timestamp = time + timedelta(microseconds=400) if time else None
+def _no_newer_than(cutoff: datetime | None, record: RepoDataRecord) -> RepoDataRecord:
+    """Return the record, or a copy with the cutoff's time if it is newer: a cutoff does not apply to the base.
+
+    rattler's solver applies `exclude_newer` to locked and pinned packages as well, and drops records without a time.
+    """
+    from rattler import RepoDataRecord
+
+    if cutoff is None or (record.timestamp is not None and record.timestamp <= cutoff):
+        return record
+    copy = RepoDataRecord(record, file_name=record.file_name, url=record.url, channel=record.channel)
+    copy.timestamp = cutoff
+    return copy
 
 
 def base_records(base: Base, platform: str, source: RecordSource) -> tuple[RepoDataRecord, ...]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import shutil
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,10 +16,9 @@ from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from torchlocks.core.disk import disk_full_as_error, is_disk_full
+from torchlocks.core.disk import disk_full_as_error, is_disk_full, require_space
 from torchlocks.core.errors import (
     ChannelUnreachableError,
-    DiskFullError,
     FetchError,
     IntegrityError,
     LockfileError,
@@ -200,13 +198,12 @@ def _cache_errors(root: Path) -> Iterator[None]:
 def _require_room(packages: Sequence[LockedPackage], folder: Path) -> None:
     """Raise DiskFullError when the packages cannot fit: extracted they are no smaller than as archives."""
     needed = sum(each.size or 0 for each in packages) + max((each.size or 0 for each in packages), default=0)
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise DiskFullError(
-            f"The packages need at least {needed / 1e6:.0f} MB in the package cache; {free / 1e6:.0f} MB are free.",
-            where=str(folder),
-            fix="make room, or name another cache folder (TORCHLOCKS_CACHE).",
-        )
+    require_space(
+        folder,
+        needed,
+        "The package cache needs at least",
+        "make room, or name another cache folder (TORCHLOCKS_CACHE).",
+    )
 
 
 class _Run:

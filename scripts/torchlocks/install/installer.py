@@ -18,7 +18,8 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from torchlocks import __version__
-from torchlocks.core.errors import BusyError, DiskFullError, InstallError, InterruptedByUserError, MissingFileError
+from torchlocks.core.disk import disk_full_as_error, is_disk_full, require_space
+from torchlocks.core.errors import BusyError, InstallError, InterruptedByUserError, MissingFileError
 from torchlocks.core.progress import Progress
 from torchlocks.install import swap
 from torchlocks.install.provenance import (
@@ -84,7 +85,6 @@ def install_environment(
     prefix = final_path(prefix)
     if not options.force and is_current(prefix, lock.sha256, platform, provenance.inputs_fingerprint):
         return _unchanged(prefix, provenance)
-    from torchlocks.core.disk import disk_full_as_error
     from torchlocks.install.fetch import FetchOptions, ensure_cached, packages_for
     from torchlocks.install.link import link
 
@@ -115,7 +115,7 @@ def install_environment(
                     swap.discard(new, prefix)
                 raise
         except OSError as error:
-            if _is_full(error):
+            if is_disk_full(error):
                 raise
             raise InstallError(
                 f"The environment cannot be put in place: {error.strerror or error}.",
@@ -138,29 +138,6 @@ def rollback(prefix: Path, *, progress: Progress, wait_s: float | None = None) -
         _repaired(prefix)
         swap.rollback(prefix)
         return read_provenance(prefix)
-
-
-def remove_environment(prefix: Path, *, progress: Progress, wait_s: float | None = None) -> bool:
-    """Delete the environment at `prefix`, the previous one and all leftovers; False when there was none.
-
-    Raises BusyError, and InstallError when `prefix` holds something that is not an environment of torchlocks.
-    """
-    prefix = final_path(prefix)
-    if not prefix.parent.is_dir():
-        return False
-    with interruptible(), prefix_lock(prefix, wait_s, progress):
-        _repaired(prefix)
-        previous = swap.hidden(prefix, "previous")
-        there = os.path.lexists(prefix) or previous.exists()
-        _refuse_foreign(prefix)
-        for folder in (prefix, previous):
-            try:
-                swap.discard(folder, prefix)
-            except OSError as error:
-                raise InstallError(
-                    f"The environment cannot be deleted: {error.strerror}.", where=str(folder)
-                ) from error
-    return there
 
 
 def final_path(prefix: Path) -> Path:
@@ -193,7 +170,7 @@ def prefix_lock(prefix: Path, wait_s: float | None, progress: Progress) -> Itera
                     fix="wait for it to finish, or stop it, and run this again.",
                 ) from error
     except OSError as error:
-        if _is_full(error):
+        if is_disk_full(error):
             raise
         raise InstallError(
             f"The folder for the environment cannot be used: {error.strerror or error}.", where=str(prefix.parent)
@@ -253,7 +230,6 @@ def _refuse_foreign(prefix: Path) -> None:
 
 def _require_room(entries: Mapping[LockedPackage, Entry], prefix: Path) -> None:
     """Raise DiskFullError when files have to be copied (another file system than the cache's) and cannot fit."""
-    import shutil
 
     from torchlocks.install.cache import read_paths
 
@@ -261,13 +237,12 @@ def _require_room(entries: Mapping[LockedPackage, Entry], prefix: Path) -> None:
     if not folders or folders[0].stat().st_dev == prefix.parent.stat().st_dev:
         return
     needed = sum(path.get("size_in_bytes") or 0 for folder in folders for path in read_paths(folder))
-    free = shutil.disk_usage(prefix.parent).free
-    if needed > free:
-        raise DiskFullError(
-            f"The environment needs {needed / 1e6:.0f} MB; {free / 1e6:.0f} MB are free.",
-            where=str(prefix.parent),
-            fix="make room, or choose a prefix elsewhere; on the package cache's own disk it would take hardly any.",
-        )
+    require_space(
+        prefix.parent,
+        needed,
+        "The environment needs",
+        "make room, or choose a prefix elsewhere; on the package cache's own disk it would take hardly any.",
+    )
 
 
 def _describe(
@@ -328,9 +303,3 @@ def interruptible() -> Iterator[None]:
     finally:
         if in_main and before is signal.SIG_DFL:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _is_full(error: OSError) -> bool:
-    import errno
-
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)

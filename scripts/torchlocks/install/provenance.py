@@ -9,12 +9,12 @@ an environment that is up to date answers in milliseconds.
 
 from __future__ import annotations
 
-import errno
 import json
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
+from torchlocks.core.disk import is_disk_full
 from torchlocks.core.errors import DiskFullError, InstallError, MissingFileError
 from torchlocks.core.files import write_whole
 from torchlocks.install import up_to_date as current
@@ -111,7 +111,7 @@ def mark_verified(prefix: Path, ok: bool, report: str) -> Provenance:
     try:
         write_provenance(prefix, marked)
     except OSError as error:
-        kind = DiskFullError if error.errno in (errno.ENOSPC, errno.EDQUOT) else InstallError
+        kind = DiskFullError if is_disk_full(error) else InstallError
         raise kind(
             f"The verdict could not be recorded: {error.strerror}.",
             where=str(prefix / RECORD),

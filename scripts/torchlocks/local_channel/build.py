@@ -14,7 +14,6 @@ whole folder takes the channel's place with a rename once it is complete.
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import platform
@@ -32,7 +31,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torchlocks
-from torchlocks.core.errors import DiskFullError, RecipeError
+from torchlocks.core.disk import disk_full_as_error, disk_of, require_space_on_disks
+from torchlocks.core.errors import RecipeError
 from torchlocks.core.files import write_whole
 from torchlocks.core.layout import Layout
 from torchlocks.core.progress import Progress
@@ -42,6 +42,8 @@ from torchlocks.local_channel.wheels import Pin, Wheel, fetch_wheels, no_cuda_to
 if TYPE_CHECKING:
     from torchlocks.local_channel.manifest import Manifest, Record
     from torchlocks.local_channel.pack import Built, Job
+
+NOTHING_LOST = "free some space and run the command again; finished packages are kept."
 
 LARGE_WHEEL = 50_000_000
 """Bytes from which on a wheel is worth a run of pip of its own."""
@@ -84,18 +86,10 @@ def build_local_channel(
     """
     recipes = recipes or layout.recipes / "local"
     channel = (channel or local_channel(layout, accelerator)).absolute()
-    try:
+    with disk_full_as_error(channel.parent, "the local channel could not be built", NOTHING_LOST):
         channel.parent.mkdir(parents=True, exist_ok=True)
         with channel_lock(channel, progress):
             return _bring_up_to_date(layout, recipes, channel, accelerator, installs_into, progress)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFullError(
-                "The disk is full: the local channel could not be built.",
-                where=str(error.filename or channel.parent),
-                fix="free some space and run the command again; finished packages are kept.",
-            ) from error
-        raise
 
 
 def local_channel(layout: Layout, accelerator: str = CPU) -> Path:
@@ -210,7 +204,7 @@ def _announce(
     this Python.
     """
     from torchlocks.core.package_cache import cache_folder
-    from torchlocks.local_channel.wheel_sizes import COMMON, PACKAGED, disk_of, require_room, row_size, sizes_here
+    from torchlocks.local_channel.wheel_sizes import COMMON, PACKAGED, row_size, sizes_here
 
     row = row_size(folder, cuda)
     if row.torch is None:
@@ -239,7 +233,7 @@ def _announce(
         needed[cache] = ("the package cache", row.unpacked + COMMON)
         if disk_of(cache) != disk_of(installs_into):
             needed[installs_into] = ("the environment", row.unpacked + COMMON)
-    require_room(needed)
+    require_space_on_disks(needed)
     return tuple(name for name, wheel in sizes.items() if wheel.size > LARGE_WHEEL)
 
 

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, JsonValue
 
+from torchlocks.core.disk import disk_full, free_bytes, reports_disk_full
 from torchlocks.core.errors import DiskFullError, RecipeError, TorchlocksError
-from torchlocks.core.files import hash_file, says_disk_full
+from torchlocks.core.files import hash_file
 
 if TYPE_CHECKING:
     from rattler_build import RenderedVariant
@@ -37,6 +38,9 @@ LONGEST_PREFIX = 240
 """Less than conda's 255 by the characters that tell a placeholder from a plain path."""
 
 LOG_TAIL_LINES = 30
+
+KEPT = "free some space and run the command again; finished packages are kept."
+"""What to do about a full disk."""
 
 
 class Job(BaseModel):
@@ -183,7 +187,7 @@ def _build(variant: RenderedVariant, job: Job, log: Path) -> Path:
         if isinstance(error, OSError):
             raise _os_error(error, job, log) from error
         silent = "write to file" in str(error) and _has_little_room(job.work)
-        if silent or says_disk_full(f"{error}\n{log_tail(log)}"):
+        if silent or reports_disk_full(f"{error}\n{log_tail(log)}"):
             raise _disk_full(job) from error
         raise RecipeError(
             f"The build of {job.recipe.parent.name} failed: {str(error).splitlines()[0]}",
@@ -241,24 +245,18 @@ def _has_little_room(work: Path) -> bool:
 
     It copies the files and writes an archive of them. Where it cannot, it does not say why, and tidies up.
     """
-    import shutil
-
     size = sum(path.lstat().st_size for path in work.rglob("*") if not path.is_dir())
-    return shutil.disk_usage(work).free < 2 * size
+    return free_bytes(work) < 2 * size
 
 
 def _os_error(error: OSError, job: Job, log: Path) -> TorchlocksError:
-    if says_disk_full(f"{error}\n{log_tail(log)}"):
+    if reports_disk_full(f"{error}\n{log_tail(log)}"):
         return _disk_full(job)
     return RecipeError(f"The build failed: {error}", where=str(job.recipe), details=log_tail(log))
 
 
 def _disk_full(job: Job) -> DiskFullError:
-    return DiskFullError(
-        f"The disk is full: {job.recipe.parent.name} could not be built.",
-        where=str(job.work),
-        fix="free some space and run the command again; finished packages are kept.",
-    )
+    return disk_full(job.work, f"{job.recipe.parent.name} could not be built", KEPT)
 
 
 def log_tail(log: Path) -> str:

@@ -6,7 +6,6 @@ writes it. What the wheels grow to on the way to an environment is estimated fro
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from packaging.tags import sys_tags
 from packaging.utils import canonicalize_name, parse_wheel_filename
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from torchlocks.core.errors import DiskFullError, WheelError
+from torchlocks.core.errors import WheelError
 from torchlocks.local_channel.recipes import pin_file
 from torchlocks.local_channel.wheels import Pin, read_pins, select_pins
 
@@ -102,35 +101,3 @@ def _read(path: Path) -> Mapping[str, _Entry]:
             fix="make the file again with pin.py, which is beside it.",
             details=str(error),
         ) from error
-
-
-def require_room(needed: Mapping[Path, tuple[str, int]]) -> None:
-    """Raise DiskFullError where a disk has less room than all that goes onto it needs.
-
-    `needed` is, by folder, what goes there and how many bytes that is; folders need not exist yet.
-    """
-    disks: dict[int, list[tuple[Path, str, int]]] = {}
-    for folder, (what, size) in needed.items():
-        place = _existing(folder)
-        disks.setdefault(place.stat().st_dev, []).append((place, what, size))
-    for uses in disks.values():
-        place = uses[0][0]
-        total, free = sum(size for _, _, size in uses), shutil.disk_usage(place).free
-        if total > free:
-            parts = ", ".join(f"{what} {size / 1e9:.1f} GB" for _, what, size in uses)
-            raise DiskFullError(
-                f"The disk is too small: {total / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free "
-                "(nothing was downloaded).",
-                where=f"{place}: {parts}",
-                fix="free some space and run the command again"
-                "\nor move the package cache to another disk (TORCHLOCKS_CACHE), or what is made (TORCHLOCKS_HOME)",
-            )
-
-
-def disk_of(folder: Path) -> int:
-    """The device number of the file system that `folder` is on, or will be on once it is made."""
-    return _existing(folder).stat().st_dev
-
-
-def _existing(folder: Path) -> Path:
-    return next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())

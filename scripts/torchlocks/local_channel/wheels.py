@@ -25,8 +25,9 @@ from packaging.tags import Tag, sys_tags
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
 
+from torchlocks.core.disk import reports_disk_full
 from torchlocks.core.errors import DiskFullError, FetchError, WheelError
-from torchlocks.core.files import hash_file, says_disk_full
+from torchlocks.core.files import hash_file
 from torchlocks.core.progress import Progress, Task
 
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
@@ -324,7 +325,7 @@ def _pip_error(output: str, pins: list[Pin]) -> DiskFullError | FetchError | Whe
     """What pip's output means. The texts are those of pip 25 and 26."""
     tail = "\n".join(line for line in output.splitlines() if not line.startswith("WARNING: Location"))[-3000:]
     by_requirement: Mapping[str, Pin] = {f"{pin.name}=={pin.version}": pin for pin in pins}
-    if says_disk_full(output):
+    if reports_disk_full(output):
         return DiskFullError("The disk is full: pip could not store a wheel.", fix="free some space, then run again.")
     if re.search(r"Retrying \(|ConnectionError|NewConnectionError|ReadTimeout|HTTPError", output):
         return FetchError(

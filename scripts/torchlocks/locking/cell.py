@@ -9,22 +9,21 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from torchlocks.core.errors import SolveError, TorchlocksError
 from torchlocks.lockfile.formats import CONDA_LOCK, PIXI, write_pixi
+from torchlocks.locking.conda_lock import environment_variables, solving_in_process, virtual_repository
 from torchlocks.locking.options import Solver, find_solver
 from torchlocks.matrix.model import Target
-from torchlocks.solve.executable import KEEP, MOVE, answer
+from torchlocks.solve.executable import KEEP, MOVE
 from torchlocks.solve.repodata import RecordSource, records_by_url
 
 if TYPE_CHECKING:
@@ -106,8 +105,8 @@ def _solve(task: CellTask) -> Cell:
         spec, repo = _specification(task.rendered, target.platform, target.virtual_packages, scratch)
         chatter = io.StringIO()
         with (
-            _environment_variables(handed_down),
-            _solving_here(solver, source, scratch),
+            environment_variables(handed_down),
+            solving_in_process(solver, source, scratch),
             repo,
             contextlib.redirect_stderr(chatter),
             contextlib.redirect_stdout(chatter),
@@ -164,47 +163,13 @@ def _specification(
     import yaml
     from conda_lock.lookup import DEFAULT_MAPPING_URL
     from conda_lock.src_parser import make_lock_spec
-    from conda_lock.virtual_package import virtual_package_repo_from_specification
 
     environment = scratch / "environment.yml"
     environment.write_text(rendered, encoding="utf-8")
     virtual = scratch / "virtual-packages.yml"
     virtual.write_text(yaml.safe_dump({"subdirs": {platform: {"packages": dict(virtual_packages)}}}))
     spec = make_lock_spec(src_files=[environment], platform_overrides=[platform], mapping_url=DEFAULT_MAPPING_URL)
-    # conda-lock would remove this folder when the interpreter shuts down, which no process of ours does (`leave`).
-    with _environment_variables({"RUNNER_TEMP": str(scratch)}):
-        return spec, virtual_package_repo_from_specification(virtual)
-
-
-@contextlib.contextmanager
-def _solving_here(solver: Solver, source: RecordSource, scratch: Path) -> Iterator[None]:
-    """Answer conda-lock's calls of torchlocks' own executable in this process, with records that are open already.
-
-    conda-lock calls the executable as it does any conda, and reads the same JSON back; what is saved is a start of
-    Python and opening the channels for every cell. All other calls, and other solvers, are run as they are. The folder
-    of packages that conda-lock names to its conda, which stays empty here, goes with `scratch`.
-    """
-    if not solver.own:
-        yield
-        return
-    from conda_lock import conda_solver, invoke_conda
-
-    def run(arguments: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
-        if arguments[0] != str(solver.executable):
-            done: subprocess.CompletedProcess[str] = subprocess.run(arguments, **options)
-            return done
-        code, text = answer(arguments[1:], options["env"], source)
-        return subprocess.CompletedProcess(arguments, code, stdout=text, stderr="")
-
-    module: Any = conda_solver
-    real, folder = module.subprocess, invoke_conda.CONDA_PKGS_DIRS
-    module.subprocess = SimpleNamespace(**{**vars(subprocess), "run": run})
-    (scratch / "pkgs").mkdir()
-    invoke_conda.CONDA_PKGS_DIRS = str(scratch / "pkgs")
-    try:
-        yield
-    finally:
-        module.subprocess, invoke_conda.CONDA_PKGS_DIRS = real, folder
+    return spec, virtual_repository(virtual, scratch)
 
 
 def _solver_said(target: Target, error: subprocess.CalledProcessError) -> TorchlocksError:
@@ -228,17 +193,3 @@ def _solver_said(target: Target, error: subprocess.CalledProcessError) -> Torchl
         fix=said.get("fix"),
         details=said.get("details"),
     )
-
-
-@contextlib.contextmanager
-def _environment_variables(values: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value

@@ -7,7 +7,6 @@ build, so that both give the same bytes, and the same ones every time.
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import subprocess
@@ -17,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
+from torchlocks.core.disk import disk_full, disk_full_as_error, free_bytes
 from torchlocks.core.errors import DiskFullError, RecipeError
 from torchlocks.core.layout import Layout
 from torchlocks.core.progress import Progress
@@ -39,6 +39,9 @@ VERIFY, ENVIRONMENTS = "torch-verify", "torch-env"
 
 LEAST_ROOM = 1 << 20
 """Bytes. Where less is free, a build fails for that."""
+
+NOT_BUILT = "the recipes could not be built"
+UNTOUCHED = "free some space and run the command again; the channel that was there is untouched."
 
 START_OF_TIME = 315532800
 """1980, where zip archives begin: the time of a package whose sources have none."""
@@ -84,7 +87,7 @@ def build_recipes(
         matrix.select(None, platform)
     chosen = tuple(platforms or matrix.platforms)
     engine = engine or find_engine()
-    try:
+    with disk_full_as_error(channel.parent, NOT_BUILT, UNTOUCHED):
         channel.parent.mkdir(parents=True, exist_ok=True)
         with channel_lock(channel, progress), work_folder(channel) as work:
             following = work / "channel"
@@ -99,10 +102,6 @@ def build_recipes(
             write_repodata(following, built)
             tested, untested = _test(layout, following, built, work, progress)
             swap_channel(following, channel)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise _disk_full(channel.parent) from error
-        raise
     return BuiltChannel(path=channel, engine=engine, packages=tuple(built), tested=tested, untested=untested)
 
 
@@ -172,7 +171,7 @@ def _build(engine: Engine, recipe: Path, platform: str, output: Path) -> list[Pa
             _rattler_build(recipe, variants, platform, output)
     except RecipeError as error:
         # The engine does not say that a disk is full, only what it could not do.
-        if shutil.disk_usage(output).free < LEAST_ROOM:
+        if free_bytes(output) < LEAST_ROOM:
             raise _disk_full(output) from error
         raise
     packages = sorted(output.glob("*/*.conda"))
@@ -182,11 +181,7 @@ def _build(engine: Engine, recipe: Path, platform: str, output: Path) -> list[Pa
 
 
 def _disk_full(folder: Path) -> DiskFullError:
-    return DiskFullError(
-        "The disk is full: the recipes could not be built.",
-        where=str(folder),
-        fix="free some space and run the command again; the channel that was there is untouched.",
-    )
+    return disk_full(folder, NOT_BUILT, UNTOUCHED)
 
 
 def _rattler_build(recipe: Path, variants: Path, platform: str, output: Path) -> None:

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torchlocks.core.disk import is_disk_full
 from torchlocks.core.errors import DiskFullError, TorchlocksError
 from torchlocks.core.layout import Layout
 from torchlocks.core.progress import Progress
@@ -274,7 +275,6 @@ def _all_changes(catalogue: Catalogue, history: History) -> list[_CellChanges]:
 
 
 def _put(layout: Layout, catalogue: Catalogue, files: Mapping[str, str]) -> Written:
-    import errno
 
     from filelock import FileLock
 
@@ -286,7 +286,7 @@ def _put(layout: Layout, catalogue: Catalogue, files: Mapping[str, str]) -> Writ
             found = [path for path in target.rglob("*") if path.is_file()]
             sizes = {path.relative_to(target).as_posix(): path.stat().st_size for path in found}
     except OSError as error:
-        kind = DiskFullError if error.errno in (errno.ENOSPC, errno.EDQUOT) else TorchlocksError
+        kind = DiskFullError if is_disk_full(error) else TorchlocksError
         raise kind(
             f"The site cannot be written: {error.strerror}.", where=str(target), fix="make room, or make it writable"
         ) from error

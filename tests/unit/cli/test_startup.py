@@ -114,7 +114,7 @@ def test_another_platform_or_place_is_not_answered_for(checkout: Path, monkeypat
     assert quick_answer(ASKED) is None
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.text(max_size=5),

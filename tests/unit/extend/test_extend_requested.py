@@ -82,7 +82,9 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 @given(text=st.one_of(st.text(), st.binary().map(lambda data: data.decode("latin-1"))), spec=st.text(max_size=20))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=60, deadline=None
+)
 def test_any_text_is_read_or_refused(tmp_path: Path, text: str, spec: str) -> None:
     listed = yaml.safe_dump({"dependencies": [spec]})
     for each in (text, f"dependencies:\n  - {text}", listed):

@@ -12,9 +12,10 @@ from packaging.tags import sys_tags
 from packaging.utils import canonicalize_name, parse_wheel_filename
 from packaging.version import Version
 
+from torchlocks.core.disk import require_space_on_disks
 from torchlocks.core.errors import DiskFullError, MatrixError, NoSuchRowError, WheelError
 from torchlocks.local_channel.recipes import pin_file
-from torchlocks.local_channel.wheel_sizes import require_room, row_size, sizes_here
+from torchlocks.local_channel.wheel_sizes import row_size, sizes_here
 from torchlocks.local_channel.wheels import Pin, read_pins
 from torchlocks.matrix.model import load_matrix
 
@@ -120,9 +121,9 @@ def test_a_file_of_sizes_that_is_none_is_named(tmp_path: Path, text: str) -> Non
 
 
 def test_a_disk_that_is_too_small_is_refused_with_what_goes_onto_it(tmp_path: Path) -> None:
-    require_room({tmp_path: ("wheels", 1), tmp_path / "not" / "there": ("packages", 1)})
+    require_space_on_disks({tmp_path: ("wheels", 1), tmp_path / "not" / "there": ("packages", 1)})
     with pytest.raises(DiskFullError) as caught:
-        require_room({tmp_path: ("wheels", 10**15), tmp_path / "not" / "there": ("packages", 10**15)})
+        require_space_on_disks({tmp_path: ("wheels", 10**15), tmp_path / "not" / "there": ("packages", 10**15)})
     assert "2000000.0 GB are needed" in caught.value.what
     assert str(tmp_path) in str(caught.value.where)
     assert "wheels 1000000.0 GB, packages 1000000.0 GB" in str(caught.value.where)
