@@ -150,13 +150,17 @@ class Skipped:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """All that a check did: what it found, what it could not look at, and how much it looked at."""
+    """All that a check did: what it found, what it could not look at, and how much it looked at.
+
+    `bases_not_checked` are the paths of locks whose base was not looked at.
+    """
 
     findings: tuple[Finding, ...] = ()
     skipped: tuple[Skipped, ...] = ()
     locks: int = 0
     packages: int = 0
     rules: tuple[str, ...] = field(default=())
+    bases_not_checked: tuple[str, ...] = ()
 
     @property
     def failed(self) -> bool:
@@ -180,6 +184,7 @@ class Report:
             locks=self.locks + other.locks,
             packages=self.packages + other.packages,
             rules=tuple(dict.fromkeys((*self.rules, *other.rules))),
+            bases_not_checked=self.bases_not_checked + other.bases_not_checked,
         )
 
 

@@ -23,7 +23,8 @@ def summary(report: Report) -> str:
     looked = (
         f"{_count(report.locks, 'lock')}, {_count(report.packages, 'package')}, {_count(len(report.rules), 'rule')}"
     )
-    return f"{looked}: {found}"
+    unseen = len(report.bases_not_checked)
+    return looked + (f", {_count(unseen, 'base')} not checked" if unseen else "") + f": {found}"
 
 
 def as_text(report: Report) -> RenderableType:

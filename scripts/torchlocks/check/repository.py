@@ -73,18 +73,18 @@ def check_lock(lock: Lock, row: Expectation | None = None, *, shown: str | None 
     )
 
 
-def check_files_of(paths: Sequence[Path]) -> Report:
+def check_files_of(paths: Sequence[Path], *, fetch_base: bool = False) -> Report:
     """Check lockfiles from anywhere. Raises MissingFileError for a path that is not there.
 
-    A folder stands for the conda-lock.yml in it. A lock that was built on a base is also held against that base. A file
-    that is no lock is a finding, so that the others are still looked at.
+    A folder stands for the conda-lock.yml in it. A lock that was built on a base is also compared with that base, over
+    the network only with `fetch_base`. A file that is no lock is a finding, so that the others are still looked at.
     """
     report = Report()
     for named in paths:
         path = named / CONDA_LOCK if named.is_dir() else named
         try:
             lock = read_lock(path)
-            report += check_lock(lock) + extended.check_extended(lock, str(path))
+            report += check_lock(lock) + extended.check_extended(lock, str(path), fetch_base=fetch_base)
         except LockfileError as error:
             report += Report(
                 findings=(
@@ -94,6 +94,22 @@ def check_files_of(paths: Sequence[Path]) -> Report:
                 rules=("unreadable",),
             )
     return report
+
+
+def require_bases(report: Report) -> Report:
+    """The report with an error for every lock whose base was not looked at."""
+    return report + Report(
+        findings=tuple(
+            Finding(
+                rule=extended.BASE_UNSEEN,
+                severity="error",
+                path=path,
+                message="the base was not looked at",
+                fix="allow to fetch it (--fetch-base), or see that it can be read.",
+            )
+            for path in report.bases_not_checked
+        )
+    )
 
 
 def lock_on_base(folder: Path) -> Path | None:

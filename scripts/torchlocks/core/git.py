@@ -1,14 +1,47 @@
-"""Asking git, without a terminal: what it says, or why it does not."""
+"""Run git without a terminal: in this checkout, or in a new repository that holds one commit of another.
+
+git takes commands to run from the configuration of the repository that it works in, and fetches what a partial clone
+lacks when an object is read. So it never runs in a repository that an argument or a lock names: `fetch_commit` brings
+the commit into a new one.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+import stat
 import subprocess
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from torchlocks.core.reading import read_bytes
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
+_TIMEOUT_S = 600
+_REFS = 100_000
+"""As many refs are copied from a repository on disk."""
+
+# Also in the user's own checkout: a bare repository inside it could be committed by anybody.
+_CHECKOUT = ("-c", "safe.bareRepository=explicit", "-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}")
+_FETCH = (
+    *("-c", f"core.hooksPath={os.devnull}"),
+    *("-c", "protocol.allow=never"),
+    *("-c", "protocol.https.allow=always"),
+    *("-c", "protocol.ssh.allow=always"),
+    *("-c", "protocol.file.allow=always"),
+    *("-c", "http.lowSpeedLimit=1000"),
+    *("-c", "http.lowSpeedTime=60"),
+    *("-c", "gc.auto=0"),
+    *("-c", "maintenance.auto=false"),
+)
+_KEPT = ("GIT_SSH", "GIT_SSH_COMMAND", "GIT_SSH_VARIANT", "GIT_SSL_CAINFO", "GIT_SSL_CAPATH", "GIT_EXEC_PATH")
+_SCP = re.compile(r"(?:[A-Za-z0-9_.-]+@)?[A-Za-z0-9][A-Za-z0-9.-]+:(?!//).+")
 
 
 class GitError(Exception):
-    """git said no; the message is what it said."""
+    """git failed; the message is its stderr."""
 
 
 class GitMissingError(GitError):
@@ -18,17 +51,175 @@ class GitMissingError(GitError):
 def git(*arguments: str, cwd: Path | None = None, given: bytes | None = None) -> bytes:
     """What `git ARGUMENTS` prints, run in the folder `cwd` (default: the current one), with `given` on standard input.
 
-    Raises GitError when it ends with an error, GitMissingError where it is not installed.
+    For the user's own checkout only. Raises GitError when it ends with an error, GitMissingError where it is not
+    installed.
     """
     # No question can be answered here: without this, git would wait for a password.
     environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
+    return _run([*_CHECKOUT, *arguments], environment, cwd=cwd, given=given)
+
+
+def is_local(repository: str) -> bool:
+    """Whether a repository is named by a path or file URL of this machine: reading it needs no network."""
+    if "://" in repository:
+        parts = urlsplit(repository)
+        return parts.scheme == "file" and parts.netloc in ("", "localhost")
+    return not repository.replace("\\", "/").startswith("//") and (
+        _SCP.fullmatch(repository) is None or Path(repository).exists()
+    )
+
+
+def fetch_commit(repository: str, revision: str, scratch: Path) -> tuple[Path, str]:
+    """Bring one commit of a repository into a new one below the empty folder `scratch`.
+
+    `repository` is a https, ssh or file URL, `user@host:path`, or an absolute path; `revision` a tag, branch or commit.
+    Returns (the new repository, the commit's hash), for `in_repository`. A repository on this machine is not run in:
+    its refs are copied, its objects are read with a configuration of our own. Raises GitError.
+    """
+    if revision.startswith("-") or not revision.isprintable():
+        raise GitError(f"{revision!r} is not a revision")
+    new = scratch / "fetched.git"
+    _isolated("init", "-q", "--bare", "--template=", "--", str(new))
+    source = repository
+    if is_local(repository):
+        mirror = scratch / "mirror.git"
+        _mirror(_local_path(repository), mirror)
+        said = in_repository(mirror, "rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}")
+        source, revision = str(mirror), _commit(said)
+    elif "://" in repository and urlsplit(repository).scheme not in ("https", "ssh"):
+        raise GitError(f"{urlsplit(repository).scheme}:// is not fetched from; use https, ssh or file")
+    in_repository(new, "fetch", "-q", "--depth=1", "--no-tags", "--no-recurse-submodules", "--", source, revision)
+    commit = _commit(in_repository(new, "rev-parse", "--verify", "--end-of-options", "FETCH_HEAD^{commit}"))
+    return new, commit
+
+
+def in_repository(repository: Path, *arguments: str) -> bytes:
+    """What `git ARGUMENTS` prints in a repository that `fetch_commit` made. Raises GitError."""
+    return _isolated(f"--git-dir={repository}", *arguments)
+
+
+def repository_of(folder: Path) -> tuple[Path, str]:
+    """(the git repository that a folder is in, the folder's path inside it with a slash at the end, or empty).
+
+    The repository is a checkout's top folder or a bare repository. Raises GitError when there is none.
+    """
+    for place in (folder, *folder.parents):
+        if os.path.lexists(place / ".git") or _is_git_dir(place):
+            below = folder.relative_to(place).as_posix()
+            return place, "" if below == "." else f"{below}/"
+    raise GitError("not a git repository (or any of the parent directories)")
+
+
+def _local_path(repository: str) -> Path:
+    if "://" not in repository:
+        return Path(repository)
+    from urllib.request import url2pathname
+
+    return Path(url2pathname(urlsplit(repository).path))
+
+
+def _is_git_dir(folder: Path) -> bool:
+    return (folder / "objects").is_dir() and (folder / "refs").is_dir() and (folder / "HEAD").is_file()
+
+
+def _mirror(path: Path, mirror: Path) -> None:
+    """Make `mirror` a bare repository with the refs and objects of the one at `path`, and none of its configuration."""
+    try:
+        own, common = _git_dirs(path)
+        _isolated("init", "-q", "--bare", "--template=", "--", str(mirror))
+        for name in ("packed-refs", "shallow"):
+            if (common / name).is_file():
+                (mirror / name).write_bytes(read_bytes(common / name, 64 << 20))
+        (mirror / "HEAD").write_bytes(read_bytes(own / "HEAD", 4096))
+        for number, ref in enumerate(_refs(common / "refs")):
+            if number == _REFS:
+                raise GitError(f"the repository has more than {_REFS} refs")
+            target = mirror / ref.relative_to(common)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(read_bytes(ref, 4096))
+        objects = str((common / "objects").resolve())
+        if "\n" in objects:
+            raise GitError("the path of the repository has a line break")
+        (mirror / "objects" / "info").mkdir(exist_ok=True)
+        (mirror / "objects" / "info" / "alternates").write_text(objects + "\n", encoding="utf-8")
+        in_repository(mirror, "config", "uploadpack.allowAnySHA1InWant", "true")
+    except OSError as error:
+        raise GitError(f"{error.strerror or error} ({error.filename or path})") from None
+
+
+def _git_dirs(path: Path) -> tuple[Path, Path]:
+    """(the folder with HEAD, the folder with refs and objects): two folders in a linked worktree only."""
+    own = path / ".git" if os.path.lexists(path / ".git") else path
+    if own.is_file():
+        said = read_bytes(own, 4096).decode(errors="replace").strip()
+        own = (path / said.removeprefix("gitdir:").strip()).resolve()
+    common = own
+    if (own / "commondir").is_file():
+        common = (own / read_bytes(own / "commondir", 4096).decode(errors="replace").strip()).resolve()
+    if not _is_git_dir(common):
+        raise GitError(f"{path} does not appear to be a git repository")
+    return own, common
+
+
+def _refs(folder: Path) -> list[Path]:
+    """All regular files below `folder`, links not followed."""
+    found: list[Path] = []
+    for here, folders, files in os.walk(folder):
+        folders.sort()
+        for name in sorted(files):
+            with contextlib.suppress(OSError):
+                if stat.S_ISREG((Path(here) / name).lstat().st_mode):
+                    found.append(Path(here) / name)
+    return found
+
+
+def _commit(said: bytes) -> str:
+    text = said.decode(errors="replace").strip()
+    if not COMMIT.fullmatch(text):
+        raise GitError(f"{text[:80]!r} is not a commit")
+    return text
+
+
+def _isolated(*arguments: str) -> bytes:
+    """Run git without any configuration but our own; the user's ssh, certificates and netrc still count."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_") or key in _KEPT}
+    environment |= {
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_CONFIG_SYSTEM": os.devnull,
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_ATTR_NOSYSTEM": "1",
+        "GIT_ALLOW_PROTOCOL": "https:ssh:file",
+        "GIT_NO_LAZY_FETCH": "1",
+        "GIT_NO_REPLACE_OBJECTS": "1",
+        "GIT_OPTIONAL_LOCKS": "0",
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_ASKPASS": "",
+        "LC_ALL": "C",
+    }
+    return _run([*_FETCH, *arguments], environment)
+
+
+def _run(
+    arguments: list[str], environment: dict[str, str], *, cwd: Path | None = None, given: bytes | None = None
+) -> bytes:
+    # Without `given`, the terminal or a pipe of the caller is not read either.
+    source: Any = {"stdin": subprocess.DEVNULL} if given is None else {"input": given}
     try:
         done = subprocess.run(
-            ["git", *arguments], cwd=cwd, input=given, capture_output=True, check=False, env=environment
+            ["git", *arguments],
+            cwd=cwd,
+            capture_output=True,
+            check=False,
+            env=environment,
+            timeout=_TIMEOUT_S,
+            **source,
         )
+    except subprocess.TimeoutExpired:
+        raise GitError(f"it was not done within {_TIMEOUT_S} s") from None
     except OSError as error:
         said = "is not installed" if isinstance(error, FileNotFoundError) else f"cannot be run: {error.strerror}"
         raise GitMissingError(f"git {said}.") from None
     if done.returncode:
         raise GitError(done.stderr.decode(errors="replace").strip().removeprefix("fatal: "))
-    return done.stdout
+    printed: bytes = done.stdout
+    return printed

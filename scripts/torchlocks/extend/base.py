@@ -20,7 +20,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from torchlocks.core.errors import BaseLockError, LockfileError, TorchlocksError
-from torchlocks.core.git import GitError, git
+from torchlocks.core.git import COMMIT, GitError, fetch_commit, in_repository, is_local, repository_of
+from torchlocks.core.reading import LOCK_BYTES, read_bytes
+from torchlocks.core.urls import mask
 from torchlocks.lockfile.formats import CONDA_LOCK, PIXI, merge, parse_lock
 from torchlocks.lockfile.models import Lock
 
@@ -112,8 +114,17 @@ def must_hold_no_secret(url: str) -> None:
         raise BaseLockError(
             "The URL carries a user name, password or token, and the lock would record it for all to see.",
             where=f"{parts.scheme}://…@{parts.hostname}",
-            fix="name it without, and leave the secret to a credential helper or netrc file",
+            fix="name it without, and leave the secret to ssh or a netrc file",
         )
+
+
+def needs_network(name: BaseName) -> bool:
+    """Whether a base is on another machine: behind a URL, in a repository there, or on a share of Windows."""
+    if name.is_url:
+        return not is_local(name.text)
+    if name.is_revision:
+        return name.repository is not None and not is_local(name.repository)
+    return name.is_path and name.text.replace("\\", "/").startswith("//")
 
 
 def relative_path(path: Path, folder: Path) -> str:
@@ -183,6 +194,12 @@ def _reader(name: BaseName, folder: Path, as_recorded: bool, stack: contextlib.E
         raise BaseLockError(
             f"{revision!r} is not a revision.", where=name.text, fix="name a tag, a branch or a commit after the @"
         )
+    if name.commit is not None and not COMMIT.fullmatch(name.commit):
+        raise BaseLockError(
+            f"{name.commit[:80]!r} is not a commit.",
+            where=f"{CONDA_LOCK}, base commit",
+            fix="run `torchlocks extend` again and name the base",
+        )
     # A server may give out no commits by their hash: then the tag or branch, wherever it is now.
     revisions = (name.commit, revision) if as_recorded and name.commit else (revision,)
     repository = stack.enter_context(_repository(name, folder, revisions))
@@ -210,7 +227,7 @@ def _folder_reader(folder: Path, lock_file: str | None) -> Read:
     def read(file: str) -> bytes:
         path = folder / (lock_file if lock_file and file == CONDA_LOCK else file)
         try:
-            return path.read_bytes()
+            return read_bytes(path, LOCK_BYTES)
         except OSError as error:
             raise BaseLockError(
                 f"The base cannot be read: {error.strerror}.",
@@ -222,13 +239,13 @@ def _folder_reader(folder: Path, lock_file: str | None) -> Read:
 
 
 def _url_reader(url: str) -> Read:
-    from torchlocks.lockfile.open import read_bytes
+    from torchlocks.lockfile.open import read_bytes as read_any
 
     def read(file: str) -> bytes:
         parts = urlsplit(url)
         place = parts if file == CONDA_LOCK else parts._replace(path=parts.path.rsplit("/", 1)[0] + f"/{file}")
         try:
-            return read_bytes(place.geturl())
+            return read_any(place.geturl())
         except TorchlocksError as error:
             raise BaseLockError(
                 "The base cannot be fetched.", where=error.where, fix=error.fix, details=error.details
@@ -239,69 +256,77 @@ def _url_reader(url: str) -> Read:
 
 @dataclass(frozen=True, kw_only=True)
 class _Repository:
-    """A git repository on disk; `top` is the folder in it (with a slash, or empty) that holds `locks`."""
+    """A repository of our own that holds `commit`; `top` is the folder in it (with a slash, or empty) with `locks`."""
 
     path: Path
     commit: str
     top: str
 
     def git(self, *arguments: str) -> bytes:
-        return git(*arguments, cwd=self.path)
+        return in_repository(self.path, *arguments)
 
 
 @contextlib.contextmanager
 def _repository(name: BaseName, folder: Path, revisions: tuple[str, ...]) -> Iterator[_Repository]:
-    """The repository at the first of `revisions` that it has: one on disk as it is, of another that revision alone."""
+    """The first of `revisions` that the repository has, fetched into a new one."""
     from torchlocks.core.layout import find_layout
 
-    on_disk: Path | None = None
-    if name.repository is None:
-        layout = find_layout()
-        if layout.packaged:
-            raise BaseLockError(
-                f"{name.text} names a revision, and an installed torchlocks has no history.",
-                where=str(layout.locks),
-                fix="name the repository that has it: --repository URL",
-            )
-        on_disk = layout.root
-    elif "://" not in name.repository and (folder / name.repository).resolve().is_dir():
-        on_disk = (folder / name.repository).resolve()
-    with tempfile.TemporaryDirectory(prefix="torchlocks-") as scratch:
-        yield _at_revision(on_disk, name.repository or "", Path(scratch), revisions)
+    url, top = name.repository or "", ""
+    try:
+        if name.repository is None:
+            layout = find_layout()
+            if layout.packaged:
+                raise BaseLockError(
+                    f"{name.text} names a revision, and an installed torchlocks has no history.",
+                    where=str(layout.locks),
+                    fix="name the repository that has it: --repository URL",
+                )
+            there, top = repository_of(layout.root.resolve())
+            url = str(there)
+        elif is_local(name.repository) and "://" not in name.repository:
+            there, top = repository_of((folder / name.repository).resolve(strict=True))
+            url = str(there)
+    except (GitError, OSError) as error:
+        raise _not_fetched(revisions[0], url, str(error)) from None
+    with tempfile.TemporaryDirectory(prefix="torchlocks-", ignore_cleanup_errors=True) as scratch:
+        said = ""
+        for number, revision in enumerate(revisions):
+            place = Path(scratch) / str(number)
+            place.mkdir()
+            try:
+                path, commit = fetch_commit(url, revision, place)
+            except GitError as error:
+                said = str(error)
+                continue
+            yield _Repository(path=path, commit=commit, top=top)
+            return
+        raise _not_fetched(revisions[0], url, said)
 
 
-def _at_revision(on_disk: Path | None, url: str, scratch: Path, revisions: tuple[str, ...]) -> _Repository:
-    said = ""
-    for revision in revisions:
-        try:
-            if on_disk is not None:
-                top = git("rev-parse", "--show-prefix", cwd=on_disk).decode().strip()
-                return _Repository(path=on_disk, commit=_commit(on_disk, revision), top=top)
-            git("init", "-q", "--bare", str(scratch))
-            git("fetch", "-q", "--depth=1", "--no-tags", "--", url, revision, cwd=scratch)
-            return _Repository(path=scratch, commit=_commit(scratch, "FETCH_HEAD"), top="")
-        except GitError as error:
-            said = str(error)
-    raise BaseLockError(
-        f"git cannot get {revisions[0]} of the base.",
-        where=str(on_disk or url),
+def _not_fetched(revision: str, url: str, said: str) -> BaseLockError:
+    return BaseLockError(
+        f"git cannot get {revision} of the base.",
+        where=mask(url),
         fix="name a tag, a branch or a full commit hash that the repository has, and see that it can be reached",
-        details=said,
+        details=mask(said),
     )
-
-
-def _commit(repository: Path, revision: str) -> str:
-    said = git("rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}", cwd=repository)
-    return said.decode().strip()
 
 
 def _git_reader(repository: _Repository, env: str, named: str) -> Read:
     def read(file: str) -> bytes:
+        blob = f"{repository.commit}:{repository.top}locks/{env}/{file}"
         try:
-            return repository.git("show", f"{repository.commit}:{repository.top}locks/{env}/{file}")
+            if int(repository.git("cat-file", "-s", blob)) > LOCK_BYTES:
+                raise BaseLockError(
+                    f"The file is larger than the {LOCK_BYTES >> 20} MiB that are read of a lock.",
+                    where=f"{named}, locks/{env}/{file}",
+                )
+            return repository.git("cat-file", "blob", blob)
         except GitError:
-            listed = repository.git("ls-tree", "-d", "--name-only", repository.commit, f"{repository.top}locks/")
-            names = [line.rsplit("/", 1)[-1] for line in listed.decode().splitlines()]
+            names: list[str] = []
+            with contextlib.suppress(GitError):
+                listed = repository.git("ls-tree", "-d", "--name-only", repository.commit, f"{repository.top}locks/")
+                names = [line.rsplit("/", 1)[-1] for line in listed.decode(errors="replace").splitlines()]
             raise BaseLockError(
                 f"The revision has no locks/{env}/{file}.",
                 where=f"{named}, commit {repository.commit[:12]}",

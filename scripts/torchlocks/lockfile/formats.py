@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torchlocks.core.errors import LockfileError, MissingFileError
+from torchlocks.core.reading import LOCK_BYTES, read_bytes
 from torchlocks.lockfile.models import Lock, LockedPackage, LockKind
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def read_lock(path: Path) -> Lock:
     Raises MissingFileError when there is no such file, LockfileError when it is not a lock.
     """
     try:
-        data = path.read_bytes()
+        data = read_bytes(path, LOCK_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         raise MissingFileError(
             "There is no such lockfile.", where=str(path), fix="check the path, or make the lock with `make lock`."

@@ -6,8 +6,10 @@ import asyncio
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from torchlocks.core import reading
 from torchlocks.core.errors import FetchError, LockfileError, MissingFileError
 from torchlocks.core.http import make_client
+from torchlocks.core.reading import LOCK_BYTES
 from torchlocks.core.urls import mask
 from torchlocks.lockfile.formats import PIXI, merge, parse_lock, read_lock
 from torchlocks.lockfile.models import Lock
@@ -37,7 +39,7 @@ def read_bytes(name: str) -> bytes:
     """
     if "://" not in name or name.startswith("file://"):
         try:
-            return path_of(name).read_bytes()
+            return reading.read_bytes(path_of(name), LOCK_BYTES)
         except (FileNotFoundError, NotADirectoryError):
             raise MissingFileError("There is no such file.", where=name, fix="check the path.") from None
         except OSError as error:

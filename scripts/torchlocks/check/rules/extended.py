@@ -1,7 +1,8 @@
 """Rules on a lock that was built on a base: the base is in it as it is, and it is current.
 
-The base is looked for where the lock says that it is; one that is in a repository or behind a URL is fetched. Where it
-cannot be had, what needs it is reported as skipped.
+The base is looked for where the lock says that it is. One on another machine is fetched only with `fetch_base`: a lock
+that somebody else wrote must not decide which servers are contacted. What needs a base that was not looked at is
+reported as skipped, and the base as not checked.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from torchlocks.check.rules import files as check_files
 from torchlocks.check.rules.graph import reachable
 from torchlocks.check.rules.packages import RELOCK
 from torchlocks.core.errors import TorchlocksError
-from torchlocks.extend.base import Base, Built, open_base, read_built, virtual_packages
+from torchlocks.core.urls import mask
+from torchlocks.extend.base import Base, Built, needs_network, open_base, read_built, virtual_packages
 from torchlocks.extend.lock import all_channels, input_hash
 from torchlocks.extend.requested import Wishes, read_wishes
 from torchlocks.lockfile.formats import CONDA_LOCK, PIXI, explicit_name
@@ -27,6 +29,7 @@ BASE_PACKAGE = "base-package"
 WISH_UNMET = "wish-unmet"
 ADDITION_UNNEEDED = "addition-unneeded"
 ENVIRONMENT = "environment-unreadable"
+BASE_UNSEEN = "base-not-checked"
 
 REASONS = {
     BASE_CHANGED: "A lock on a base is worth what its base is: it names the bytes that it was built on.",
@@ -34,15 +37,17 @@ REASONS = {
     WISH_UNMET: "The lock must hold what its environment file asks for.",
     ADDITION_UNNEEDED: "What neither the base nor a wish needs was put there by hand, or left behind.",
     ENVIRONMENT: "Without its environment file a lock cannot be made again.",
+    BASE_UNSEEN: "With --require-base, a base that was not looked at is a failure.",
 }
 
 AGAIN = "run `torchlocks extend` again."
 
 
-def check_extended(lock: Lock, shown: str) -> Report:
+def check_extended(lock: Lock, shown: str, *, fetch_base: bool = False) -> Report:
     """Check a lock against its base and its environment file; an empty report for a lock that is built on none.
 
-    `shown` is the path that findings name. The lock's own path says where its folder is.
+    `shown` is the path that findings name. The lock's own path says where its folder is. `fetch_base` allows to fetch
+    a base over the network.
     """
     built = read_built(lock.metadata)
     if built is None or lock.kind != "conda-lock":
@@ -52,11 +57,16 @@ def check_extended(lock: Lock, shown: str) -> Report:
     findings: list[Finding] = []
     base: Base | None = None
     wishes: Wishes | None = None
-    try:
-        base = open_base(built.base, folder, as_recorded=True)
-    except TorchlocksError as error:
-        said = "".join(f": {line}" for line in (error.details or "").splitlines()[:1])
-        why = f"the base {built.base.text} cannot be had: {error.what.rstrip('.')}{said.rstrip('.')}"
+    why = ""
+    if needs_network(built.base) and not fetch_base:
+        why = f"the base {mask(built.base.text)} is on another machine, and is fetched with --fetch-base only"
+    else:
+        try:
+            base = open_base(built.base, folder, as_recorded=True)
+        except TorchlocksError as error:
+            said = "".join(f": {line}" for line in (error.details or "").splitlines()[:1])
+            why = f"the base {mask(built.base.text)} cannot be had: {error.what.rstrip('.')}{said.rstrip('.')}"
+    if base is None:
         skipped += [Skipped(rule=rule, path=shown, reason=why) for rule in (BASE_CHANGED, BASE_PACKAGE)]
     environment = folder / built.environment
     if environment.is_file():
@@ -72,9 +82,17 @@ def check_extended(lock: Lock, shown: str) -> Report:
     if wishes is not None:
         findings += _against_wishes(lock, wishes, base, shown)
         findings += _files(lock, built, wishes, base, shown)
-    checked = [*REASONS, *(rule.id for rule in check_files.RULES if wishes is not None)]
+    checked = [
+        *(rule for rule in REASONS if rule != BASE_UNSEEN),
+        *(rule.id for rule in check_files.RULES if wishes is not None),
+    ]
     rules = tuple(rule for rule in checked if rule not in {each.rule for each in skipped})
-    return Report(findings=tuple(findings), skipped=tuple(skipped), rules=rules)
+    return Report(
+        findings=tuple(findings),
+        skipped=tuple(skipped),
+        rules=rules,
+        bases_not_checked=(shown,) if base is None else (),
+    )
 
 
 def _against_base(lock: Lock, built: Built, base: Base, shown: str) -> Iterator[Finding]:

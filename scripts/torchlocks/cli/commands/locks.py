@@ -169,6 +169,8 @@ def _lock(
 @click.option("--format", "form", type=click.Choice(["text", "json", "github"]), default="text", show_default=True)
 @click.option("--rule", "chosen", multiple=True, metavar="ID", help="Only this rule's findings; may be repeated.")
 @click.option("--rules", is_flag=True, help="List the rules and exit.")
+@click.option("--fetch-base", is_flag=True, help="Fetch a base that is on another machine (default: no network).")
+@click.option("--require-base", is_flag=True, help="Fail where a lock's base was not looked at.")
 def check(
     files: tuple[Path, ...],
     env_name: str | None,
@@ -176,6 +178,8 @@ def check(
     form: str,
     chosen: tuple[str, ...],
     rules: bool,
+    fetch_base: bool,
+    require_base: bool,
 ) -> None:
     """Prove the committed locks, or any lockfiles that are named.
 
@@ -184,6 +188,7 @@ def check(
     """
     from torchlocks.check import report as check_report
     from torchlocks.check import repository as checks
+    from torchlocks.check.rules.extended import BASE_UNSEEN
     from torchlocks.cli.console import make_progress
     from torchlocks.core.errors import CheckError
     from torchlocks.core.layout import find_layout
@@ -206,7 +211,8 @@ def check(
     if not files and not whole and (here := checks.lock_on_base(Path())):
         files = (here,)
     if files:
-        report = checks.check_files_of(files)
+        report = checks.check_files_of(files, fetch_base=fetch_base)
+        report = checks.require_bases(report) if require_base else report
     else:
         layout = find_layout()
         if layout.packaged and not whole:
@@ -219,7 +225,7 @@ def check(
             targets = loaded.select(env_name, None)
             report += check_relocked(layout, targets, snapshot.absolute(), make_progress(quiet=form != "text"))
     if chosen:
-        report = report.only(chosen)
+        report = report.only((*chosen, BASE_UNSEEN) if require_base else chosen)
     if form == "json":
         click.echo(check_report.as_json(report), nl=False)
     elif form == "github":

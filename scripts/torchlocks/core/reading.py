@@ -1,0 +1,128 @@
+"""Open and parse files that somebody else wrote: regular files only, of a limited size, of limited depth.
+
+A path can name a FIFO (opening it waits forever), a device such as `/dev/zero` (it has no end) or a file larger than
+memory, and a document of a few bytes can stand for gigabytes (YAML aliases) or overflow the stack (nesting).
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import stat
+from pathlib import Path
+from typing import Any
+
+LOCK_BYTES = 32 << 20
+"""Largest lockfile that is read; conda-lock.yml of 5 platforms with 500 packages each has about 2 MB."""
+TEXT_BYTES = 1 << 20
+"""Largest environment file, matrix, host record, signature or list of signers that is read."""
+RECORD_BYTES = 256 << 20
+"""Largest JSON in a package or bundle; the file list of the largest CUDA packages has some 10 MB."""
+DEEPEST = 64
+"""Deepest nesting of a document; real ones have about 10."""
+
+
+def read_bytes(path: Path, limit: int) -> bytes:
+    """The bytes of a regular file of at most `limit` bytes.
+
+    Raises OSError, with a `strerror` that says what is wrong, for what is no regular file, is too large, or cannot be
+    read. Never waits for another process, as opening a FIFO would.
+    """
+    # Looked at before it is opened, since opening a device can already do something; and after, since it can change.
+    _require_regular(os.stat(path), path)  # noqa: PTH116
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+    with os.fdopen(os.open(path, flags), "rb") as file:
+        found = os.fstat(file.fileno())
+        _require_regular(found, path)
+        # The size of a file in /proc is 0; one that is being written grows.
+        data = file.read(limit + 1) if found.st_size <= limit else b""
+    if found.st_size > limit or len(data) > limit:
+        raise OSError(errno.EFBIG, f"it is larger than the {limit >> 20} MiB that are read of such a file", str(path))
+    return data
+
+
+def read_text(path: Path, limit: int = TEXT_BYTES, encoding: str = "utf-8") -> str:
+    """The text of a file, with the rules of `read_bytes`; line ends become newlines.
+
+    Raises OSError, and UnicodeDecodeError for a file in another encoding.
+    """
+    return read_bytes(path, limit).decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _require_regular(found: os.stat_result, path: Path) -> None:
+    if stat.S_ISREG(found.st_mode):
+        return
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    kinds = ((stat.S_ISFIFO, "a FIFO (named pipe)"), (stat.S_ISSOCK, "a socket"))
+    kind = next((name for test, name in kinds if test(found.st_mode)), "a device")
+    raise OSError(errno.EINVAL, f"it is {kind}, not a file", str(path))
+
+
+def load_json(data: bytes | str) -> Any:
+    """Parse JSON. Raises ValueError for what is not JSON or is nested more than `DEEPEST` deep."""
+    try:
+        document: Any = json.loads(data)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    level = [document] if isinstance(document, dict | list) else []
+    for _ in range(DEEPEST):
+        if not level:
+            return document
+        level = [
+            child
+            for each in level
+            for child in (each.values() if isinstance(each, dict) else each)
+            if isinstance(child, dict | list)
+        ]
+    raise ValueError("it is nested too deeply")
+
+
+def refuse_costly_yaml(text: str) -> None:
+    """Raise ValueError for YAML whose parsing costs far more than its length: deep nesting, or multiplying aliases.
+
+    With aliases of aliases 1 KB can stand for gigabytes; parsers recurse, and libyaml's time is quadratic in the depth.
+    A text that cannot contain either is not parsed for this. What is not valid YAML is left to the caller's parser.
+    """
+    if not _may_be_costly(text):
+        return
+    import yaml
+
+    loader: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
+    # Of each open collection: its anchor, and how many nodes it stands for, aliases expanded.
+    open_nodes: list[tuple[str | None, int]] = []
+    expanded: dict[str, int] = {}
+    nodes = total = 0
+    try:
+        for event in yaml.parse(text, Loader=loader):
+            line: Any = event.start_mark
+            name: Any = getattr(event, "anchor", None)
+            if isinstance(event, yaml.CollectionStartEvent):
+                open_nodes.append((name, total))
+                if len(open_nodes) > DEEPEST:
+                    raise ValueError(f"line {line.line + 1} is nested too deeply")
+            elif isinstance(event, yaml.CollectionEndEvent):
+                anchor, before = open_nodes.pop()
+                if anchor:
+                    expanded[anchor] = total - before
+            elif isinstance(event, yaml.AliasEvent):
+                total += expanded.get(name, 1)
+            elif not isinstance(event, yaml.NodeEvent):
+                continue
+            nodes, total = nodes + 1, total + 1
+            if total > 2 * nodes + 100_000:
+                raise ValueError(f"its aliases stand for too many copies (line {line.line + 1})")
+    except yaml.YAMLError:
+        return
+
+
+def _may_be_costly(text: str) -> bool:
+    brackets = text.count("[") + text.count("{") - text.count("[]") - text.count("{}")
+    return (
+        brackets > DEEPEST
+        or " " * DEEPEST in text
+        or re.search(r"(?:[-?:][ \t]+){8}", text) is not None
+        or re.search(r"(?:^|[\s\[{,])&\S", text) is not None
+    )
