@@ -215,7 +215,7 @@ def _stages(ground: Ground, targets: Sequence[Target] | None = None) -> dict[str
 
 
 def _answers(targets: Sequence[Target], rendered: Sequence[str], source: RecordSource) -> None:
-    from torchlocks.solve.executable import SolveRequest, generic_virtual_packages, solve
+    from torchlocks.solve.solver import SolveRequest, generic_virtual_packages, solve
 
     for target, text in zip(targets, rendered, strict=True):
         solve(

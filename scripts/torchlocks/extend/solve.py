@@ -15,8 +15,8 @@ from torchlocks.extend.base import Base, virtual_packages
 from torchlocks.extend.requested import Wish
 from torchlocks.lockfile.formats import select_records, to_record
 from torchlocks.lockfile.pixi import read_pixi_records
-from torchlocks.solve.executable import SolveRequest, generic_virtual_packages, solve
 from torchlocks.solve.repodata import RecordSource, records_by_url
+from torchlocks.solve.solver import SolveRequest, generic_virtual_packages, solve
 
 if TYPE_CHECKING:
     from rattler import RepoDataRecord

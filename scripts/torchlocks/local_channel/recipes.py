@@ -21,7 +21,8 @@ from typing import Any
 from packaging.utils import canonicalize_name
 
 from torchlocks.core.errors import RecipeError
-from torchlocks.local_channel.wheels import Pin, Wheel, no_cuda_torch, read_pins, select_pins
+from torchlocks.local_channel.pins import Pin, read_pins, select_pins
+from torchlocks.local_channel.wheels import Wheel, no_cuda_torch
 
 CPU = "cpu"
 

@@ -15,8 +15,8 @@ from packaging.utils import canonicalize_name, parse_wheel_filename
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from torchlocks.core.errors import WheelError
+from torchlocks.local_channel.pins import Pin, read_pins, select_pins
 from torchlocks.local_channel.recipes import pin_file
-from torchlocks.local_channel.wheels import Pin, read_pins, select_pins
 
 FILE_NAME = "wheel-sizes.json"
 

@@ -77,7 +77,7 @@ def build_recipes(
     would hold a path of this machine; NoSuchRowError for a platform that is not in the matrix; LockfileError for a lock
     that cannot be read; DiskFullError.
     """
-    from torchlocks.local_channel.build import channel_lock, swap_channel, work_folder, write_repodata
+    from torchlocks.local_channel.channel import channel_lock, swap_channel, work_folder, write_repodata
 
     matrix = load_matrix(layout.matrix)
     require_current(layout, matrix)

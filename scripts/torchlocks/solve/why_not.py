@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from torchlocks.matrix.model import Target
 from torchlocks.matrix.render import requested
-from torchlocks.solve.executable import SolveRequest, generic_virtual_packages, solve
 from torchlocks.solve.repodata import RecordSource
+from torchlocks.solve.solver import SolveRequest, generic_virtual_packages, solve
 
 
 def try_with(target: Target, rendered: str, extra: Sequence[str], source: RecordSource) -> list[str]:

@@ -129,7 +129,7 @@ def _choose(layout: Layout, target: Target, request: Request, fetch: FetchOption
     """The committed lock where its packages can be had, or else (`auto`) the local channel."""
     if request.channel == "local":
         return _Source(lock=_local_lock(layout, target, progress))
-    from torchlocks.install.fetch import packages_available
+    from torchlocks.install.availability import packages_available
     from torchlocks.workflow.unreachable import cannot_be_had
 
     channels = " and ".join(target.channels)

@@ -26,7 +26,8 @@ from faulty_server import faulty_server
 from support import small_disk
 from tiny_channel import PLACEHOLDER, PLATFORM, TinyChannel, locked_file, make_channel
 from torchlocks.bundle import installer as bundle_installer
-from torchlocks.bundle.write import Bundle, bundle_environment, make_bundle, unpack_bundle
+from torchlocks.bundle.unpack import unpack_bundle
+from torchlocks.bundle.write import Bundle, bundle_environment, make_bundle
 from torchlocks.core.errors import (
     DiskFullError,
     FetchError,

@@ -19,14 +19,8 @@ from faulty_server import Fault, FaultyServer, faulty_server
 from tiny_channel import PLATFORM, TinyChannel, locked_file, make_channel
 from torchlocks.core.errors import ChannelUnreachableError, FetchError, IntegrityError, LockfileError, TorchlocksError
 from torchlocks.core.progress import Silent
-from torchlocks.install.fetch import (
-    FetchOptions,
-    download_only,
-    ensure_cached,
-    packages_available,
-    packages_for,
-    reachable,
-)
+from torchlocks.install.availability import packages_available, reachable
+from torchlocks.install.fetch import FetchOptions, download_only, ensure_cached, packages_for
 from torchlocks.install.unpack import SMALL
 from torchlocks.lockfile.models import Lock
 

@@ -23,8 +23,9 @@ from torchlocks.core.errors import FetchError, WheelError
 from torchlocks.core.layout import Layout
 from torchlocks.core.progress import Silent
 from torchlocks.local_channel.build import LocalChannel, build_local_channel
+from torchlocks.local_channel.pins import read_pins
 from torchlocks.local_channel.recipes import read_plan
-from torchlocks.local_channel.wheels import fetch_wheels, read_pins
+from torchlocks.local_channel.wheels import fetch_wheels
 
 ROOT = Path(__file__).resolve().parents[3]
 LAYOUT = Layout(ROOT)

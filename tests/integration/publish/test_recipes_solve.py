@@ -15,8 +15,8 @@ from torchlocks.lockfile.formats import PIXI, read_lock
 from torchlocks.matrix.model import Target, load_matrix
 from torchlocks.publish.build import BuiltChannel, build_recipes
 from torchlocks.publish.metapackages import metapackage, read_metapackages
-from torchlocks.solve.executable import SolveRequest, solve
 from torchlocks.solve.repodata import RecordSource
+from torchlocks.solve.solver import SolveRequest, solve
 
 LAYOUT = Layout(Path(__file__).parents[3])
 MATRIX = load_matrix(LAYOUT.matrix)

@@ -19,7 +19,8 @@ from packaging.version import Version
 
 from torchlocks.core.errors import WheelError
 from torchlocks.core.progress import Task
-from torchlocks.local_channel.wheels import Pin, fetch_wheels, glibc_floor, no_cpu_torch, read_pins, select_pins
+from torchlocks.local_channel.pins import Pin, read_pins, select_pins
+from torchlocks.local_channel.wheels import fetch_wheels, glibc_floor, no_cpu_torch
 
 RECIPES = Path(__file__).resolve().parents[3] / "recipes" / "local"
 HASH = "a" * 64

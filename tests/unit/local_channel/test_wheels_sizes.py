@@ -14,9 +14,9 @@ from packaging.version import Version
 
 from torchlocks.core.disk import require_space_on_disks
 from torchlocks.core.errors import DiskFullError, MatrixError, NoSuchRowError, WheelError
+from torchlocks.local_channel.pins import Pin, read_pins
 from torchlocks.local_channel.recipes import pin_file
 from torchlocks.local_channel.wheel_sizes import row_size, sizes_here
-from torchlocks.local_channel.wheels import Pin, read_pins
 from torchlocks.matrix.model import load_matrix
 
 ROOT = Path(__file__).resolve().parents[3]

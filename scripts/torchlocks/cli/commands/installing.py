@@ -114,7 +114,8 @@ def bundle(
     unpack: Path | None,
 ) -> None:
     """Write one file with all that an installation without a network needs, or unpack one."""
-    from torchlocks.bundle.write import bundle_environment, unpack_bundle
+    from torchlocks.bundle.unpack import unpack_bundle
+    from torchlocks.bundle.write import bundle_environment
     from torchlocks.cli.console import make_progress
     from torchlocks.core.layout import find_layout
     from torchlocks.host.detect import host_platform

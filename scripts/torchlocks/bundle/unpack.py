@@ -1,0 +1,100 @@
+"""A bundle → packages in the package cache."""
+
+from __future__ import annotations
+
+import shutil
+import tarfile
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+from torchlocks.bundle import installer
+from torchlocks.core.disk import disk_full_as_error, require_space
+from torchlocks.core.errors import (
+    InstallError,
+    IntegrityError,
+    MissingFileError,
+)
+from torchlocks.core.package_cache import cache_folder
+from torchlocks.core.progress import Progress, Task
+from torchlocks.install.cache import PackageStore
+from torchlocks.install.fetch import FetchOptions, ensure_cached
+from torchlocks.install.installer import interruptible
+from torchlocks.lockfile.models import LockedPackage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unpacked:
+    """A bundle whose packages are in the package cache now."""
+
+    name: str
+    platform: str
+    packages: int
+
+
+def unpack_bundle(bundle: Path, *, fetch: FetchOptions, progress: Progress) -> Unpacked:
+    """Put the packages of the file `bundle` into the package cache, each held against the lock inside.
+
+    Raises MissingFileError when there is no such file, IntegrityError when it is damaged, hostile or no bundle,
+    InstallError when it is a portable one, DiskFullError, and InterruptedByUserError.
+    """
+    if not bundle.is_file():
+        raise MissingFileError("There is no such bundle.", where=str(bundle), fix="make one: make bundle ENV=cpu")
+    store = PackageStore(cache_folder(fetch.cache))
+    store.root.mkdir(parents=True, exist_ok=True)
+    with interruptible(), disk_full_as_error(store.root), store.staging() as stage:
+        require_space(stage.parent, bundle.stat().st_size, "The bundle needs", "make room, or choose another disk.")
+        folder = stage / "bundle"
+        with progress.task("Unpacking the bundle", bundle.stat().st_size, unit="bytes") as task:
+            _extract(bundle, folder, task)
+        try:
+            found = installer.read_bundle(folder)
+            installer.check_files(found, progress.say)
+        except installer.BundleError as error:
+            raise IntegrityError(str(error), where=str(bundle), fix=error.fix) from error
+        if any(each.sha256 != each.file_sha256 for each in found.packages):
+            raise InstallError(
+                "This is a portable bundle: its packages were repacked, so the lock's hashes do not hold for them.",
+                where=str(bundle),
+                fix="install it with the install.py inside, or make a bundle that is not portable.",
+            )
+        packages = [
+            LockedPackage(
+                name=each.name,
+                version=each.version,
+                build=each.build,
+                subdir=each.subdir,
+                url=(folder / each.file).as_uri(),
+                sha256=each.sha256,
+                md5=each.md5,
+                size=each.size,
+            )
+            for each in found.packages
+        ]
+        ensure_cached(packages, replace(fetch, offline=False, mirrors={}), progress)
+    return Unpacked(name=found.name, platform=found.platform, packages=len(packages))
+
+
+def _extract(bundle: Path, folder: Path, task: Task) -> None:
+    """Extract a bundle into the new folder `folder`, without its top folder; nothing in it is trusted."""
+
+    def refuse(why: str) -> IntegrityError:
+        return IntegrityError(f"This is no bundle of torchlocks: {why}.", where=str(bundle), fix="copy it again.")
+
+    try:
+        with tarfile.open(bundle, "r:") as archive:
+            for member in archive:
+                parts = PurePosixPath(member.name).parts
+                if member.isdir():
+                    continue
+                if not member.isreg() or not 2 <= len(parts) <= 4 or installer.leaves("/".join(parts[1:])):
+                    raise refuse(f"it holds {member.name!r}")
+                target = folder.joinpath(*parts[1:])
+                target.parent.mkdir(parents=True, exist_ok=True)
+                source = archive.extractfile(member)
+                with target.open("xb") as file:
+                    shutil.copyfileobj(source, file, 1 << 20)  # type: ignore[arg-type]
+                task.advance(member.size, target.name)
+    except (tarfile.TarError, EOFError) as error:
+        raise refuse(str(error)) from error
+    except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+        raise refuse(f"it has {error.filename!r} twice") from error
