@@ -6,6 +6,7 @@ A message always answers three questions: what is wrong, where, and what to do a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 
@@ -37,6 +38,26 @@ class TorchlocksError(Exception):
         if self.details:
             lines.append(self.details)
         return "\n".join(lines)
+
+    def as_data(self) -> dict[str, str | None]:
+        """Return the error as values for JSON, for another process; `from_data` is the inverse.
+
+        `exception_name` and `error` are also the keys that conda uses.
+        """
+        parts = {"where": self.where, "fix": self.fix, "details": self.details}
+        return {"exception_name": type(self).__name__, "error": self.what, **parts}
+
+    @staticmethod
+    def from_data(data: Mapping[str, object], otherwise: type[TorchlocksError]) -> TorchlocksError:
+        """Return the error that `as_data` described; of class `otherwise` where it names none of this module.
+
+        Values that are not text count as absent: the data may come from a program of somebody else.
+        """
+        text = {key: value for key, value in data.items() if isinstance(value, str) and value}
+        kind = globals().get(text.get("exception_name", ""))
+        known = kind if isinstance(kind, type) and issubclass(kind, TorchlocksError) else otherwise
+        what = text.get("error") or text.get("message") or "The program failed without a reason."
+        return known(what, where=text.get("where"), fix=text.get("fix"), details=text.get("details"))
 
 
 class MatrixError(TorchlocksError):

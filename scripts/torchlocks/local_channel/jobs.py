@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torchlocks
-from torchlocks.core.errors import RecipeError
+from torchlocks.core.errors import RecipeError, TorchlocksError
 from torchlocks.local_channel.channel import subdir_here
 from torchlocks.local_channel.recipes import Plan, Recipe, base_interpreter, requirement_specs
 from torchlocks.local_channel.wheels import Wheel
@@ -216,6 +216,6 @@ def _outcome(job: Job, log: Path, answer: bytes) -> Built:
     finally:
         shutil.rmtree(job.work, ignore_errors=True)
     if outcome.failure:
-        raise outcome.failure.error()
+        raise TorchlocksError.from_data(outcome.failure, RecipeError)
     assert outcome.built is not None
     return outcome.built

@@ -79,29 +79,13 @@ class Built(BaseModel):
     index: dict[str, JsonValue]
 
 
-class Failure(BaseModel):
-    """An error, on its way from the process that builds to the one that asked."""
-
-    model_config = ConfigDict(frozen=True)
-
-    kind: str
-    what: str
-    where: str | None = None
-    fix: str | None = None
-    details: str | None = None
-
-    def error(self) -> TorchlocksError:
-        kinds: dict[str, type[TorchlocksError]] = {"DiskFullError": DiskFullError, "RecipeError": RecipeError}
-        return kinds.get(self.kind, RecipeError)(self.what, where=self.where, fix=self.fix, details=self.details)
-
-
 class Outcome(BaseModel):
-    """What the process writes to its standard output."""
+    """What the process writes to its standard output; `failure` is that of `TorchlocksError.as_data`."""
 
     model_config = ConfigDict(frozen=True)
 
     built: Built | None = None
-    failure: Failure | None = None
+    failure: dict[str, str | None] | None = None
 
 
 def pack(job: Job, log: Path) -> Built:
@@ -295,11 +279,7 @@ def main() -> None:
     try:
         outcome = Outcome(built=pack(job, Path(sys.argv[1])))
     except TorchlocksError as error:
-        outcome = Outcome(
-            failure=Failure(
-                kind=type(error).__name__, what=error.what, where=error.where, fix=error.fix, details=error.details
-            )
-        )
+        outcome = Outcome(failure=error.as_data())
     with os.fdopen(answer, "w", encoding="utf-8") as stdout:
         stdout.write(outcome.model_dump_json())
 

@@ -173,23 +173,13 @@ def _specification(
 
 
 def _solver_said(target: Target, error: subprocess.CalledProcessError) -> TorchlocksError:
-    """The solver's own message, out of the JSON that it answers with."""
-    import torchlocks.core.errors
-
+    """Return the solver's error, rebuilt from the JSON that it prints."""
     where = f"{target.env} on {target.platform}"
     try:
-        said: dict[str, Any] = json.loads(error.stdout)
+        data: dict[str, Any] = json.loads(error.stdout)
     except (TypeError, ValueError):
         last_words = "\n".join((str(error.stdout or "") + str(error.stderr or "")).strip().splitlines()[-20:])
         return SolveError("The solver failed without a reason.", where=where, details=last_words)
-    kind = getattr(torchlocks.core.errors, str(said.get("exception_name")), SolveError)
-    if not (isinstance(kind, type) and issubclass(kind, TorchlocksError)):
-        kind = SolveError
-    what = str(said.get("error") or said.get("message") or "The solver found no solution.")
-    inner = said.get("where")
-    return kind(
-        what,
-        where=f"{where}: {inner}" if inner else where,
-        fix=said.get("fix"),
-        details=said.get("details"),
-    )
+    failure = TorchlocksError.from_data(data, SolveError)
+    failure.where = f"{where}: {failure.where}" if failure.where else where
+    return failure

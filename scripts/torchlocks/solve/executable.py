@@ -259,10 +259,8 @@ def answer(argv: Sequence[str], environ: Mapping[str, str], source: RecordSource
         arguments.environ = environ
         return 0, json.dumps(arguments.run(arguments, source))
     except TorchlocksError as error:
-        parts = {"error": error.what, "where": error.where, "fix": error.fix, "details": error.details}
-        # `message` is what conda-lock shows; the parts are for `lock_cell`, which makes the error whole again.
-        said = {"success": False, "message": str(error), "exception_name": type(error).__name__, **parts}
-        return error.exit_code, json.dumps(said)
+        # `message` is what conda-lock shows; `locking.cell` rebuilds the exception from the rest.
+        return error.exit_code, json.dumps({"success": False, "message": str(error), **error.as_data()})
 
 
 def main(argv: Sequence[str] | None = None) -> int:

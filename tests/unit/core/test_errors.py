@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import sys
 
 import pytest
@@ -49,3 +50,15 @@ def test_what_the_system_refuses_is_no_bug(
         main()
     assert ended.value.code == code
     assert said in capsys.readouterr().err
+
+
+def test_an_error_survives_the_way_to_another_process() -> None:
+    error = DiskFullError("The disk is full.", where="/somewhere", fix="make room", details="a log")
+    back = TorchlocksError.from_data(json.loads(json.dumps(error.as_data())), TorchlocksError)
+    assert (type(back), str(back)) == (DiskFullError, str(error))
+
+
+@pytest.mark.parametrize("name", ["str", "ClassVar", "TorchlocksError.from_data", "", None, 7, "NoSuchError"])
+def test_what_is_no_error_of_ours_becomes_the_one_asked_for(name: object) -> None:
+    back = TorchlocksError.from_data({"exception_name": name, "message": "conda failed", "fix": 3}, DiskFullError)
+    assert (type(back), back.what, back.fix) == (DiskFullError, "conda failed", None)
