@@ -1,14 +1,13 @@
-"""Where the package cache is."""
+"""The folder of the package cache."""
 
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 
 def cache_folder(named: Path | None = None) -> Path:
-    """The package cache: `named`, or `$TORCHLOCKS_CACHE`, or where rattler keeps its own.
+    """Return the package cache: `named`, else `$TORCHLOCKS_CACHE`, else rattler's own.
 
     rattler's is `pkgs` in `$RATTLER_CACHE_DIR` or, by default, in `rattler/cache` in the user's cache folder.
     """
@@ -18,10 +17,6 @@ def cache_folder(named: Path | None = None) -> Path:
         return Path(own).absolute()
     if shared := os.environ.get("RATTLER_CACHE_DIR"):
         return Path(shared).absolute() / "pkgs"
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "rattler" / "cache" / "pkgs"
+    from platformdirs import user_cache_path
+
+    return user_cache_path("rattler", appauthor=False, opinion=False) / "cache" / "pkgs"
