@@ -35,6 +35,7 @@ from torchlocks.core.errors import (
 from torchlocks.core.files import hash_file
 from torchlocks.core.layout import Layout
 from torchlocks.core.progress import Progress
+from torchlocks.core.quantities import shortened
 from torchlocks.core.urls import strip_credentials
 from torchlocks.install.fetch import FetchOptions, packages_for, require_hashes
 from torchlocks.install.installer import interruptible
@@ -193,7 +194,8 @@ def _bundled(lock: Lock, platform: str) -> list[LockedPackage]:
     require_hashes(packages, allow_md5=False)
     if others := lock.pip.get(platform):
         raise LockfileError(
-            f"The lock names packages for pip, which a bundle cannot hold: {', '.join(others)}.",
+            "The lock names packages for pip, which a bundle cannot hold: "
+            f"{shortened([each.requirement for each in others])}.",
             where=str(lock.path),
             fix="take them out of the environment, and lock again.",
         )

@@ -11,13 +11,14 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
-from torchlocks.lockfile.models import Lock, LockedPackage
+from torchlocks.extend.base import read_built
+from torchlocks.lockfile.models import Lock, LockedPackage, PipPackage
 
 if TYPE_CHECKING:
     from torchlocks.matrix.model import Target
 
 Severity = Literal["error", "warning"]
-Need = Literal["dependencies", "row", "virtual-packages", "torch"]
+Need = Literal["dependencies", "own", "row", "virtual-packages", "torch"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +75,16 @@ class Subject:
     row: Expectation | None = None
 
     @property
+    def pip(self) -> tuple[PipPackage, ...]:
+        """What the lock leaves to pip on this platform."""
+        return self.lock.pip.get(self.platform, ())
+
+    @property
+    def subdir(self) -> str:
+        """The conda subdir of the platform, which a pixi.lock may call by another name."""
+        return self.lock.subdir(self.platform)
+
+    @property
     def by_name(self) -> dict[str, LockedPackage]:
         return {package.name: package for package in self.packages}
 
@@ -90,6 +101,9 @@ class Subject:
         """Why a rule that needs this cannot be applied; None when it can."""
         if need == "dependencies" and any(package.depends is None for package in self.packages):
             return "explicit files do not list dependencies"
+        if need == "own" and self.row is None and read_built(self.lock.metadata) is None:
+            # Other tools take packages of channels that their lock does not name: labels, `channel::package`, mirrors.
+            return "the lock was made elsewhere, where packages may come from channels that it does not name"
         if need == "row" and self.row is None:
             return "the lock is not an environment of matrix.yml, so nothing says what it should hold"
         if need == "virtual-packages" and not self.virtual_packages:
@@ -126,7 +140,10 @@ class Rule:
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """Something wrong with a lock: the rule that found it, where, and what to do."""
+    """Something wrong with a lock: the rule that found it, where, and what to do.
+
+    `environments` are those of a pixi.lock of several in which it was found.
+    """
 
     rule: str
     severity: Severity
@@ -136,6 +153,7 @@ class Finding:
     platform: str | None = None
     package: str | None = None
     fix: str | None = None
+    environments: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +171,7 @@ class Report:
     """All that a check did: what it found, what it could not look at, and how much it looked at.
 
     `bases_not_checked` are the paths of locks whose base was not looked at.
+    `environments` maps the path of a pixi.lock of several environments to those that were checked.
     """
 
     findings: tuple[Finding, ...] = ()
@@ -161,6 +180,7 @@ class Report:
     packages: int = 0
     rules: tuple[str, ...] = field(default=())
     bases_not_checked: tuple[str, ...] = ()
+    environments: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def failed(self) -> bool:
@@ -185,6 +205,7 @@ class Report:
             packages=self.packages + other.packages,
             rules=tuple(dict.fromkeys((*self.rules, *other.rules))),
             bases_not_checked=self.bases_not_checked + other.bases_not_checked,
+            environments={**self.environments, **other.environments},
         )
 
 

@@ -8,11 +8,17 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from torchlocks.check.model import Finding, Report
+from torchlocks.core.quantities import shortened
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 _SHOWN = 5
+
+
+def shown_environments(finding: Finding) -> str:
+    """The environments of a pixi.lock in which something was found, for people; empty where there is but one."""
+    return shortened(finding.environments, 4)
 
 
 def summary(report: Report) -> str:
@@ -41,7 +47,8 @@ def as_text(report: Report) -> RenderableType:
         first = group[0]
         title = Text(first.severity, style="bold red" if first.severity == "error" else "bold yellow")
         title.append(f" {first.rule}", style="bold default")
-        title.append(f"  {first.path}" + (f" ({first.platform})" if first.platform else ""), style="not bold default")
+        where = ", ".join(part for part in (shown_environments(first), first.platform) if part)
+        title.append(f"  {first.path}" + (f" ({where})" if where else ""), style="not bold default")
         body = Text("\n".join(finding.message for finding in group[:_SHOWN]))
         if len(group) > _SHOWN:
             body.append(f"\n… and {len(group) - _SHOWN} more", style="dim")
@@ -54,6 +61,8 @@ def as_text(report: Report) -> RenderableType:
             reasons[skip.reason].append(skip.rule)
     for reason, rules in reasons.items():
         parts.append(Text(f"not checked: {', '.join(rules)} ({reason})", style="dim"))
+    for path, names in report.environments.items():
+        parts.append(Text(f"{path}: {len(names)} environments checked: {shortened(names)}"))
     parts.append(Text(summary(report), style="red" if report.failed else "green"))
     return Group(*parts)
 
@@ -72,7 +81,9 @@ def as_annotations(report: Report) -> str:
     lines = []
     for finding in report.findings:
         message = finding.message + (f"\nfix: {finding.fix}" if finding.fix else "")
-        title = " ".join(part for part in (finding.rule, finding.env, finding.platform) if part)
+        title = " ".join(
+            part for part in (finding.rule, finding.env, shown_environments(finding), finding.platform) if part
+        )
         lines.append(
             f"::{finding.severity} file={_escape(finding.path, ':,')},title={_escape(title, ':,')}::{_escape(message)}"
         )
@@ -89,7 +100,8 @@ def _groups(report: Report) -> list[list[Finding]]:
     """The findings by severity, file, platform and rule, in the order in which they were found."""
     groups: dict[tuple[str, ...], list[Finding]] = defaultdict(list)
     for finding in report.findings:
-        groups[finding.severity, finding.path, finding.platform or "", finding.rule].append(finding)
+        key = (finding.severity, finding.path, finding.platform or "", finding.rule, *finding.environments)
+        groups[key].append(finding)
     return list(groups.values())
 
 

@@ -18,7 +18,7 @@ from torchlocks.check.rules.parity import Pair
 from torchlocks.core.errors import LockfileError, MissingFileError
 from torchlocks.core.layout import Layout
 from torchlocks.extend.base import read_built
-from torchlocks.lockfile.formats import CONDA_LOCK, PIXI, merge, read_lock
+from torchlocks.lockfile.formats import CONDA_LOCK, PIXI, merge, read_environments, read_lock
 from torchlocks.lockfile.models import Lock
 from torchlocks.matrix.model import Matrix, Target
 
@@ -73,18 +73,52 @@ def check_lock(lock: Lock, row: Expectation | None = None, *, shown: str | None 
     )
 
 
-def check_files_of(paths: Sequence[Path], *, fetch_base: bool = False) -> Report:
-    """Check lockfiles from anywhere. Raises MissingFileError for a path that is not there.
+def check_environments(locks: Sequence[Lock], *, shown: str | None = None) -> Report:
+    """Check every environment of a pixi.lock, or a lock that is alone in its file.
 
-    A folder stands for the conda-lock.yml in it. A lock that was built on a base is also compared with that base, over
-    the network only with `fetch_base`. A file that is no lock is a finding, so that the others are still looked at.
+    What is wrong in several environments is one finding that names them; a rule counts as skipped where it could be
+    applied to none. A package counts once, in however many environments it is.
+    """
+    if len(locks) == 1:
+        return check_lock(locks[0], shown=shown)
+    path = shown or str(locks[0].path)
+    reports = {lock.environment: check_lock(lock, shown=shown) for lock in locks}
+    found: dict[Finding, list[str]] = {}
+    skipped: dict[Skipped, None] = {}
+    applied = {rule for report in reports.values() for rule in report.rules}
+    for name, report in reports.items():
+        for finding in report.findings:
+            names = found.setdefault(finding, [])
+            if name not in names:
+                names.append(name)
+        skipped.update({skip: None for skip in report.skipped if skip.rule not in applied})
+    order = list(dict.fromkeys(rule for report in reports.values() for rule in report.rules))
+    packages = {(platform, each.url) for lock in locks for platform, held in lock.packages.items() for each in held}
+    return Report(
+        findings=tuple(replace(finding, environments=tuple(names)) for finding, names in found.items()),
+        skipped=tuple(skipped),
+        locks=1,
+        packages=len(packages),
+        rules=tuple(order),
+        environments={path: tuple(reports)},
+    )
+
+
+def check_files_of(paths: Sequence[Path], environment: str | None = None, *, fetch_base: bool = False) -> Report:
+    """Check lockfiles from anywhere, of a pixi.lock every environment, or the one that is named.
+
+    Raises MissingFileError for a path that is not there. A folder stands for the conda-lock.yml in it. A lock that was
+    built on a base is also compared with that base, over the network only with `fetch_base`. A file that is no lock is
+    a finding, so that the others are still looked at.
     """
     report = Report()
     for named in paths:
         path = named / CONDA_LOCK if named.is_dir() else named
         try:
-            lock = read_lock(path)
-            report += check_lock(lock) + extended.check_extended(lock, str(path), fetch_base=fetch_base)
+            locks = read_environments(path) if environment is None else (read_lock(path, environment),)
+            report += check_environments(locks)
+            for lock in locks:
+                report += extended.check_extended(lock, str(path), fetch_base=fetch_base)
         except LockfileError as error:
             report += Report(
                 findings=(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 def size(count: int | None) -> str:
     """Bytes for people, in decimal units as channels count them."""
@@ -13,6 +15,13 @@ def size(count: int | None) -> str:
             return f"{amount:.0f} {unit}" if unit in ("B", "kB") else f"{amount:.1f} {unit}"
         amount /= 1000
     raise AssertionError("unreachable")
+
+
+def shortened(names: Iterable[str], most: int = 8) -> str:
+    """Names for a sentence: sorted, each once, and beyond `most` of them only how many more there are."""
+    known = sorted(set(names))
+    more = f" and {len(known) - most} more" if len(known) > most else ""
+    return ", ".join(known[:most]) + more
 
 
 def seconds(amount: float) -> str:

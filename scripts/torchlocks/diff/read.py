@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from torchlocks.core.errors import LockfileError, MissingFileError, TorchlocksError
 from torchlocks.core.git import GitError, GitMissingError, git
-from torchlocks.lockfile.formats import CONDA_LOCK, PIXI, merge, parse_lock
+from torchlocks.lockfile.formats import CONDA_LOCK, PIXI, merge, parse_environments
 from torchlocks.lockfile.models import Lock, LockedPackage
-from torchlocks.lockfile.pixi import from_record
+from torchlocks.lockfile.pixi import from_record, select_environment
 
 if TYPE_CHECKING:
     from torchlocks.matrix.model import Target
@@ -36,7 +36,7 @@ class Side:
 
     `installed` is the size on disk in bytes, by platform, known for prefixes only. `whole` is false where
     the side has one platform because of what it is (a prefix, an explicit file), so that others are not
-    missing from it.
+    missing from it. `environment` is that of a pixi.lock of several.
     """
 
     name: str
@@ -44,25 +44,31 @@ class Side:
     installed: Mapping[str, int] = field(default_factory=dict)
     rows: Mapping[str, Row] = field(default_factory=dict)
     whole: bool = True
+    environment: str = ""
 
 
-def read_side(named: str) -> Side:
+def read_side(named: str, environment: str | None = None) -> Side:
     """Read what `named` names.
 
     A path to a lockfile, a folder with a `conda-lock.yml`, a prefix (a folder with `conda-meta`), or
     `REV:PATH`: a lockfile or such a folder as of a git revision, PATH from the top of the repository as git
-    has it. Raises MissingFileError or LockfileError.
+    has it. `environment` is one of a pixi.lock's; other formats have none to select. Raises MissingFileError or
+    LockfileError.
     """
     path = Path(named)
     if path.is_dir() and (path / "conda-meta").is_dir():
         return read_prefix(path)
     if path.exists() or ":" not in named:
-        return _read_files(named, path, path.is_dir(), _from_disk)
+        return _read_files(named, path, path.is_dir(), _from_disk, environment)
     revision, _, inside = named.partition(":")
     inside = inside.rstrip("/")
     kind = _git("cat-file", "-t", f"{revision}:{inside}", named=named).decode().strip()
     return _read_files(
-        named, Path(inside), kind == "tree", lambda each: _from_git(revision, PurePosixPath(each.as_posix()), named)
+        named,
+        Path(inside),
+        kind == "tree",
+        lambda each: _from_git(revision, PurePosixPath(each.as_posix()), named),
+        environment,
     )
 
 
@@ -123,13 +129,20 @@ def _git(*arguments: str, named: str) -> bytes:
         ) from None
 
 
-def _read_files(named: str, path: Path, is_folder: bool, read: Callable[[Path], bytes]) -> Side:
+def _read_files(
+    named: str, path: Path, is_folder: bool, read: Callable[[Path], bytes], environment: str | None
+) -> Side:
     main = path / CONDA_LOCK if is_folder else path
-    lock = parse_lock(read(main), Path(f"{named}/{CONDA_LOCK}") if is_folder else Path(named))
+    shown = Path(f"{named}/{CONDA_LOCK}") if is_folder else Path(named)
+    locks = parse_environments(read(main), shown)
+    lock = locks[0] if locks and locks[0].kind != "pixi" else select_environment(locks, environment, shown)
     if lock.kind == "conda-lock":
         lock = _with_sizes(lock, main.with_name(PIXI), read)
+    lock = lock.by_subdir()
+    several = len(lock.environments) > 1
     return Side(
-        name=named,
+        name=f"{named} ({lock.environment})" if several else named,
+        environment=lock.environment,
         packages=lock.packages,
         rows=_rows(main, tuple(lock.packages), read),
         whole=lock.kind != "explicit",
@@ -139,7 +152,7 @@ def _read_files(named: str, path: Path, is_folder: bool, read: Callable[[Path], 
 def _with_sizes(lock: Lock, pixi: Path, read: Callable[[Path], bytes]) -> Lock:
     """The lock with what the pixi.lock beside it knows of sizes and constraints, where there is one."""
     try:
-        return merge(lock, parse_lock(read(pixi), pixi))
+        return merge(lock, *parse_environments(read(pixi), pixi))
     except TorchlocksError:
         return lock
 

@@ -22,7 +22,7 @@ _WORD = re.compile(r"[A-Za-z0-9_.+!-]+")
 class LockedTarget:
     """The packages of one platform of a lock. `target` is its row in the matrix; None for a lock from elsewhere.
 
-    `name` is the environment's; `packages` are sorted by name.
+    `name` is the environment's; `packages` are sorted by name. `platforms` are all subdirs that the lockfile is for.
     """
 
     name: str
@@ -30,6 +30,7 @@ class LockedTarget:
     lock: Lock
     packages: tuple[LockedPackage, ...]
     target: Target | None
+    platforms: tuple[str, ...] = ()
 
     @property
     def virtual_packages(self) -> dict[str, str]:
@@ -56,11 +57,12 @@ class LockedTarget:
         return next((package.version for package in self.packages if package.name == name), None)
 
 
-def find_locked(name: str, platform: str | None) -> LockedTarget:
+def find_locked(name: str, platform: str | None, environment: str | None = None) -> LockedTarget:
     """The environment `name` of the matrix, or the lockfile of that path or URL, on `platform`.
 
-    Without a platform: this machine's, or the only one there is. Raises NoSuchRowError for what is not in the matrix,
-    MissingFileError when there is no lock, LockfileError when it has no such platform.
+    Without a platform: this machine's, or the only one there is. `environment` is one of a pixi.lock's. Raises
+    NoSuchRowError for what is not in the matrix, MissingFileError when there is no lock, LockfileError when it has no
+    such platform or environment.
     """
     from torchlocks.core.layout import find_layout
     from torchlocks.lockfile.formats import CONDA_LOCK
@@ -68,12 +70,20 @@ def find_locked(name: str, platform: str | None) -> LockedTarget:
     from torchlocks.matrix.model import load_matrix
 
     if is_lockfile(name):
-        lock = open_lock(name)
-        return _of(lock, lock_name(name), platform or _default(lock.platforms, name), None)
+        lock = open_lock(name, environment)
+        # It becomes part of file names and scripts, and a file may call its environments anything.
+        shown = "-".join([lock_name(name), *_WORD.findall(lock.selection)])
+        return _of(lock, shown, platform or _default(lock, name), None)
+    if environment is not None:
+        raise LockfileError(
+            f"{name} is an environment of the matrix; {environment!r} can be selected from a pixi.lock only.",
+            where="--environment",
+            fix="name the pixi.lock, or leave --environment out",
+        )
     layout = find_layout()
     matrix = load_matrix(layout.matrix)
     row = matrix.environment(name)
-    target = matrix.target(name, platform or _default(tuple(row.platforms), name))
+    target = matrix.target(name, platform or _default_of(tuple(row.platforms), name))
     path = layout.locks / name / CONDA_LOCK
     if not path.is_file():
         raise MissingFileError(f"{name} is not locked.", where=str(path), fix=f"lock it: make lock ENV={name}")
@@ -86,12 +96,15 @@ def is_lockfile(name: str) -> bool:
 
 
 def _of(lock: Lock, name: str, platform: str, target: Target | None) -> LockedTarget:
+    whole = lock
+    lock = whole.on(platform)
+    platform = whole.subdir(platform)
     packages = lock.packages.get(platform)
     if not packages:
         raise LockfileError(
             f"The lock holds no conda packages for {platform}.",
             where=str(lock.path),
-            fix=f"it has some for: {', '.join(each for each in lock.platforms if lock.packages.get(each)) or 'none'}",
+            fix=f"it has some for: {', '.join(each for each in whole.platforms if whole.packages.get(each)) or 'none'}",
         )
     for package in packages:
         # Exports put these into scripts; what is no name or version of conda's has no business there.
@@ -107,10 +120,21 @@ def _of(lock: Lock, name: str, platform: str, target: Target | None) -> LockedTa
         lock=lock,
         packages=tuple(sorted(packages, key=lambda package: (package.name, package.url))),
         target=target,
+        platforms=tuple(dict.fromkeys(whole.subdir(each) for each in whole.platforms)),
     )
 
 
-def _default(platforms: Sequence[str], where: str) -> str:
+def _default(lock: Lock, where: str) -> str:
+    """This machine's platform, or the only one; by its name where the lock has names of its own."""
+    from torchlocks.host.detect import host_platform
+
+    here = host_platform()
+    if here in {lock.subdir(platform) for platform in lock.platforms}:
+        return here
+    return _default_of(lock.platforms, where)
+
+
+def _default_of(platforms: Sequence[str], where: str) -> str:
     from torchlocks.host.detect import host_platform
 
     here = host_platform()

@@ -73,8 +73,9 @@ def export(form: Format, locked: Sequence[LockedTarget], place: Place) -> str:
 
 
 def not_exported(locked: LockedTarget) -> tuple[str, ...]:
-    """`name==version` of the pip packages of a lock from elsewhere: no export holds them."""
-    return tuple(locked.lock.pip.get(locked.platform, ()))
+    """The packages of a lock from elsewhere that are pip's or are built from source: no export holds them."""
+    left_to_pip = (package.requirement for package in locked.lock.pip.get(locked.platform, ()))
+    return (*left_to_pip, *locked.lock.sources.get(locked.platform, ()))
 
 
 def explicit_text(locked: LockedTarget) -> str:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cyclonedx.model.license import License
     from packageurl import PackageURL
 
-    from torchlocks.lockfile.models import LockedPackage
+    from torchlocks.lockfile.models import LockedPackage, PipPackage
 
 
 def package_url(package: LockedPackage) -> PackageURL:
@@ -63,7 +63,7 @@ def cyclonedx(locked: LockedTarget) -> str:
     )
     tool = Component(name="torchlocks", version=__version__, type=ComponentType.APPLICATION)
     parts = {package.name: _component(package) for package in locked.packages}
-    others = [_pip_component(requirement) for requirement in pip_packages(locked)]
+    others = [_pip_component(package) for package in pip_packages(locked)]
     bom = Bom(serial_number=_serial(locked), components=[*parts.values(), *others])
     bom.metadata.component = root
     bom.metadata.tools.components.add(tool)
@@ -81,25 +81,30 @@ def cyclonedx(locked: LockedTarget) -> str:
     return text + "\n"
 
 
-def pip_packages(locked: LockedTarget) -> tuple[str, ...]:
-    """`name==version` of the packages that a lock from elsewhere leaves to pip; more is not read of them."""
+def pip_packages(locked: LockedTarget) -> tuple[PipPackage, ...]:
+    """The packages that a lock from elsewhere leaves to pip."""
     return tuple(locked.lock.pip.get(locked.platform, ()))
 
 
-def _pip_url(requirement: str) -> PackageURL:
+def _pip_url(package: PipPackage) -> PackageURL:
     from packageurl import PackageURL
-    from packaging.utils import canonicalize_name
 
-    name, _, version = requirement.partition("==")
-    return PackageURL("pypi", None, canonicalize_name(name), version or None)
+    return PackageURL("pypi", None, package.name, package.version)
 
 
-def _pip_component(requirement: str) -> Component:
+def _pip_component(package: PipPackage) -> Component:
+    from cyclonedx.model import HashAlgorithm, HashType
     from cyclonedx.model.component import Component, ComponentType
 
-    purl = _pip_url(requirement)
-    name, version = purl.name, purl.version
-    return Component(name=name, version=version, type=ComponentType.LIBRARY, bom_ref=purl.to_string(), purl=purl)
+    purl = _pip_url(package)
+    return Component(
+        name=package.name,
+        version=package.version,
+        type=ComponentType.LIBRARY,
+        bom_ref=purl.to_string(),
+        purl=purl,
+        hashes=[HashType(alg=HashAlgorithm.SHA_256, content=package.sha256)] if package.sha256 else None,
+    )
 
 
 def _component(package: LockedPackage) -> Component:
@@ -153,8 +158,8 @@ def spdx(locked: LockedTarget) -> str:
     for package in locked.packages:
         relations.append(_relation(root, "CONTAINS", ids[package.name]))
         relations += [_relation(ids[package.name], "DEPENDS_ON", ids[name]) for name in _needs(package, ids.keys())]
-    for number, requirement in enumerate(pip_packages(locked)):
-        packages.append(_spdx_pip_package(requirement, f"SPDXRef-pip-{number}"))
+    for number, other in enumerate(pip_packages(locked)):
+        packages.append(_spdx_pip_package(other, f"SPDXRef-pip-{number}"))
         relations.append(_relation(root, "CONTAINS", f"SPDXRef-pip-{number}"))
     texts = {name: text for package in locked.packages for name, text in _references(package)}
     made = _newest(locked) or datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -214,14 +219,16 @@ def _spdx_package(package: LockedPackage, spdx_id: str) -> dict[str, Any]:
     }
 
 
-def _spdx_pip_package(requirement: str, spdx_id: str) -> dict[str, Any]:
-    purl = _pip_url(requirement)
+def _spdx_pip_package(package: PipPackage, spdx_id: str) -> dict[str, Any]:
+    purl = _pip_url(package)
+    checksums = [{"algorithm": "SHA256", "checksumValue": package.sha256}] if package.sha256 else []
     return {
         "SPDXID": spdx_id,
         "name": purl.name,
         "versionInfo": purl.version or "NOASSERTION",
         "downloadLocation": "NOASSERTION",
         "filesAnalyzed": False,
+        "checksums": checksums,
         "licenseDeclared": "NOASSERTION",
         "licenseConcluded": "NOASSERTION",
         "copyrightText": "NOASSERTION",

@@ -132,7 +132,9 @@ def _by_line(data: bytes, signature: Path, trusted: bytes, one: Path) -> str | N
     return None
 
 
-def open_signed_lock(name: str, allowed: Path, *, signer: str | None = None) -> tuple[Lock, Signer]:
+def open_signed_lock(
+    name: str, allowed: Path, *, signer: str | None = None, environment: str | None = None
+) -> tuple[Lock, Signer]:
     """Read the lock `name` (a path or a URL) and the signature beside it, and verify it.
 
     The lock that is returned holds the very bytes that were verified, and nothing of other files. Raises what
@@ -159,7 +161,7 @@ def open_signed_lock(name: str, allowed: Path, *, signer: str | None = None) -> 
             details=error.details,
         ) from None
     who = verify(data, signature, allowed, signer=signer, name=name)
-    return parse_lock(data, path_of(name)), who
+    return parse_lock(data, path_of(name), environment), who
 
 
 def signature_name(name: str) -> str:

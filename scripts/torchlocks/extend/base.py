@@ -23,6 +23,7 @@ from torchlocks.core.errors import BaseLockError, LockfileError, TorchlocksError
 from torchlocks.core.git import COMMIT, GitError, fetch_commit, in_repository, is_local, repository_of
 from torchlocks.core.reading import LOCK_BYTES, read_bytes
 from torchlocks.core.urls import mask
+from torchlocks.lockfile.fields import is_secret
 from torchlocks.lockfile.formats import CONDA_LOCK, PIXI, merge, parse_lock
 from torchlocks.lockfile.models import Lock
 
@@ -110,7 +111,12 @@ def must_hold_no_secret(url: str) -> None:
     parts = urlsplit(url) if "://" in url else None
     # The user of ssh://git@host is no secret; over http a token often stands in its place.
     web = parts is not None and parts.scheme in ("http", "https")
-    if parts and (parts.password or (web and (parts.username or "/t/" in parts.path or _SECRET.search(parts.query)))):
+    token = re.search(r"/t/([^/]+)", parts.path) if parts else None
+    secret = parts is not None and (
+        is_secret(parts.password)
+        or (web and (is_secret(parts.username) or is_secret(token and token[1]) or bool(_SECRET.search(parts.query))))
+    )
+    if parts and secret:
         raise BaseLockError(
             "The URL carries a user name, password or token, and the lock would record it for all to see.",
             where=f"{parts.scheme}://…@{parts.hostname}",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from torchlocks.core.errors import EnvironmentFileError
+from torchlocks.core.text import TO_UTF8, EncodingError, conflict_line, decode
 
 _SELECTORS = ("linux", "linux64", "aarch64", "osx", "osx64", "arm64", "unix", "win", "win64")
 _PLATFORMS = ("linux-64", "linux-aarch64", "osx-64", "osx-arm64", "win-64")
@@ -74,7 +75,13 @@ def read_wishes(path: Path) -> Wishes:
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = decode(path.read_bytes())
+        if (line := conflict_line(text)) is not None:
+            raise EnvironmentFileError(
+                "The environment file has unresolved merge conflicts.",
+                where=f"{path}, line {line}",
+                fix="take one side of each",
+            )
         document = YAML(typ="rt").load(text)
     except OSError as error:
         raise EnvironmentFileError(
@@ -82,8 +89,10 @@ def read_wishes(path: Path) -> Wishes:
             where=str(path),
             fix="name the environment.yml of your repository",
         ) from None
-    except UnicodeDecodeError as error:
-        raise EnvironmentFileError(f"The file is not UTF-8 text (byte {error.start}).", where=str(path)) from None
+    except EncodingError as error:
+        raise EnvironmentFileError(
+            f"The file is not UTF-8 text: {error}.", where=str(path), fix=f"write it as UTF-8: {TO_UTF8}"
+        ) from None
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{path}, line {mark.line + 1}" if mark else str(path)

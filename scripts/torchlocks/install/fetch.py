@@ -62,14 +62,22 @@ class FetchOptions:
 
 
 def packages_for(lock: Lock, platform: str) -> tuple[LockedPackage, ...]:
-    """The lock's packages for `platform`. Raises LockfileError when it is not locked for it."""
-    if platform not in lock.packages:
+    """The lock's packages for `platform`. Raises LockfileError when it has none: an empty environment helps nobody."""
+    packages = lock.packages.get(platform)
+    if not packages:
+        held = [each for each in lock.platforms if lock.packages[each]]
+        left = lock.pip.get(platform) or lock.sources.get(platform)
         raise LockfileError(
-            f"The lock has no packages for {platform}.",
+            f"The lock has no conda packages for {platform}"
+            + (f", only {len(left)} that are left to pip or to be built" if left else "")
+            + (f" in its environment {lock.environment}" if len(lock.environments) > 1 else "")
+            + ".",
             where=str(lock.path),
-            fix=f"it is locked for {', '.join(lock.platforms) or 'nothing'}; take one of these, or lock again.",
+            fix=f"it has some for {', '.join(held)}; take one of these, or lock again."
+            if held
+            else "see whether the file is complete, and lock again.",
         )
-    return lock.packages[platform]
+    return packages
 
 
 def require_hashes(packages: Sequence[LockedPackage], *, allow_md5: bool) -> None:

@@ -21,6 +21,7 @@ from torchlocks import __version__
 from torchlocks.core.disk import disk_full_as_error, is_disk_full, require_space
 from torchlocks.core.errors import BusyError, InstallError, InterruptedByUserError, MissingFileError
 from torchlocks.core.progress import Progress
+from torchlocks.core.quantities import shortened
 from torchlocks.install import swap
 from torchlocks.install.provenance import (
     RECORD,
@@ -83,20 +84,26 @@ def install_environment(
     """
     options = options or InstallOptions()
     prefix = final_path(prefix)
-    if not options.force and is_current(prefix, lock.sha256, platform, provenance.inputs_fingerprint):
+    if not options.force and is_current(
+        prefix, lock.sha256, platform, provenance.inputs_fingerprint, selection=lock.selection
+    ):
         return _unchanged(prefix, provenance)
     from torchlocks.install.fetch import FetchOptions, ensure_cached, packages_for
     from torchlocks.install.link import link
 
     packages = packages_for(lock, platform)
     if others := lock.pip.get(platform):
-        progress.warn(f"The lock names packages for pip, which are not installed: {', '.join(others)}")
+        progress.warn(
+            f"The lock names packages for pip, which are not installed: {shortened([p.requirement for p in others])}"
+        )
+    if built := lock.sources.get(platform):
+        progress.warn(f"The lock names packages to be built from source, which are not installed: {shortened(built)}")
     fetch_options = options.fetch or FetchOptions()
     with interruptible(), disk_full_as_error(prefix.parent), prefix_lock(prefix, options.wait_s, progress):
         try:
             swap.repair(prefix)
             # Whoever held the lock before may have done the work.
-            if not options.force and is_current(prefix, lock.sha256, platform):
+            if not options.force and is_current(prefix, lock.sha256, platform, selection=lock.selection):
                 return _unchanged(prefix, provenance)
             _refuse_foreign(prefix)
             entries = ensure_cached(packages, fetch_options, progress)
@@ -271,6 +278,7 @@ def _describe(
         records=record_names(new),
         tools={"torchlocks": __version__, "py-rattler": version("py-rattler")},
         inputs_fingerprint=origin.inputs_fingerprint,
+        selection=lock.selection,
         installed_at=now(),
     )
 

@@ -41,7 +41,8 @@ class Provenance:
 
     `install_id` names the installation; `prefix` is the path that was patched into its files. `records`
     are the names of its `conda-meta` records (without `.json`). `verified` is None until the torch suite
-    has run. Times are UTC, ISO 8601.
+    has run. `selection` is which environment and platform of the lockfile it is, empty where there is but one. Times
+    are UTC, ISO 8601.
     """
 
     install_id: str
@@ -56,6 +57,7 @@ class Provenance:
     records: tuple[str, ...]
     tools: dict[str, str] = field(default_factory=dict)
     inputs_fingerprint: str = ""
+    selection: str = ""
     installed_at: str
     verified: bool | None = None
     verified_at: str | None = None
@@ -125,8 +127,12 @@ def record_names(prefix: Path) -> tuple[str, ...]:
     return tuple(current.record_names(str(prefix)))
 
 
-def is_current(prefix: Path, lock_sha256: str, platform: str, inputs_fingerprint: str | None = None) -> bool:
+def is_current(
+    prefix: Path, lock_sha256: str, platform: str, inputs_fingerprint: str | None = None, *, selection: str = ""
+) -> bool:
     """True when `prefix` holds the environment of just this lock and nothing has been added or removed since.
+
+    `selection` tells apart the environments of one file.
 
     The set of package records is compared, not every file: that is what `fsck` is for. The fingerprint counts
     where one is given.
@@ -136,6 +142,7 @@ def is_current(prefix: Path, lock_sha256: str, platform: str, inputs_fingerprint
         found is not None
         and found.get("lock_sha256") == lock_sha256
         and found.get("platform") == platform
+        and found.get("selection", "") == selection
         and inputs_fingerprint in (None, found.get("inputs_fingerprint", ""))
         and current.is_as_recorded(found, str(prefix))
     )

@@ -14,7 +14,7 @@ import yaml
 
 from torchlocks.core.errors import LockfileError
 from torchlocks.lockfile.fields import parse_hash, parse_package_url
-from torchlocks.lockfile.models import Lock, LockedPackage
+from torchlocks.lockfile.models import Lock, LockedPackage, PipPackage, pip_package
 
 _Key = tuple[str | int, ...]
 
@@ -54,7 +54,7 @@ class _Reader:
             self._scalar(platform, ("metadata", "platforms", index)): []
             for index, platform in enumerate(self._sequence(metadata, "platforms", ("metadata",)))
         }
-        pip: dict[str, list[str]] = {}
+        pip: dict[str, dict[PipPackage, None]] = {}
         seen: dict[tuple[str, LockedPackage], set[str]] = {}
         for index, entry in enumerate(self._sequence(document, "package", ())):
             key: _Key = ("package", index)
@@ -62,8 +62,7 @@ class _Reader:
             platform = self._text(entry, "platform", key)
             manager = self._text(entry, "manager", key)
             if manager == "pip":
-                line = f"{self._text(entry, 'name', key)}=={self._text(entry, 'version', key)}"
-                pip.setdefault(platform, []).append(line)
+                pip.setdefault(platform, {}).setdefault(self._pip(entry, key))
                 continue
             if manager != "conda":
                 raise self._error((*key, "manager"), f"{manager!r} is neither conda nor pip.")
@@ -88,7 +87,8 @@ class _Reader:
                 if key.startswith(_VIRTUAL)
             },
             metadata=custom,
-            pip={platform: tuple(lines) for platform, lines in pip.items()},
+            pip={platform: tuple(found) for platform, found in pip.items()},
+            variables=self._variables(metadata),
         )
 
     def _package(self, entry: dict[str, Any], key: _Key) -> LockedPackage:
@@ -116,6 +116,24 @@ class _Reader:
             sha256=found["sha256"],
             depends=tuple(f"{name} {spec}".strip() for name, spec in depends.items()),
         )
+
+    def _pip(self, entry: dict[str, Any], key: _Key) -> PipPackage:
+        hashes = entry.get("hash")
+        sha256 = hashes.get("sha256") if isinstance(hashes, dict) else None
+        return pip_package(
+            self._text(entry, "name", key),
+            self._optional(entry, "version", key),
+            self._optional(entry, "url", key),
+            sha256 if isinstance(sha256, str) and sha256 not in _NONE else None,
+        )
+
+    def _variables(self, metadata: dict[str, Any]) -> tuple[str, ...]:
+        """The environment variables that channels' URLs hold; conda-lock lists them and writes no secret."""
+        found: dict[str, None] = {}
+        for channel in self._sequence(metadata, "channels", ("metadata",)):
+            used = channel.get("used_env_vars") if isinstance(channel, dict) else None
+            found.update(dict.fromkeys(name for name in used or () if isinstance(name, str) and isinstance(used, list)))
+        return tuple(found)
 
     def _channels(self, metadata: dict[str, Any]) -> list[str]:
         channels = []

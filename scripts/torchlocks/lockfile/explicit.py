@@ -15,10 +15,10 @@ from pathlib import Path
 
 from torchlocks.core.errors import LockfileError
 from torchlocks.lockfile.fields import parse_hash, parse_package_url
-from torchlocks.lockfile.models import Lock, LockedPackage
+from torchlocks.lockfile.models import Lock, LockedPackage, PipPackage, pip_package
 
 _COMMENT = re.compile(r"#\s*(platform|input_hash|env_hash|created-by)\s*:\s*(\S.*?)\s*$")
-_PIP_COMMENT = re.compile(r"#\s*pip\s+(\S+)\s*@?")
+_PIP_COMMENT = re.compile(r"#\s*pip\s+(\S+)(?:\s*@\s*(\S+))?")
 
 
 def parse_explicit(text: str, path: Path, sha256: str) -> Lock:
@@ -28,7 +28,7 @@ def parse_explicit(text: str, path: Path, sha256: str) -> Lock:
     """
     packages: list[LockedPackage] = []
     comments: dict[str, str] = {}
-    pip: list[str] = []
+    pip: list[PipPackage] = []
     marked = False
     for number, raw in enumerate(text.split("\n"), start=1):
         line = raw.strip()
@@ -37,7 +37,7 @@ def parse_explicit(text: str, path: Path, sha256: str) -> Lock:
             if comment := _COMMENT.match(line):
                 comments.setdefault(comment[1], comment[2])
             elif requirement := _PIP_COMMENT.match(line):
-                pip.append(requirement[1])
+                pip.append(_pip(requirement[1], requirement[2]))
         elif line == "@EXPLICIT":
             marked = True
         elif line and not marked:
@@ -61,6 +61,14 @@ def parse_explicit(text: str, path: Path, sha256: str) -> Lock:
         metadata={"created-by": comments["created-by"]} if "created-by" in comments else {},
         pip={platform: tuple(pip)} if pip else {},
     )
+
+
+def _pip(requirement: str, location: str | None) -> PipPackage:
+    """The package of a line `# pip NAME==VERSION @ URL#sha256=…`, as conda-lock writes it for its own installer."""
+    name, _, version = requirement.partition("==")
+    url, _, fragment = (location or "").partition("#")
+    sha256 = fragment.removeprefix("sha256=") if fragment.startswith("sha256=") else None
+    return pip_package(name, version or None, url or None, sha256)
 
 
 def _parse_line(line: str, where: str) -> LockedPackage:

@@ -12,6 +12,18 @@ from torchlocks.lockfile.models import split_file_name
 _HEX = {"md5": re.compile(r"[0-9a-f]{32}"), "sha256": re.compile(r"[0-9a-f]{64}")}
 
 
+VARIABLE = re.compile(r"\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)\})")
+"""An environment variable in a URL, `$NAME` or `${NAME}`, as conda-lock keeps secrets out of locks."""
+
+_MASKED = re.compile(r"<TOKEN>|\*+")
+"""What conda and mamba write in the place of a token."""
+
+
+def is_secret(part: str | None) -> bool:
+    """Whether a user name, password or token of a URL is one, and neither a variable nor masked."""
+    return bool(part) and not (VARIABLE.fullmatch(part or "") or _MASKED.fullmatch(part or ""))
+
+
 class PackageUrl(NamedTuple):
     """A package's URL, and what its last two segments say: `<subdir>/<name>-<version>-<build>.conda`."""
 

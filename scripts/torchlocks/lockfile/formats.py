@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from torchlocks.core.errors import LockfileError, MissingFileError
 from torchlocks.core.reading import LOCK_BYTES, read_bytes
+from torchlocks.core.text import TO_UTF8, EncodingError, conflict_line, decode
 from torchlocks.lockfile.models import Lock, LockedPackage, LockKind
 
 if TYPE_CHECKING:
@@ -31,13 +32,26 @@ def explicit_name(platform: str) -> str:
     return f"conda-{platform}.lock"
 
 
-def read_lock(path: Path) -> Lock:
-    """Read a lockfile of any of the three formats.
+def read_lock(path: Path, environment: str | None = None) -> Lock:
+    """Read a lockfile of any of the three formats; of a pixi.lock one environment (see `parse_lock`).
 
     Raises MissingFileError when there is no such file, LockfileError when it is not a lock.
     """
+    return parse_lock(read_bytes_of(path), path, environment)
+
+
+def read_environments(path: Path) -> tuple[Lock, ...]:
+    """Every environment of a lockfile: the one that a conda-lock.yml or explicit file is, or all of a pixi.lock.
+
+    Raises MissingFileError when there is no such file, LockfileError when it is not a lock.
+    """
+    return parse_environments(read_bytes_of(path), path)
+
+
+def read_bytes_of(path: Path) -> bytes:
+    """The bytes of a lockfile. Raises MissingFileError when there is none, LockfileError when it cannot be read."""
     try:
-        data = read_bytes(path, LOCK_BYTES)
+        return read_bytes(path, LOCK_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         raise MissingFileError(
             "There is no such lockfile.", where=str(path), fix="check the path, or make the lock with `make lock`."
@@ -47,26 +61,45 @@ def read_lock(path: Path) -> Lock:
         raise LockfileError(
             f"The lockfile cannot be read: {error.strerror or error}.", where=str(path), fix=fix
         ) from None
-    return parse_lock(data, path)
 
 
-def parse_lock(data: bytes, path: Path) -> Lock:
+def parse_lock(data: bytes, path: Path, environment: str | None = None) -> Lock:
     """The lock that `data` holds; `path` is what error messages call it (it need not exist).
 
-    Raises LockfileError, with file, line and key, when the bytes are not a lock of a known format.
+    `environment` names one of a pixi.lock's; without it, it is `default`, or the only one that holds packages. Raises
+    LockfileError, with file, line and key, when the bytes are no lock of a known format, or have no such environment.
     """
+    from torchlocks.lockfile.pixi import select_environment
+
+    locks = parse_environments(data, path)
+    if not locks or locks[0].kind == "pixi":
+        return select_environment(locks, environment, path)
+    if environment is not None:
+        kind = "A conda-lock.yml" if locks[0].kind == "conda-lock" else "An explicit file"
+        raise LockfileError(
+            f"{kind} holds one environment without a name; {environment!r} cannot be selected from it.",
+            where=str(path),
+            fix="leave out --environment",
+        )
+    return locks[0]
+
+
+def parse_environments(data: bytes, path: Path) -> tuple[Lock, ...]:
+    """Every environment that `data` holds, as `read_environments` gives them. Raises LockfileError."""
     from torchlocks.lockfile import conda_lock, explicit, pixi
 
     try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise LockfileError(f"The lockfile is not UTF-8 text (byte {error.start}).", where=str(path)) from None
-    parse = {
-        "conda-lock": conda_lock.parse_conda_lock,
-        "explicit": explicit.parse_explicit,
-        "pixi": pixi.parse_pixi,
-    }[detect_kind(text, path)]
-    return parse(text, path, hashlib.sha256(data).hexdigest())
+        text = decode(data)
+    except EncodingError as error:
+        raise LockfileError(
+            f"The lockfile is not UTF-8 text: {error}.", where=str(path), fix=f"write it as UTF-8: {TO_UTF8}."
+        ) from None
+    sha256 = hashlib.sha256(data).hexdigest()
+    kind = detect_kind(text, path)
+    if kind == "pixi":
+        return pixi.parse_pixi(text, path, sha256)
+    parse = conda_lock.parse_conda_lock if kind == "conda-lock" else explicit.parse_explicit
+    return (parse(text, path, sha256),)
 
 
 def detect_kind(text: str, path: Path) -> LockKind:
@@ -74,15 +107,14 @@ def detect_kind(text: str, path: Path) -> LockKind:
 
     Raises LockfileError for anything else, and says what the file seems to be.
     """
-    for number, line in enumerate(text.splitlines(), start=1):
-        if line.strip() == "@EXPLICIT":
-            return "explicit"
-        if line.startswith(("<<<<<<< ", ">>>>>>> ")):
-            raise LockfileError(
-                "The lockfile has unresolved merge conflicts.",
-                where=f"{path}, line {number}",
-                fix="take one side, then make the lock again with `make lock`.",
-            )
+    if (line := conflict_line(text)) is not None:
+        raise LockfileError(
+            "The lockfile has unresolved merge conflicts.",
+            where=f"{path}, line {line}",
+            fix="take one side, then make the lock again.",
+        )
+    if any(line.strip() == "@EXPLICIT" for line in text.splitlines()):
+        return "explicit"
     keys = set(re.findall(r"^([A-Za-z_-]+)\s*:", text, flags=re.MULTILINE))
     if "environments" in keys:
         return "pixi"
@@ -90,9 +122,15 @@ def detect_kind(text: str, path: Path) -> LockKind:
         return "conda-lock"
     if "dependencies" in keys:
         raise LockfileError(
-            "This is an environment file, not a lockfile: it lists wishes, not packages.",
+            "This is an environment file, not a lockfile: it lists requirements, not packages.",
             where=str(path),
-            fix="lock it first (`make lock`), then name the lock.",
+            fix="lock it first: `torchlocks extend` on a base, `conda-lock -f FILE`, or `make lock` for a template.",
+        )
+    if (listed := _listed(text)) is not None:
+        raise LockfileError(
+            f"This is the output of `{listed}`: it names versions and builds, but no URLs and no hashes.",
+            where=str(path),
+            fix="write an explicit file where the environment is installed: `conda list --explicit --sha256 > FILE`.",
         )
     what = "The file is empty." if not text.strip() else "This is not a lockfile of a known format."
     raise LockfileError(
@@ -100,6 +138,21 @@ def detect_kind(text: str, path: Path) -> LockKind:
         where=str(path),
         fix="name a conda-lock.yml (version 1), an explicit file (@EXPLICIT) or a pixi.lock.",
     )
+
+
+def _listed(text: str) -> str | None:
+    """The command whose output `text` seems to be; None where it is no list of packages."""
+    lines = [line.strip() for line in text.splitlines()]
+    entries = [line for line in lines if line and not line.startswith("#")]
+    if not entries:
+        return None
+    if all(re.fullmatch(r"[A-Za-z0-9_.-]+=[^=\s]+=[^=\s]+", entry) for entry in entries):
+        return "conda list --export"
+    if "# packages in environment at" in text or re.search(r"^#\s+Name\s+Version\s+Build", text, re.MULTILINE):
+        return "conda list"
+    if all(re.fullmatch(r"[A-Za-z0-9_.\[\]-]+(==\S+| @ \S+.*)", entry) for entry in entries):
+        return "pip freeze"
+    return None
 
 
 def write_explicit(lock: Lock, platform: str) -> str:
@@ -127,12 +180,18 @@ def write_pixi(
     return lock_pixi.format_pixi(records, channels, virtual_packages or {})
 
 
-def merge(lock: Lock, other: Lock) -> Lock:
-    """`lock` with what only `other` knows of the same packages: size, constrains, licence, hashes.
+def merge(lock: Lock, *others: Lock) -> Lock:
+    """`lock` with what only `others` know of the same packages: size, constrains, licence, hashes.
 
     Packages are the same when their URLs are. Nothing that `lock` says is replaced; a hash that
     the two give differently raises LockfileError.
     """
+    for other in others:
+        lock = _merge_one(lock, other)
+    return lock
+
+
+def _merge_one(lock: Lock, other: Lock) -> Lock:
     known = {package.url: package for packages in other.packages.values() for package in packages}
     return replace(
         lock,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote, urlsplit
@@ -46,13 +48,49 @@ class LockedPackage:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PipPackage:
+    """A package that a lock leaves to pip.
+
+    `name` is the project's, as PyPI normalizes it. `version` is None where it is known only when the package is built
+    (a folder, a git repository). `location` is the URL or path that the lock gives; None where it gives none.
+    """
+
+    name: str
+    version: str | None
+    location: str | None = None
+    sha256: str | None = None
+
+    @property
+    def requirement(self) -> str:
+        """`name==version`, or the name and where it comes from where there is no version."""
+        if self.version is not None:
+            return f"{self.name}=={self.version}"
+        return f"{self.name} @ {self.location}" if self.location else self.name
+
+
+def pip_package(name: str, version: str | None, location: str | None = None, sha256: str | None = None) -> PipPackage:
+    """A package of pip's as a lockfile has it. `<dynamic>` is how pixi writes that there is no version."""
+    normal = re.sub(r"[-_.]+", "-", name).lower()
+    known = version if version and version != "<dynamic>" else None
+    return PipPackage(name=normal, version=known, location=location or None, sha256=sha256)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Lock:
     """A lockfile that was read: its packages by platform, and what it says of itself.
 
     `sha256` is that of the file's bytes: the identity that environments and reports record.
     `virtual_packages` maps a platform to `__name=version[=build]` strings, where the file says.
-    `pip` maps a platform to the `name==version` of packages that are no conda packages; torchlocks
-    neither writes nor installs those.
+    `pip` maps a platform to packages that are no conda packages; torchlocks neither writes nor installs those.
+    `sources` maps a platform to conda packages that are built from source, as `name (location)`: they are in no lock's
+    `packages`, since they have no archive.
+
+    A pixi.lock can hold several environments and name its platforms freely. `environment` is the one that this is,
+    `environments` are all that the file holds (both empty for other formats). `subdirs` maps a platform's name to its
+    subdir where that is another. `selection` tells apart what was selected from the same file: it is empty where there
+    is nothing to select.
+
+    `variables` are the environment variables that the URLs of the lock's channels may hold, as conda-lock records them.
     """
 
     path: Path
@@ -63,11 +101,62 @@ class Lock:
     content_hash: Mapping[str, str]
     virtual_packages: Mapping[str, tuple[str, ...]]
     metadata: Mapping[str, str]
-    pip: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    pip: Mapping[str, tuple[PipPackage, ...]] = field(default_factory=dict)
+    sources: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    environment: str = ""
+    environments: tuple[str, ...] = ()
+    subdirs: Mapping[str, str] = field(default_factory=dict)
+    selection: str = ""
+    variables: tuple[str, ...] = ()
 
     @property
     def platforms(self) -> tuple[str, ...]:
         return tuple(self.packages)
+
+    def subdir(self, platform: str) -> str:
+        """The subdir of a platform: its name, unless the file gives another."""
+        return self.subdirs.get(platform, platform)
+
+    def on(self, platform: str) -> Lock:
+        """This lock for one platform, by its name or its subdir, keyed by the subdir.
+
+        A lock that does not have the platform has no packages for it. Raises LockfileError where several platforms are
+        of that subdir and none has its name.
+        """
+        names = [platform] if platform in self.packages else [p for p in self.packages if self.subdir(p) == platform]
+        if len(names) > 1:
+            raise LockfileError(
+                f"The lock has several platforms for {platform}: {', '.join(sorted(names))}.",
+                where=str(self.path),
+                fix="name one of them with --platform",
+            )
+        name = names[0] if names else platform
+        if not self.subdirs:
+            return self
+        chosen = "" if name == self.subdir(name) else name
+        only = self._renamed({name: self.subdir(name)} if names else {})
+        return replace(only, selection=" ".join(part for part in (self.selection, chosen) if part))
+
+    def by_subdir(self) -> Lock:
+        """This lock with every platform under its subdir; those of which several are of one subdir keep their names."""
+        count = Counter(self.subdir(platform) for platform in self.packages)
+        return self._renamed(
+            {name: self.subdir(name) if count[self.subdir(name)] == 1 else name for name in self.packages}
+        )
+
+    def _renamed(self, names: Mapping[str, str]) -> Lock:
+        """This lock with the platforms in `names` under other names, and without the others."""
+        return replace(
+            self,
+            packages={new: self.packages[old] for old, new in names.items()},
+            pip={new: self.pip[old] for old, new in names.items() if old in self.pip},
+            sources={new: self.sources[old] for old, new in names.items() if old in self.sources},
+            virtual_packages={
+                new: self.virtual_packages[old] for old, new in names.items() if old in self.virtual_packages
+            },
+            content_hash={new: self.content_hash[old] for old, new in names.items() if old in self.content_hash},
+            subdirs={new: self.subdirs[old] for old, new in names.items() if self.subdirs.get(old, new) != new},
+        )
 
 
 def split_file_name(file_name: str) -> tuple[str, str, str]:

@@ -11,23 +11,23 @@ from torchlocks.core.errors import FetchError, LockfileError, MissingFileError
 from torchlocks.core.http import make_client
 from torchlocks.core.reading import LOCK_BYTES
 from torchlocks.core.urls import mask
-from torchlocks.lockfile.formats import PIXI, merge, parse_lock, read_lock
+from torchlocks.lockfile.formats import PIXI, merge, parse_lock, read_environments, read_lock
 from torchlocks.lockfile.models import Lock
 
 
-def open_lock(name: str) -> Lock:
-    """Read the lock `name`: a path, or an http(s) or file URL.
+def open_lock(name: str, environment: str | None = None) -> Lock:
+    """Read the lock `name`: a path, or an http(s) or file URL; of a pixi.lock one environment (see `parse_lock`).
 
     A conda-lock.yml with a pixi.lock beside it is completed from that one, which knows sizes and licences.
     Raises FetchError when the URL cannot be read, and what `read_lock` raises.
     """
     if "://" in name:
-        return parse_lock(read_bytes(name), path_of(name))
+        return parse_lock(read_bytes(name), path_of(name), environment)
     path = Path(name)
-    lock = read_lock(path)
+    lock = read_lock(path, environment)
     beside = path.with_name(PIXI)
     if lock.kind == "conda-lock" and beside.is_file():
-        lock = merge(lock, read_lock(beside))
+        lock = merge(lock, *read_environments(beside))
     return lock
 
 

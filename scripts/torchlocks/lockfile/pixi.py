@@ -10,21 +10,24 @@ from typing import TYPE_CHECKING
 
 from torchlocks.core.errors import LockfileError
 from torchlocks.lockfile.fields import channel_urls, parse_package_url
-from torchlocks.lockfile.models import Lock, LockedPackage
+from torchlocks.lockfile.models import Lock, LockedPackage, PipPackage, pip_package
 
 if TYPE_CHECKING:
     from rattler import RepoDataRecord
-    from rattler.lock import Environment, LockFile
+    from rattler.lock import Environment, PypiLockedPackage
 
 
-def parse_pixi(text: str, path: Path, sha256: str) -> Lock:
-    """The lock of the environment `default` (or the only one) in `text`.
+DEFAULT = "default"
+"""The environment that pixi takes where none is named."""
 
-    Raises LockfileError when py-rattler cannot read it, when it names several environments and none is
-    `default`, or when it holds a conda package that is built from source.
+
+def parse_pixi(text: str, path: Path, sha256: str) -> tuple[Lock, ...]:
+    """The environments in `text`, one lock each, `default` first and the others by name.
+
+    The same text gives the same locks in the same order. Raises LockfileError when py-rattler cannot read it.
     """
     from rattler.exceptions import ParseCondaLockError
-    from rattler.lock import CondaLockedBinaryPackage, LockFile, PypiLockedPackage
+    from rattler.lock import LockFile
 
     with _scratch_file() as scratch:
         scratch.write_bytes(text.encode())
@@ -32,28 +35,40 @@ def parse_pixi(text: str, path: Path, sha256: str) -> Lock:
             file = LockFile.from_path(scratch)
         except ParseCondaLockError as error:
             raise LockfileError(f"The pixi.lock cannot be read: {error}.", where=str(path)) from None
-    environment = _environment(file, path)
+    # py-rattler gives environments and platforms in the order of a hash table, another one in each process.
+    found = dict(file.environments())
+    names = sorted(found, key=lambda name: (name != DEFAULT, name))
+    return tuple(_lock(name, tuple(names), found[name], path, sha256) for name in names)
+
+
+def _lock(name: str, names: tuple[str, ...], environment: Environment, path: Path, sha256: str) -> Lock:
+    from rattler.lock import CondaLockedBinaryPackage, PypiLockedPackage
+
     packages: dict[str, tuple[LockedPackage, ...]] = {}
-    pip: dict[str, tuple[str, ...]] = {}
+    pip: dict[str, tuple[PipPackage, ...]] = {}
+    sources: dict[str, tuple[str, ...]] = {}
     virtual: dict[str, tuple[str, ...]] = {}
-    for platform in environment.platforms():
+    subdirs: dict[str, str] = {}
+    for platform in sorted(environment.platforms(), key=lambda platform: platform.name):
         locked: list[LockedPackage] = []
-        requirements: list[str] = []
+        left_to_pip: list[PipPackage] = []
+        built: list[str] = []
         for package in environment.packages(platform) or ():
             if isinstance(package, CondaLockedBinaryPackage):
                 locked.append(from_record(package.repo_data_record(), f"{path}, platform {platform.name}"))
             elif isinstance(package, PypiLockedPackage):
-                requirements.append(f"{package.name}=={package.version}")
+                left_to_pip.append(pip_package(package.name, package.version, package.location, _sha256_of(package)))
             else:
-                raise LockfileError(
-                    f"{package.name} is built from source ({package.location}); only built packages can be locked.",
-                    where=f"{path}, platform {platform.name}",
-                )
+                built.append(f"{package.name} ({package.location})")
         packages[platform.name] = tuple(locked)
-        if requirements:
-            pip[platform.name] = tuple(requirements)
+        if left_to_pip:
+            pip[platform.name] = tuple(left_to_pip)
+        if built:
+            sources[platform.name] = tuple(sorted(built))
         if platform.virtual_packages:
             virtual[platform.name] = tuple(platform.virtual_packages)
+        if str(platform.subdir) != platform.name:
+            subdirs[platform.name] = str(platform.subdir)
     return Lock(
         path=path,
         kind="pixi",
@@ -64,6 +79,48 @@ def parse_pixi(text: str, path: Path, sha256: str) -> Lock:
         virtual_packages=virtual,
         metadata={},
         pip=pip,
+        sources=sources,
+        environment=name,
+        environments=names,
+        subdirs=subdirs,
+        selection=name if len(names) > 1 else "",
+    )
+
+
+def _sha256_of(package: PypiLockedPackage) -> str | None:
+    try:
+        hashes = package.hashes
+        return hashes.sha256.hex() if hashes and hashes.sha256 else None
+    except AttributeError:  # py-rattler's own, where a package has no hashes (a folder, a git repository)
+        return None
+
+
+def select_environment(locks: tuple[Lock, ...], name: str | None, path: Path) -> Lock:
+    """The environment `name` of a pixi.lock; without a name `default`, or the only one that holds packages.
+
+    Raises LockfileError, naming those there are, when it is not there, or when a name has to be given.
+    """
+    by_name = {lock.environment: lock for lock in locks}
+    if name is not None:
+        if name in by_name:
+            return by_name[name]
+        raise LockfileError(
+            f"The pixi.lock holds no environment called {name!r}.",
+            where=str(path),
+            fix=f"it has: {', '.join(by_name) or 'none'}",
+        )
+    if len(locks) == 1:
+        return locks[0]
+    held = [lock for lock in locks if any(lock.packages.values()) or any(lock.pip.values())]
+    if DEFAULT in by_name and (by_name[DEFAULT] in held or not held):
+        return by_name[DEFAULT]
+    if len(held) == 1:
+        return held[0]
+    why = f"{DEFAULT} is empty" if DEFAULT in by_name else f"none is named {DEFAULT}"
+    raise LockfileError(
+        f"The pixi.lock holds {len(locks)} environments and {why}.",
+        where=str(path),
+        fix=f"name one with --environment: {', '.join(lock.environment for lock in held) or 'there is none'}",
     )
 
 
@@ -102,19 +159,6 @@ def from_record(record: RepoDataRecord, where: str) -> LockedPackage:
         constrains=tuple(record.constrains),
         license=record.license,
         timestamp_ms=round(timestamp.timestamp() * 1000) if timestamp else None,
-    )
-
-
-def _environment(file: LockFile, path: Path) -> Environment:
-    environments = dict(file.environments())
-    if "default" in environments:
-        return environments["default"]
-    if len(environments) == 1:
-        return next(iter(environments.values()))
-    raise LockfileError(
-        f"The pixi.lock holds {len(environments)} environments and none is named default.",
-        where=str(path),
-        fix=f"write a lock of one of them: {', '.join(sorted(environments)) or 'none'}.",
     )
 
 

@@ -43,7 +43,7 @@ from torchlocks.install.fsck import fsck
 from torchlocks.install.installer import InstallOptions, install_environment
 from torchlocks.install.provenance import Origin, is_current, read_provenance
 from torchlocks.lockfile.formats import read_lock
-from torchlocks.lockfile.models import Lock, LockedPackage
+from torchlocks.lockfile.models import Lock, LockedPackage, pip_package
 
 SILENT = Silent()
 pytestmark = pytest.mark.skipif(
@@ -343,7 +343,7 @@ def test_a_lock_without_sha256_or_of_another_platform_is_refused(lock: Lock, tmp
     with pytest.raises(LockfileError, match="no packages for win-64"):
         make_bundle(lock, "win-64", tmp_path / "b.tar", name="x", fetch=FetchOptions(), progress=SILENT)
     with pytest.raises(LockfileError, match="for pip"):
-        make(replace(lock, pip={PLATFORM: ("six==1.0",)}), tmp_path / "b.tar")
+        make(replace(lock, pip={PLATFORM: (pip_package("six", "1.0"),)}), tmp_path / "b.tar")
     assert list(tmp_path.iterdir()) == []
 
 

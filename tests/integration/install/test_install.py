@@ -35,7 +35,7 @@ from torchlocks.install.installer import (
     rollback,
 )
 from torchlocks.install.provenance import Origin, mark_verified, read_provenance
-from torchlocks.lockfile.models import Lock
+from torchlocks.lockfile.models import Lock, pip_package
 
 SLOW = bool(os.environ.get("TORCHLOCKS_SLOW"))
 SILENT = Silent()
@@ -214,7 +214,7 @@ def test_other_inputs_that_gave_the_same_lock_are_recorded_and_must_be_verified_
 
 def test_packages_for_pip_are_said_to_be_missing(first: Lock, prefix: Path, options: InstallOptions) -> None:
     progress = Listening()
-    lock = replace(first, pip={PLATFORM: ("einops==0.8.1",)})
+    lock = replace(first, pip={PLATFORM: (pip_package("einops", "0.8.1"),)})
     origin = Origin(name="tiny", channel="local")
     install_environment(lock, PLATFORM, prefix, provenance=origin, options=options, progress=progress)
     assert any("einops==0.8.1" in line for line in progress.said)

@@ -25,7 +25,7 @@ from torchlocks.check.rules.parity import RULES as PARITY_RULES
 from torchlocks.check.rules.parity import Pair
 from torchlocks.core.errors import MissingFileError
 from torchlocks.lockfile.formats import merge, read_lock
-from torchlocks.lockfile.models import Lock, LockedPackage
+from torchlocks.lockfile.models import Lock, LockedPackage, pip_package
 
 DATA = Path(__file__).parents[2] / "data" / "locks"
 FORGE = "https://conda.anaconda.org/conda-forge"
@@ -177,7 +177,8 @@ LOCK_BREAKAGES: list[tuple[str, Callable[[Lock], Lock], set[str]]] = [
     ("gpu", changed("numpy", build="py312h0_0"), {"file-name"}),
     ("gpu", changed("numpy", subdir="win-64"), {"subdir"}),
     ("gpu", twice, {"duplicate-package"}),
-    ("gpu", lambda lock: replace(lock, pip={"linux-64": ("requests==2.0",)}), {"pip-package"}),
+    ("gpu", lambda lock: replace(lock, pip={"linux-64": (pip_package("requests", "2.0"),)}), {"pip-package"}),
+    ("gpu", lambda lock: replace(lock, sources={"linux-64": ("ours (.)",)}), {"source-package"}),
     ("gpu", removed("libblas"), {"dependency-unsatisfied", "unneeded-package"}),
     ("gpu", renamed("libzlib", "1.1.0", "h0_0"), {"dependency-unsatisfied"}),
     ("gpu", wanting("numpy", "no spec at [all"), {"dependency-unsatisfied"}),

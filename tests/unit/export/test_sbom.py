@@ -14,6 +14,7 @@ import pytest
 
 from torchlocks.export.environment import LockedTarget, find_locked
 from torchlocks.export.sbom import cyclonedx, package_url, spdx
+from torchlocks.lockfile.models import pip_package
 
 SLOW = bool(os.environ.get("TORCHLOCKS_SLOW"))
 ROOT = Path(__file__).parents[3]
@@ -35,7 +36,7 @@ def locked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> L
 def sample(locked: LockedTarget) -> LockedTarget:
     """One package of each licence, since the validators take their time; the long form takes all."""
     # And one of pip's, as locks from elsewhere have them.
-    lock = replace(locked.lock, pip={locked.platform: ("Typing_Extensions==4.12.2",)})
+    lock = replace(locked.lock, pip={locked.platform: (pip_package("Typing_Extensions", "4.12.2"),)})
     if SLOW:
         return replace(locked, lock=lock)
     return replace(
@@ -57,7 +58,7 @@ def test_cyclonedx_is_valid(sample: LockedTarget) -> None:
 
 @pytest.mark.parametrize("make", [cyclonedx, spdx])
 def test_what_a_lock_leaves_to_pip_is_in_the_bill(make: Callable[[LockedTarget], str], locked: LockedTarget) -> None:
-    lock = replace(locked.lock, pip={locked.platform: ("Typing_Extensions==4.12.2",)})
+    lock = replace(locked.lock, pip={locked.platform: (pip_package("Typing_Extensions", "4.12.2"),)})
     assert "pkg:pypi/typing-extensions@4.12.2" in make(replace(locked, lock=lock))
     assert "pkg:pypi/" not in make(locked)
 

@@ -79,7 +79,7 @@ def test_pixi_lock_has_complete_records() -> None:
 def test_pixi_lock_of_an_older_version_with_a_wheel() -> None:
     lock = read_lock(DATA / "foreign" / "pixi-v6.lock")
     assert [package.name for package in lock.packages["linux-64"]] == ["tzdata"]
-    assert lock.pip == {"linux-64": ("six==1.17.0",)}
+    assert [package.requirement for package in lock.pip["linux-64"]] == ["six==1.17.0"]
 
 
 def test_explicit_file_of_conda_lock() -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
 from urllib.parse import urlsplit
 
 from torchlocks.check.model import Problem, Subject, rule
 from torchlocks.core.errors import LockfileError
-from torchlocks.lockfile.fields import channel_urls
+from torchlocks.lockfile.fields import channel_urls, is_secret
 from torchlocks.lockfile.models import split_file_name
 
 RELOCK = "make the lock again with `make lock`."
@@ -61,8 +62,10 @@ def url_credentials(subject: Subject) -> Iterator[Problem]:
     for package in subject.packages:
         parts = urlsplit(package.url)
         segments = parts.path.split("/")
-        # conda and mamba take what follows a /t/ for a token. The message must not repeat it.
-        if parts.username or parts.password or "t" in segments[:-2]:
+        # conda and mamba take what follows a /t/ for a token. The message must not repeat it. A variable in its place,
+        # as conda-lock keeps it, is no secret.
+        tokens = [after for each, after in pairwise(segments[:-1]) if each == "t"]
+        if any(is_secret(part) for part in (parts.username, parts.password, *tokens)):
             yield Problem(
                 message=f"the URL of {package.file_name} carries a user name, password or token",
                 package=package.name,
@@ -70,7 +73,7 @@ def url_credentials(subject: Subject) -> Iterator[Problem]:
             )
 
 
-@rule("channel-unknown", "A package from another channel is another package, whatever its name.")
+@rule("channel-unknown", "A package from another channel is another package, whatever its name.", "own")
 def channel_unknown(subject: Subject) -> Iterator[Problem]:
     named = subject.row.channels if subject.row else subject.lock.channels
     allowed = {url for channel in named for url in channel_urls(channel)}
@@ -108,9 +111,9 @@ def file_name(subject: Subject) -> Iterator[Problem]:
 @rule("subdir", "A package of another platform does not run here.")
 def subdir(subject: Subject) -> Iterator[Problem]:
     for package in subject.packages:
-        if package.subdir not in (subject.platform, "noarch"):
+        if package.subdir not in (subject.subdir, "noarch"):
             yield Problem(
-                message=f"{package.file_name} is for {package.subdir}, the lock for {subject.platform}",
+                message=f"{package.file_name} is for {package.subdir}, the lock for {subject.subdir}",
                 package=package.name,
                 fix=RELOCK,
             )
@@ -126,11 +129,22 @@ def duplicate_package(subject: Subject) -> Iterator[Problem]:
 
 @rule("pip-package", "Packages from elsewhere are outside what the solver proved.")
 def pip_package(subject: Subject) -> Iterator[Problem]:
-    for requirement in subject.lock.pip.get(subject.platform, ()):
+    for package in subject.pip:
         yield Problem(
-            message=f"{requirement} is a pip package; torchlocks does not install it",
-            package=requirement.partition("==")[0],
+            message=f"{package.requirement} is a pip package; torchlocks does not install it",
+            package=package.name,
             fix="ask for the conda package of it instead.",
+            severity="warning",
+        )
+
+
+@rule("source-package", "What is built on each machine anew is not the same everywhere.")
+def source_package(subject: Subject) -> Iterator[Problem]:
+    for text in subject.lock.sources.get(subject.platform, ()):
+        yield Problem(
+            message=f"{text} is built from source; torchlocks does not install it",
+            package=text.partition(" ")[0],
+            fix="build it as a conda package, and lock that.",
             severity="warning",
         )
 
@@ -145,4 +159,5 @@ RULES = (
     subdir,
     duplicate_package,
     pip_package,
+    source_package,
 )

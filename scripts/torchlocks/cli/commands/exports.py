@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from torchlocks.cli.commands.shared import locked_options, write_or_print
+from torchlocks.cli.commands.shared import locked_options, note_environment, write_or_print
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,34 +22,43 @@ if TYPE_CHECKING:
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=None, help="File, or with all forms folder.")
 @click.option("--prefix", default=None, help="Where the environment is installed, for slurm and module.")
 @click.option("--list", "show", is_flag=True, expose_value=False, is_eager=True, callback=lambda c, p, v: _list(c, v))
-def export(name: str, platform: str | None, form: str | None, output: Path | None, prefix: str | None) -> None:
+def export(
+    name: str,
+    platform: str | None,
+    environment: str | None,
+    form: str | None,
+    output: Path | None,
+    prefix: str | None,
+) -> None:
     """Write a lock for other tools: explicit, environment, constraints, pixi, dockerfile, apptainer, slurm, module …
 
     pixi's manifest holds all platforms of the lock, unless --platform names one.
     """
     from torchlocks.core.errors import ExportError
+    from torchlocks.core.quantities import shortened
     from torchlocks.export.environment import find_locked
     from torchlocks.export.formats import FORMATS, not_exported
     from torchlocks.export.formats import export as export_as
 
     if form is not None and form not in FORMATS:
         raise ExportError(f"There is no form of export called {form!r}.", fix=f"name one of: {', '.join(FORMATS)}")
-    locked = find_locked(name, platform)
-    for requirement in not_exported(locked):
-        click.echo(f"note: {requirement} is one of pip's in this lock, and in no export", err=True)
+    locked = find_locked(name, platform, environment)
+    note_environment(locked.lock)
+    if others := not_exported(locked):
+        click.echo(f"note: left to pip or to be built, and in no export: {shortened(others)}", err=True)
     place = _place(locked, prefix)
     if form is None:
-        _write_all(locked, _every(name, locked, platform), place, output)
+        _write_all(locked, _every(name, locked, platform, environment), place, output)
         return
-    chosen = _every(name, locked, platform) if form == "pixi" else (locked,)
+    chosen = _every(name, locked, platform, environment) if form == "pixi" else (locked,)
     write_or_print(export_as(FORMATS[form], chosen, place), output)
 
 
-def _every(name: str, locked: LockedTarget, platform: str | None) -> Sequence[LockedTarget]:
+def _every(name: str, locked: LockedTarget, platform: str | None, environment: str | None) -> Sequence[LockedTarget]:
     from torchlocks.export.environment import find_locked
 
-    platforms = [platform] if platform else locked.lock.platforms
-    return [locked if each == locked.platform else find_locked(name, each) for each in platforms]
+    platforms = [locked.platform] if platform else locked.platforms
+    return [locked if each == locked.platform else find_locked(name, each, environment) for each in platforms]
 
 
 def _place(locked: LockedTarget, prefix: str | None) -> Place:

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import click
 
-from torchlocks.cli.commands.shared import mirror_option
+from torchlocks.cli.commands.shared import environment_option, mirror_option, note_environment
 
 
 @click.command()
 @click.argument("lock_name", metavar="LOCK")
 @click.argument("prefix", required=False, type=click.Path(path_type=Path))
 @click.option("--platform", default=None, help="Platform to install (default: this machine's).")
+@environment_option
 @click.option("--download-only", is_flag=True, help="Bring the packages into the cache, and install nothing.")
 @click.option("--offline", is_flag=True, help="Use the package cache alone.")
 @mirror_option
@@ -32,6 +33,7 @@ def install(
     lock_name: str,
     prefix: Path | None,
     platform: str | None,
+    environment: str | None,
     download_only: bool,
     offline: bool,
     mirror: str | None,
@@ -60,12 +62,15 @@ def install(
     if allowed is not None:
         from torchlocks.export.signatures import open_signed_lock
 
-        lock, who = open_signed_lock(lock_name, allowed, signer=signer)
+        lock, who = open_signed_lock(lock_name, allowed, signer=signer, environment=environment)
         progress.say(f"{lock_name} is signed by {who.identity} ({who.key})")
     elif signer is not None:
         raise click.UsageError("--signer goes with --verify-signature ALLOWED_SIGNERS")
     else:
-        lock = open_lock(lock_name)
+        lock = open_lock(lock_name, environment)
+    if not as_json:
+        note_environment(lock)
+    lock, platform = lock.on(platform), lock.subdir(platform)
     fetch = FetchOptions(offline=offline, allow_md5=allow_md5, mirrors=mirrors(mirror))
     if download_only:
         folders = download(lock, platform, fetch, progress=progress)

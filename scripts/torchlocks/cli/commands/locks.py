@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from torchlocks.cli.commands.shared import locking_options, scheduler_option
+from torchlocks.cli.commands.shared import environment_option, locking_options, scheduler_option
 
 
 @click.command()
@@ -167,6 +167,7 @@ def _lock(
 @click.option("--env", "env_name", default=None, help="One environment of the matrix (default: all).")
 @click.option("--snapshot", type=click.Path(path_type=Path), default=None, help="Lock again from it, and compare.")
 @click.option("--format", "form", type=click.Choice(["text", "json", "github"]), default="text", show_default=True)
+@environment_option
 @click.option("--rule", "chosen", multiple=True, metavar="ID", help="Only this rule's findings; may be repeated.")
 @click.option("--rules", is_flag=True, help="List the rules and exit.")
 @click.option("--fetch-base", is_flag=True, help="Fetch a base that is on another machine (default: no network).")
@@ -176,6 +177,7 @@ def check(
     env_name: str | None,
     snapshot: Path | None,
     form: str,
+    environment: str | None,
     chosen: tuple[str, ...],
     rules: bool,
     fetch_base: bool,
@@ -208,10 +210,12 @@ def check(
     whole = env_name is not None or snapshot is not None
     if files and whole:
         raise click.UsageError("--env and --snapshot go with the locks of the matrix, and files are named")
+    if environment is not None and not files:
+        raise click.UsageError("--environment goes with a pixi.lock that is named")
     if not files and not whole and (here := checks.lock_on_base(Path())):
         files = (here,)
     if files:
-        report = checks.check_files_of(files, fetch_base=fetch_base)
+        report = checks.check_files_of(files, environment, fetch_base=fetch_base)
         report = checks.require_bases(report) if require_base else report
     else:
         layout = find_layout()
@@ -289,13 +293,17 @@ def why(what: str, env_name: str, platform: str | None, snapshot: Path | None, a
 @click.argument("before", metavar="A")
 @click.argument("after", metavar="B")
 @click.option("--format", "form", type=click.Choice(["text", "markdown", "json"]), default="text", show_default=True)
-def diff(before: str, after: str, form: str) -> None:
+@environment_option
+def diff(before: str, after: str, form: str, environment: str | None) -> None:
     """Compare two locks: files, folders, REV:PATH in git, or the prefixes of environments."""
     from torchlocks.diff.compare import diff as compare
     from torchlocks.diff.read import read_side
     from torchlocks.diff.report import as_json, as_markdown, as_text
 
-    found = compare(read_side(before), read_side(after))
+    sides = [read_side(each, environment) for each in (before, after)]
+    if environment is not None and not any(side.environment for side in sides):
+        raise click.UsageError("--environment goes with a pixi.lock, and neither is one")
+    found = compare(*sides)
     if form == "text":
         from rich.console import Console
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from torchlocks.lockfile.models import Lock
     from torchlocks.verify.suite import Verdict
 
 
@@ -54,12 +55,27 @@ def locking_options(default: str) -> Callable[[Callable[..., None]], Callable[..
     return decorate
 
 
+environment_option = click.option(
+    "--environment", default=None, metavar="NAME", help="Environment of a pixi.lock that holds several."
+)
+
+
 def locked_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Which lock, and which platform of it: an environment of the matrix, or anybody's lockfile."""
+    """Which lock, which platform and environment of it: an environment of the matrix, or anybody's lockfile."""
+    command = environment_option(command)
     command = click.option("--platform", default=None, help="Platform (default: this machine's, or the only one).")(
         command
     )
     return click.argument("name", metavar="ENV_OR_LOCK")(command)
+
+
+def note_environment(lock: Lock) -> None:
+    """Say which environment of a pixi.lock of several is meant."""
+    if len(lock.environments) > 1:
+        from torchlocks.core.quantities import shortened
+
+        others = shortened(set(lock.environments) - {lock.environment})
+        click.echo(f"note: environment {lock.environment} of {lock.path.name}, which also holds {others}", err=True)
 
 
 def write_or_print(text: str, output: Path | None, *, folder: bool = False) -> None:

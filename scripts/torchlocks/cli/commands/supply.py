@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from torchlocks.cli.commands.shared import locked_options, mirror_option, write_or_print
+from torchlocks.cli.commands.shared import locked_options, mirror_option, note_environment, write_or_print
 
 if TYPE_CHECKING:
     from torchlocks.export.environment import LockedTarget
@@ -64,6 +64,7 @@ def verify_signature(locks: tuple[str, ...], allowed: Path, signer: str | None) 
 def attestations(
     name: str,
     platform: str | None,
+    environment: str | None,
     snapshot: Path | None,
     mirror: str | None,
     identity: str | None,
@@ -84,7 +85,8 @@ def attestations(
 
     if snapshot is not None:
         require_snapshot(snapshot)
-    locked = find_locked(name, platform)
+    locked = find_locked(name, platform, environment)
+    note_environment(locked.lock)
     source = RecordSource(snapshot=snapshot.absolute() if snapshot else None, mirror=mirror or None)
     found = verify_attestations(
         locked,
@@ -117,12 +119,13 @@ def attestations(
 @locked_options
 @click.option("--format", "form", type=click.Choice(["cyclonedx", "spdx"]), default="cyclonedx", show_default=True)
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=None, help="File to write (default: print).")
-def sbom(name: str, platform: str | None, form: str, output: Path | None) -> None:
+def sbom(name: str, platform: str | None, environment: str | None, form: str, output: Path | None) -> None:
     """Write the bill of materials of a lock: CycloneDX 1.6 or SPDX 2.3, as JSON."""
     from torchlocks.export.environment import find_locked
     from torchlocks.export.sbom import cyclonedx, spdx
 
-    locked = find_locked(name, platform)
+    locked = find_locked(name, platform, environment)
+    note_environment(locked.lock)
     write_or_print(cyclonedx(locked) if form == "cyclonedx" else spdx(locked), output)
 
 
@@ -135,18 +138,20 @@ def sbom(name: str, platform: str | None, form: str, output: Path | None) -> Non
     type=click.Choice(["proprietary", "copyleft", "weak-copyleft", "unknown"]),
     help="End with exit code 62 when there are packages of this kind; may be repeated.",
 )
-def licences(name: str, platform: str | None, as_json: bool, fail_on: tuple[str, ...]) -> None:
+def licences(name: str, platform: str | None, environment: str | None, as_json: bool, fail_on: tuple[str, ...]) -> None:
     """Report the licences of a lock's packages, the ones to look at first."""
     import json
 
     from torchlocks.core.errors import LicenceError
+    from torchlocks.core.quantities import shortened
     from torchlocks.export.environment import find_locked
     from torchlocks.export.licences import licences_of
     from torchlocks.export.sbom import pip_packages
 
-    locked = find_locked(name, platform)
+    locked = find_locked(name, platform, environment)
+    note_environment(locked.lock)
     found = licences_of(locked.packages)
-    others = pip_packages(locked)
+    others = tuple(package.requirement for package in pip_packages(locked))
     if as_json:
         document = {
             "environment": locked.name,
@@ -169,7 +174,7 @@ def licences(name: str, platform: str | None, as_json: bool, fail_on: tuple[str,
     else:
         _print_licences(locked, found)
     if others:
-        click.echo(f"note: left to pip, so that their licences are not known: {', '.join(others)}", err=True)
+        click.echo(f"note: left to pip, so that their licences are not known: {shortened(others)}", err=True)
     failing = [each.package.name for each in found if each.licence.kind in fail_on]
     failing += others if "unknown" in fail_on else ()
     if failing:
