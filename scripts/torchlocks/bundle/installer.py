@@ -522,12 +522,14 @@ class Linker:
                 if os.path.islink(path) and not os.path.realpath(path).startswith(root + os.sep):  # noqa: PTH114
                     raise BundleError(f"{path[len(str(self._new)) + 1 :]} is a link out of the environment.")
         meta = self._new / "conda-meta"
+        if os.path.lexists(str(meta)) and (meta.is_symlink() or not meta.is_dir()):
+            raise BundleError("A package brings conda-meta as a link or a file.")
         meta.mkdir(exist_ok=True)
         for name, record in self._records.items():
             record["files"] = [each["_path"] for each in record["paths_data"]["paths"]]
-            (meta / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        (meta / "history").write_text("\n".join(self._history()) + "\n", encoding="utf-8")
-        (meta / "torchlocks").write_text(json.dumps(self._provenance(), indent=2, sort_keys=True) + "\n", "utf-8")
+            _write_new(meta / f"{name}.json", json.dumps(record, indent=2) + "\n")
+        _write_new(meta / "history", "\n".join(self._history()) + "\n")
+        _write_new(meta / "torchlocks", json.dumps(self._provenance(), indent=2, sort_keys=True) + "\n")
 
     def _place(self, package: Package, said: dict[str, Any], extracted: Extracted, modules: bool) -> dict[str, Any]:
         source = extracted.folder / said["_path"]
@@ -670,6 +672,15 @@ class Linker:
             "tools": {"torchlocks": self._bundle.torchlocks, "python": "{}.{}.{}".format(*sys.version_info[:3])},
             "installed_at": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime()),
         }
+
+
+def _write_new(path: Path, text: str) -> None:
+    """Write one of our own files; BundleError where a package has brought it, since it could be a link."""
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise BundleError(f"A package brings conda-meta/{path.name}, which the installer writes itself.") from None
 
 
 def _read_index(package: Package, extracted: Extracted) -> dict[str, Any]:

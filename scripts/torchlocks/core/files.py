@@ -16,12 +16,22 @@ def write_whole(path: Path, text: str) -> None:
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        beside.write_text(text, encoding="utf-8", newline="")
+        write_new(beside, text)
         beside.replace(path)
     except BaseException:
         with suppress(OSError):
             beside.unlink(missing_ok=True)
         raise
+
+
+def write_new(path: Path, text: str) -> None:
+    """Write a text file that is new: what is at `path`, also a link or a hard link, is removed and not written through.
+
+    Raises OSError.
+    """
+    path.unlink(missing_ok=True)
+    with path.open("x", encoding="utf-8", newline="") as file:
+        file.write(text)
 
 
 def write_changed(folder: Path, files: Mapping[str, str]) -> list[str]:

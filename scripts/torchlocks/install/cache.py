@@ -29,6 +29,8 @@ from typing import Any
 
 from torchlocks.core.errors import IntegrityError
 from torchlocks.core.files import hash_file, write_whole
+from torchlocks.core.reading import RECORD_BYTES, load_json, read_bytes
+from torchlocks.install.contained import Tree, leaves, site_packages
 from torchlocks.lockfile.models import LockedPackage
 
 _OWN = ".torchlocks"
@@ -60,6 +62,11 @@ class _Note:
     fingerprint: str
     shape: str
     info: str
+    # Entries that an older torchlocks accepted are looked at again with the rules of today.
+    rules: int = 0
+
+
+_RULES = 2
 
 
 class PackageStore:
@@ -95,7 +102,7 @@ class PackageStore:
             return Lookup(entry=None, why="not in the cache")
         held = _read_sha256(self.root / f"{name}.lock")
         note = _read_note(self._note_path(name))
-        if note is not None and note.sha256 != held:
+        if note is not None and (note.sha256 != held or note.rules != _RULES):
             note = None
         if held is None or not _is_asked_for(package, held, note):
             return Lookup(entry=None, why="the cache has another package under this name")
@@ -193,7 +200,13 @@ class PackageStore:
 
     def _write_note(self, name: str, entry: Entry, fingerprint: str, shape: str, info: str) -> None:
         note = _Note(
-            sha256=entry.sha256, md5=entry.md5, size=entry.size, fingerprint=fingerprint, shape=shape, info=info
+            sha256=entry.sha256,
+            md5=entry.md5,
+            size=entry.size,
+            fingerprint=fingerprint,
+            shape=shape,
+            info=info,
+            rules=_RULES,
         )
         target = self._note_path(name)
         # A cache that cannot be written to (shared, read-only) still serves: it is hashed each time.
@@ -210,7 +223,7 @@ def _is_asked_for(package: LockedPackage, held: str, note: _Note | None) -> bool
 
 def _read_note(path: Path) -> _Note | None:
     try:
-        return _Note(**json.loads(path.read_bytes()))
+        return _Note(**load_json(read_bytes(path, RECORD_BYTES)))
     except (OSError, ValueError, TypeError):
         return None
 
@@ -272,7 +285,7 @@ def read_paths(folder: Path) -> list[dict[str, Any]]:
     listing = folder / "info" / "paths.json"
     if not listing.exists():
         return [{"_path": line} for line in (folder / "info" / "files").read_text(encoding="utf-8").splitlines()]
-    content: Any = json.loads(listing.read_bytes())
+    content: Any = load_json(read_bytes(listing, RECORD_BYTES))
     paths = content.get("paths") if isinstance(content, dict) else None
     if not isinstance(paths, list) or not all(isinstance(p, dict) and isinstance(p.get("_path"), str) for p in paths):
         raise ValueError("info/paths.json is not a list of paths")
@@ -323,28 +336,27 @@ def refuse_unsafe(folder: Path, what: str) -> None:
         paths = read_paths(folder)
     except (OSError, ValueError) as error:
         raise IntegrityError(f"{what} has no list of its files that can be read.", where=what) from error
+    tree = Tree()
+    links = {name: os.readlink(each.path) for name, each in _walk(folder) if each.is_symlink()}  # noqa: PTH115
+    for name, target in links.items():
+        tree.add(name, target)
     for path in paths:
-        if _leaves(path["_path"]):
+        if leaves(path["_path"]) or tree.resolve(path["_path"]) is None:
             refuse(f"its file list names {path['_path']!r}, which is outside of the environment")
     for name, each in _walk(folder):
-        if each.is_symlink():
-            target = os.readlink(each.path)  # noqa: PTH115
-            if _leaves(str(PurePosixPath(name).parent / target)):
-                refuse(f"{name} is a link to {target!r}, which is outside of the environment")
+        if name in links:
+            if leaves(str(PurePosixPath(name).parent / links[name])) or tree.resolve(name) is None:
+                refuse(f"{name} is a link to {links[name]!r}, which is outside of the environment")
         elif not each.is_file(follow_symlinks=False):
             refuse(f"{name} is neither a file nor a link")
-
-
-def _leaves(path: str) -> bool:
-    plain = path.replace("\\", "/")
-    return plain.startswith("/") or plain[1:2] == ":" or Path(os.path.normpath(plain)).parts[:1] == ("..",)
 
 
 def refuse_other(folder: Path, package: LockedPackage) -> None:
     """Raise IntegrityError when the package's own `info/index.json` is not that of the locked package."""
     try:
-        index: Any = json.loads((folder / "info" / "index.json").read_bytes())
+        index: Any = load_json(read_bytes(folder / "info" / "index.json", RECORD_BYTES))
         said = {key: index.get(key) for key in ("name", "version", "build", "subdir")}
+        site_packages(index, package.version, package.subdir)
     except (OSError, ValueError, AttributeError) as error:
         raise IntegrityError(f"{package.file_name} has no readable info/index.json.", where=package.url) from error
     for key, value in said.items():

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from torchlocks import __version__
 from torchlocks.core.disk import disk_full_as_error, is_disk_full, require_space
 from torchlocks.core.errors import BusyError, InstallError, InterruptedByUserError, MissingFileError
+from torchlocks.core.files import write_new
 from torchlocks.core.progress import Progress
 from torchlocks.core.quantities import shortened
 from torchlocks.install import swap
@@ -290,7 +291,7 @@ def _write_history(new: Path, packages: Sequence[LockedPackage], made: Provenanc
         f"+{each.channel.rsplit('/', 1)[-1]}/{each.subdir}::{each.name}-{each.version}-{each.build}"
         for each in packages
     ]
-    (new / "conda-meta" / "history").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_new(new / "conda-meta" / "history", "\n".join(lines) + "\n")
 
 
 @contextmanager

@@ -19,7 +19,8 @@ from torchlocks.core.errors import InstallError
 from torchlocks.core.http import make_client
 from torchlocks.core.progress import Progress
 from torchlocks.core.urls import mask, strip_credentials
-from torchlocks.install.cache import Entry
+from torchlocks.install.cache import Entry, read_paths
+from torchlocks.install.contained import refuse_outside
 from torchlocks.install.provenance import record_names
 from torchlocks.lockfile.models import LockedPackage
 
@@ -48,7 +49,8 @@ def link(
     """Link cached packages into the folder `new` as the environment that will be at `prefix`.
 
     `corrected` says that the dependencies of the packages are those of the channel's own records. Raises
-    InstallError when it fails, DiskFullError's causes (see `transfer.disk_full_as_error`) when the disk is full.
+    IntegrityError for packages that would write outside of the environment, InstallError when it fails, DiskFullError's
+    causes (see `transfer.disk_full_as_error`) when the disk is full.
     """
 
     async def run() -> None:
@@ -69,6 +71,11 @@ def link(
                 alternative_target_prefix=prefix,
             )
 
+    refuse_outside(
+        {package.file_name: (entry.folder, package.name, package.version) for package, entry in entries.items()},
+        {package.file_name: [each["_path"] for each in read_paths(entry.folder)] for package, entry in entries.items()},
+        platform,
+    )
     for package, entry in entries.items():
         scripts = (f"bin/.{package.name}-post-link.sh", f"Scripts/.{package.name}-post-link.bat")
         if any((entry.folder / script).exists() for script in scripts):

@@ -124,7 +124,7 @@ def test_a_verdict_that_cannot_be_written_is_an_error(
     def fail(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(Path, "write_text", fail)
+    monkeypatch.setattr("torchlocks.core.files.write_new", fail)
     with pytest.raises(error, match="verdict could not be recorded") as caught:
         mark_verified(tmp_path / "cpu", True, "report")
     assert type(caught.value) is error
