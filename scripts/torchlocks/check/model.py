@@ -9,8 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
+from torchlocks.cuda.packages import torch_package
+from torchlocks.cuda.python_packages import as_conda
 from torchlocks.extend.base import read_built
 from torchlocks.lockfile.models import Lock, LockedPackage, PipPackage
 
@@ -79,6 +82,13 @@ class Subject:
         """What the lock leaves to pip on this platform."""
         return self.lock.pip.get(self.platform, ())
 
+    @cached_property
+    def everything(self) -> tuple[LockedPackage, ...]:
+        """The lock's packages, and those that it leaves to pip under their conda names; of two of a name conda's."""
+        names = {package.name for package in self.packages}
+        others = (package for package in as_conda(self.pip, self.subdir) if package.name not in names)
+        return (*self.packages, *others)
+
     @property
     def subdir(self) -> str:
         """The conda subdir of the platform, which a pixi.lock may call by another name."""
@@ -108,7 +118,7 @@ class Subject:
             return "the lock is not an environment of matrix.yml, so nothing says what it should hold"
         if need == "virtual-packages" and not self.virtual_packages:
             return "the lock does not say which virtual packages it was solved with"
-        if need == "torch" and not any(package.name in ("pytorch", "libtorch") for package in self.packages):
+        if need == "torch" and torch_package(self.everything) is None:
             return "the lock holds no PyTorch"
         return None
 

@@ -8,6 +8,7 @@ from typing import Literal
 
 from torchlocks.core.errors import LockfileError
 from torchlocks.cuda.packages import cuda_version, floor_of, torch_package, variant_of
+from torchlocks.cuda.python_packages import is_pip
 from torchlocks.diff.read import Row, Side
 from torchlocks.lockfile.models import LockedPackage
 
@@ -129,7 +130,9 @@ def _move(before: LockedPackage | None, after: LockedPackage | None) -> Move | N
         ours is None or theirs is None or ours == theirs
         for ours, theirs in ((before.sha256, after.sha256), (before.md5, after.md5))
     )
-    return None if same_bytes and before.channel == after.channel else "replaced"
+    # The URL of a wheel holds a hash; conda's channels are where packages come from.
+    same_source = before.channel == after.channel or (is_pip(before) and is_pip(after))
+    return None if same_bytes and same_source else "replaced"
 
 
 def is_newer(before: str, after: str) -> bool:
@@ -149,7 +152,7 @@ def facts(side: Side, platform: str) -> Facts:
     row = side.rows.get(platform, Row())
     torch = torch_package(packages)
     variant = variant_of(torch.build) if torch else None
-    sizes = [package.size for package in packages]
+    sizes = [package.size for package in packages if not is_pip(package)]
     python = next((package.version for package in packages if package.name == "python"), None)
     return Facts(
         torch=(f"{torch.version} {variant}" if variant else torch.version) if torch else None,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from torchlocks.core.errors import LockfileError, MissingFileError, TorchlocksError
 from torchlocks.core.git import GitError, GitMissingError, git
+from torchlocks.cuda.python_packages import as_conda
 from torchlocks.lockfile.formats import CONDA_LOCK, PIXI, merge, parse_environments
 from torchlocks.lockfile.models import Lock, LockedPackage
 from torchlocks.lockfile.pixi import from_record, select_environment
@@ -143,9 +144,22 @@ def _read_files(
     return Side(
         name=f"{named} ({lock.environment})" if several else named,
         environment=lock.environment,
-        packages=lock.packages,
+        packages={platform: _with_pip(lock, platform) for platform in lock.packages},
         rows=_rows(main, tuple(lock.packages), read),
         whole=lock.kind != "explicit",
+    )
+
+
+def _with_pip(lock: Lock, platform: str) -> tuple[LockedPackage, ...]:
+    """The packages of a platform, those of pip among them; one that conda has too is told apart from it."""
+    packages = lock.packages[platform]
+    names = {package.name for package in packages}
+    return (
+        *packages,
+        *(
+            replace(package, name=f"{package.name} (pip)") if package.name in names else package
+            for package in as_conda(lock.pip.get(platform, ()), platform)
+        ),
     )
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchlocks.core.errors import ExportError
 from torchlocks.core.urls import strip_credentials
+from torchlocks.cuda.python_packages import NOT_ON_PYPI, pypi_name
 from torchlocks.export.environment import LockedTarget
 
 if TYPE_CHECKING:
@@ -27,12 +28,6 @@ MICROMAMBA = "2.8.1"
 """Tag of the image that containers start from: the newest micromamba that the locks were installed with."""
 
 _ANACONDA = "https://conda.anaconda.org/"
-
-_PYPI_NAMES: Mapping[str, str] = {"pytorch": "torch", "torchtriton": "triton", "msgpack-python": "msgpack"}
-"""Python packages whose conda name is not that of PyPI."""
-
-_NOT_ON_PYPI = frozenset({"python", "cpython", "python_abi", "python-gil", "python-freethreading", "pybind11-abi"})
-"""Packages that depend on Python and are no Python packages: the interpreter and marks of its kind."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,19 +86,17 @@ def constraints(packages: Iterable[LockedPackage]) -> tuple[dict[str, str], tupl
     A conda package counts as a Python package when it depends on Python; conda-forge names it as PyPI does but for a
     few (`pytorch`). That is a convention, no promise: the channel's records hold no PyPI names.
     """
-    from packaging.utils import canonicalize_name
-
     found: dict[str, str] = {}
     strange = []
     for package in packages:
         needs = {spec.split()[0].split("::")[-1] for spec in package.depends or () if spec.strip()}
-        if package.name in _NOT_ON_PYPI or not needs & {"python", "python_abi"}:
+        if package.name in NOT_ON_PYPI or not needs & {"python", "python_abi"}:
             continue
         version = _pip_version(package.version)
         if version is None:
             strange.append(package)
             continue
-        found[canonicalize_name(_PYPI_NAMES.get(package.name, package.name))] = version
+        found[pypi_name(package.name)] = version
     return dict(sorted(found.items())), tuple(strange)
 
 

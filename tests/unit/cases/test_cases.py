@@ -35,17 +35,73 @@ def found(report: Report, severity: str) -> Found:
 
 
 FINDINGS: dict[str, tuple[Found, Found]] = {
-    "c1-defaults/conda-lock.yml": (set(), set()),
-    "c3-envvars/conda-lock.yml": (set(), set()),
-    "c6-matchspec-channel/conda-lock.yml": (set(), set()),
-    "e1-explicit-conflict/conda-linux-64.lock": ({("unreadable", "")}, set()),
-    "e2-utf16/spec.txt": (set(), {("sha256-missing", "ca-certificates")}),
-    "i1-empty-install/conda-lock.yml": (set(), set()),
-    "p1-named-platforms/pixi.lock": (set(), set()),
-    "p2-multi-env/pixi.lock": (
+    "defaults/conda-lock.yml": (set(), set()),
+    "envvars/conda-lock.yml": (set(), set()),
+    "matchspec-channel/conda-lock.yml": (set(), set()),
+    "explicit-conflict/conda-linux-64.lock": ({("unreadable", "")}, set()),
+    "utf16/spec.txt": (set(), {("sha256-missing", "ca-certificates")}),
+    "empty-install/conda-lock.yml": (set(), set()),
+    "ijit/conda-linux-64.lock": (
+        {("mkl-ijit", "mkl"), ("numpy-abi", "numpy"), ("torch-companions", "torchvision")},
+        set(),
+    ),
+    "named-platforms/pixi.lock": (set(), set()),
+    "multi-env/pixi.lock": (
         {("torch-variant", "torchvision"), ("dependency-unsatisfied", "pytorch")},
         set(),
     ),
+    "pip-torch/pixi.lock": (set(), {("pip-package", "torch"), ("pip-package", "torchvision")}),
+    "torch-twice/conda-lock.yml": (
+        {("installed-twice", "pytorch"), ("installed-twice", "numpy")},
+        {("pip-package", "torch"), ("pip-package", "numpy")},
+    ),
+    "anaconda-explicit/spec.txt": (set(), {("sha256-missing", "numpy"), ("sha256-missing", "r-base")}),
+    "masked-token/spec.txt": (set(), set()),
+    "label/conda-lock.yml": (set(), set()),
+    "mirror/pixi.lock": (set(), set()),
+    "numpy2-torch20/pixi.lock": ({("numpy-abi", "numpy")}, set()),
+    "torchaudio-release/conda-lock.yml": ({("torch-companions", "torchaudio")}, set()),
+    "pip-triton/conda-lock.yml": (
+        {("torch-companions", "triton")},
+        {("pip-package", "torch"), ("pip-package", "triton"), ("pip-package", "torchvision")},
+    ),
+    "pip-cu118/conda-lock.yml": ({("cuda-majors", "")}, {("pip-package", "torch")}),
+    "pip-nccl/pixi.lock": (
+        set(),
+        {
+            ("pip-package", "torch"),
+            ("pip-package", "nvidia-cuda-runtime-cu12"),
+            ("pip-package", "nvidia-nccl-cu12"),
+            ("nccl-version", "nvidia-nccl-cu12"),
+        },
+    ),
+    "intel-and-llvm-openmp/conda-linux-64.lock": (set(), {("openmp-twice", "intel-openmp")}),
+    "gnu-openmp/conda-linux-64.lock": (set(), {("openmp-twice", "intel-openmp")}),
+    "mac-wheel-openmp/pixi.lock": (set(), {("openmp-twice", "llvm-openmp"), ("pip-package", "torch")}),
+    "pixi-v5/pixi.lock": (set(), {("pip-package", "six")}),
+    "empty-default/pixi.lock": ({("numpy-abi", "numpy")}, set()),
+    "sources/pixi.lock": (
+        set(),
+        {("source-package", "ours"), ("pip-package", "ours-py"), ("pip-package", "r")},
+    ),
+    "categories/conda-lock.yml": (set(), {("pip-package", "six")}),
+    "graphviz/conda-lock.yml": (set(), {("pip-package", "graphviz")}),
+    "windows-numpy2/conda-lock.yml": (
+        {("numpy-abi", "numpy")},
+        {("pip-package", "torch"), ("pip-package", "numpy")},
+    ),
+    "crlf/spec.txt": (set(), {("sha256-missing", "zlib")}),
+    "conda-lock-1/conda-lock.yml": (set(), {("pip-package", "six")}),
+    "leaked-token/spec.txt": ({("url-credentials", "acme")}, set()),
+    "http/spec.txt": ({("url-not-https", "acme")}, set()),
+    "list-export/packages.txt": ({("unreadable", "")}, set()),
+    "diff3-conflict/conda-lock.yml": ({("unreadable", "")}, set()),
+    "pip-freeze/requirements.txt": ({("unreadable", "")}, set()),
+    "torch-1.13/conda-linux-64.lock": (set(), set()),
+    "forge-mkl/conda-linux-64.lock": (set(), set()),
+    "two-names/pixi.lock": (set(), set()),
+    "wheels-of-12-on-11/conda-lock.yml": ({("cuda-majors", "")}, {("pip-package", "nvidia-cublas-cu12")}),
+    "mixed-vision/pixi.lock": ({("torch-companions", "torchvision")}, {("pip-package", "torch")}),
 }
 
 
@@ -60,14 +116,14 @@ def test_check_finds_what_is_wrong_and_nothing_else(case: str) -> None:
 
 
 def test_findings_name_the_environments_they_were_found_in() -> None:
-    report = check_files_of([CASES / "p2-multi-env/pixi.lock"])
+    report = check_files_of([CASES / "multi-env/pixi.lock"])
     assert {each.environments for each in report.findings} == {("gpu",)}
     assert set(report.environments.values()) == {("default", "gpu")}
     assert report.packages == 3
 
 
 def test_one_environment_of_several_is_selected() -> None:
-    path = CASES / "p2-multi-env/pixi.lock"
+    path = CASES / "multi-env/pixi.lock"
     assert len(read_lock(path).packages["linux-64"]) == 1
     assert len(read_lock(path, "gpu").packages["linux-64"]) == 3
     assert not check_files_of([path], "default").findings
@@ -75,11 +131,11 @@ def test_one_environment_of_several_is_selected() -> None:
         read_lock(path, "docs")
     assert raised.value.fix == "it has: default, gpu"
     with pytest.raises(LockfileError, match="cannot be selected"):
-        read_lock(CASES / "c1-defaults/conda-lock.yml", "gpu")
+        read_lock(CASES / "defaults/conda-lock.yml", "gpu")
 
 
 def test_an_environment_must_be_named_where_the_default_is_empty(tmp_path: Path) -> None:
-    text = (CASES / "p2-multi-env/pixi.lock").read_text()
+    text = (CASES / "multi-env/pixi.lock").read_text()
     first = text.replace("      linux-64:\n      - conda: https", "      linux-64: []\n    #   - conda: https", 1)
     path = tmp_path / "pixi.lock"
     path.write_text(first.replace("  gpu:", "  gpu:", 1))
@@ -91,7 +147,7 @@ def test_an_environment_must_be_named_where_the_default_is_empty(tmp_path: Path)
 
 
 def test_what_is_selected_from_one_file_is_told_apart() -> None:
-    gpu, default = (read_lock(CASES / "p2-multi-env/pixi.lock", name) for name in ("gpu", "default"))
+    gpu, default = (read_lock(CASES / "multi-env/pixi.lock", name) for name in ("gpu", "default"))
     assert gpu.sha256 == default.sha256
     assert (gpu.selection, default.selection) == ("gpu", "default")
     assert find_locked(str(gpu.path), "linux-64", "gpu").name.endswith("-gpu")
@@ -111,7 +167,7 @@ def test_a_pixi_lock_gives_the_same_bytes_in_every_process() -> None:
         "print(as_json(check_files_of([Path(multi), Path(named)])))\n"
         "print(diff_json(diff(read_side(named), read_side(named))))\n"
     )
-    arguments = [str(CASES / "p2-multi-env/pixi.lock"), str(CASES / "p1-named-platforms/pixi.lock")]
+    arguments = [str(CASES / "multi-env/pixi.lock"), str(CASES / "named-platforms/pixi.lock")]
     texts = {
         subprocess.run(
             [sys.executable, "-c", program, *arguments],
@@ -130,7 +186,7 @@ def test_a_pixi_lock_gives_the_same_bytes_in_every_process() -> None:
 
 @pytest.mark.parametrize("platform", ["cluster", "linux-64"])
 def test_a_named_platform_is_found_by_its_name_and_by_its_subdir(platform: str) -> None:
-    locked = find_locked(str(CASES / "p1-named-platforms/pixi.lock"), platform)
+    locked = find_locked(str(CASES / "named-platforms/pixi.lock"), platform)
     assert locked.platform == "linux-64"
     assert [package.name for package in locked.packages] == ["libzlib"]
     assert locked.virtual_packages["__glibc"] == "2.28"
@@ -138,14 +194,14 @@ def test_a_named_platform_is_found_by_its_name_and_by_its_subdir(platform: str) 
 
 
 def test_a_named_platform_is_compared_with_its_subdir() -> None:
-    named = read_side(str(CASES / "p1-named-platforms/pixi.lock"))
+    named = read_side(str(CASES / "named-platforms/pixi.lock"))
     assert set(named.packages) == {"linux-64", "win-64"}
-    other = read_side(str(CASES / "p2-multi-env/pixi.lock"), "default")
+    other = read_side(str(CASES / "multi-env/pixi.lock"), "default")
     assert [each.platform for each in diff(named, other).platforms] == ["linux-64"]
 
 
 def test_of_two_platforms_of_one_subdir_one_must_be_named(tmp_path: Path) -> None:
-    text = (CASES / "p1-named-platforms/pixi.lock").read_text().replace("win-64", "login")
+    text = (CASES / "named-platforms/pixi.lock").read_text().replace("win-64", "login")
     path = tmp_path / "pixi.lock"
     path.write_text(text.replace("- name: login", "- name: login\n  subdir: linux-64"))
     assert find_locked(str(path), "login").packages[0].name == "einops"
@@ -158,7 +214,7 @@ def test_of_two_platforms_of_one_subdir_one_must_be_named(tmp_path: Path) -> Non
 
 def test_merge_conflicts_are_named_with_their_line(tmp_path: Path) -> None:
     with pytest.raises(LockfileError, match="merge conflicts") as raised:
-        read_lock(CASES / "e1-explicit-conflict/conda-linux-64.lock")
+        read_lock(CASES / "explicit-conflict/conda-linux-64.lock")
     assert raised.value.where is not None
     assert raised.value.where.endswith("line 4")
     path = tmp_path / "environment.yml"
@@ -168,8 +224,8 @@ def test_merge_conflicts_are_named_with_their_line(tmp_path: Path) -> None:
 
 
 def test_text_of_powershell_is_read() -> None:
-    assert read_lock(CASES / "e2-utf16/spec.txt").platforms == ("win-64",)
-    assert [wish.name for wish in read_wishes(CASES / "e2-utf16/environment.yml").on("linux-64")] == ["einops"]
+    assert read_lock(CASES / "utf16/spec.txt").platforms == ("win-64",)
+    assert [wish.name for wish in read_wishes(CASES / "utf16/environment.yml").on("linux-64")] == ["einops"]
 
 
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-32", "cp1252"])
@@ -202,7 +258,7 @@ def test_lists_of_packages_are_recognised(tmp_path: Path, text: str, command: st
 
 def test_a_platform_without_packages_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LockfileError, match="no conda packages for linux-64") as raised:
-        packages_for(read_lock(CASES / "i1-empty-install/conda-lock.yml"), "linux-64")
+        packages_for(read_lock(CASES / "empty-install/conda-lock.yml"), "linux-64")
     assert "win-64" in str(raised.value.fix)
     path = tmp_path / "spec.txt"
     path.write_text("# platform: linux-64\n@EXPLICIT\n")
@@ -211,7 +267,7 @@ def test_a_platform_without_packages_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_lock_of_pip_packages_alone_is_refused(tmp_path: Path) -> None:
-    text = (CASES / "p4-pip-torch/pixi.lock").read_text()
+    text = (CASES / "pip-torch/pixi.lock").read_text()
     path = tmp_path / "pixi.lock"
     line = "      - conda: https://conda.anaconda.org/conda-forge/linux-64/libzlib-1.3.1-hb9d3cd8_2.conda\n"
     assert line in text
@@ -220,6 +276,30 @@ def test_a_lock_of_pip_packages_alone_is_refused(tmp_path: Path) -> None:
         packages_for(read_lock(path), "linux-64")
 
 
+# pip's packages count
+
+
+def test_a_torch_of_pip_is_a_torch() -> None:
+    side = read_side(str(CASES / "pip-torch/pixi.lock"))
+    assert diff(side, side).platforms[0].after.torch == "2.9.1 CPU"
+    report = check_files_of([CASES / "pip-torch/pixi.lock"])
+    assert not any("no PyTorch" in skip.reason for skip in report.skipped)
+    nccl = read_side(str(CASES / "pip-nccl/pixi.lock"))
+    assert diff(nccl, nccl).platforms[0].after.torch == "2.8.0 CUDA 12.8"
+
+
+def test_a_package_that_pip_and_conda_both_have_is_compared_twice() -> None:
+    both = read_side(str(CASES / "torch-twice/conda-lock.yml"))
+    conda = read_side(str(CASES / "defaults/conda-lock.yml"))
+    moves = {change.name: change.move for change in diff(both, conda).platforms[0].changes}
+    assert moves == {
+        "pytorch": "removed",
+        "pytorch (pip)": "removed",
+        "numpy": "downgraded",
+        "numpy (pip)": "removed",
+    }
+
+
 def test_all_environments_are_read_in_order() -> None:
-    names = [lock.environment for lock in read_environments(CASES / "p2-multi-env/pixi.lock")]
+    names = [lock.environment for lock in read_environments(CASES / "multi-env/pixi.lock")]
     assert names == ["default", "gpu"]

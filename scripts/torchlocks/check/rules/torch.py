@@ -17,13 +17,14 @@ from torchlocks.cuda.packages import (
     torch_package,
     variant_of,
 )
+from torchlocks.cuda.python_packages import pip_cuda_major
 from torchlocks.lockfile.specs import spec_name
 
 PIN = "pin torch's build string in matrix.yml (`build:`), then `make lock`."
 
 
 def _torch_variant(subject: Subject) -> Variant | None:
-    torch = torch_package(subject.packages)
+    torch = torch_package(subject.everything)
     return variant_of(torch.build) if torch else None
 
 
@@ -58,7 +59,7 @@ def torch_not_cuda(subject: Subject) -> Iterator[Problem]:
 
 @rule("torch-mixed", "Torch for the CPU and torch for CUDA cannot share one environment.", "torch")
 def torch_mixed(subject: Subject) -> Iterator[Problem]:
-    torch = torch_package(subject.packages)
+    torch = torch_package(subject.everything)
     variant = _torch_variant(subject)
     if torch is None or variant is None:
         return
@@ -81,11 +82,11 @@ def torch_mixed(subject: Subject) -> Iterator[Problem]:
 
 @rule("torch-variant", "Extensions of torch must be built for the CUDA that torch was built for.", "torch")
 def torch_variant(subject: Subject) -> Iterator[Problem]:
-    torch = torch_package(subject.packages)
+    torch = torch_package(subject.everything)
     variant = _torch_variant(subject)
     if torch is None or variant is None:
         return
-    for package in subject.packages:
+    for package in subject.everything:
         other = variant_of(package.build) if package.name in TORCH_FAMILY else None
         if other is None:
             continue
@@ -122,7 +123,10 @@ def cuda_version(subject: Subject) -> Iterator[Problem]:
 @rule("cuda-majors", "Libraries of two CUDA majors in one process end in undefined symbols.")
 def cuda_majors(subject: Subject) -> Iterator[Problem]:
     majors: dict[int, list[str]] = defaultdict(list)
-    for package in subject.packages:
+    for package in subject.everything:
+        if (major := pip_cuda_major(package)) is not None:
+            majors[major].append(package.file_name)
+            continue
         # Other CUDA libraries count versions of their own: libcufft 11 belongs to CUDA 12.
         if package.name in ("cuda-version", "cudatoolkit", "pytorch-cuda", "cuda-cudart", "cuda-nvrtc"):
             head = package.version.split(".")[0]
