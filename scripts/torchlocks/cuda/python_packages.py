@@ -72,7 +72,7 @@ def is_pip(package: LockedPackage) -> bool:
 
 
 def pip_cuda_major(package: LockedPackage) -> int | None:
-    """The CUDA major of one of pip's packages: what its name ends in (`nvidia-nccl-cu12`); CUDA 13 has no such names."""
+    """The CUDA major of one of pip's packages: the end of its name, `nvidia-nccl-cu12`; CUDA 13's runtime has none."""
     if not is_pip(package):
         return None
     if package.name == "nvidia-cuda-runtime":

@@ -99,6 +99,8 @@ FINDINGS: dict[str, tuple[Found, Found]] = {
     "pip-freeze/requirements.txt": ({("unreadable", "")}, set()),
     "torch-1.13/conda-linux-64.lock": (set(), set()),
     "forge-mkl/conda-linux-64.lock": (set(), set()),
+    "forge-vision/conda-lock.yml": (set(), set()),
+    "forge-vision-explicit/conda-linux-64.lock": (set(), {("torch-companions", "torchvision")}),
     "two-names/pixi.lock": (set(), set()),
     "wheels-of-12-on-11/conda-lock.yml": ({("cuda-majors", "")}, {("pip-package", "nvidia-cublas-cu12")}),
     "mixed-vision/pixi.lock": ({("torch-companions", "torchvision")}, {("pip-package", "torch")}),

@@ -9,6 +9,7 @@ from torchlocks.cuda import known_pairs as facts
 from torchlocks.cuda.packages import torch_package
 from torchlocks.cuda.python_packages import is_pip, twice
 from torchlocks.lockfile.models import LockedPackage
+from torchlocks.lockfile.specs import satisfies, spec_name
 
 
 @rule("installed-twice", "Of one project from conda and from pip, each overwrites the other's files.")
@@ -77,6 +78,11 @@ def _companions(subject: Subject, tables: Mapping[str, Mapping[str, str]], sever
         wanted = facts.companion(table, torch.version, package.version) if table and torch else None
         if table is None or torch is None or wanted is None:
             continue
+        if _states(package, torch) or _states(torch, package):
+            # conda-forge compiles a companion for other releases of torch, too; its dependency says for which.
+            continue
+        compiled_elsewhere = package.depends is None and not (is_pip(package) or is_pip(torch))
+        forge = compiled_elsewhere and not facts.is_pytorch_channel_build(torch.build)
         other = facts.torch_of(table, package.version)
         yield Problem(
             message=f"{_shown(package)} belongs to torch {other}, and the lock has {_shown(torch)}"
@@ -84,8 +90,17 @@ def _companions(subject: Subject, tables: Mapping[str, Mapping[str, str]], sever
             else f"{_shown(package)} is not the {package.name} of {_shown(torch)}",
             package=package.name,
             fix=f"ask for `{package.name} {wanted}.*`, or for the torch that it belongs to.",
-            severity=severity,
+            # An explicit file does not say for which torch the channel compiled it.
+            severity="warning" if forge else severity,
         )
+
+
+def _states(package: LockedPackage, other: LockedPackage) -> bool:
+    """Whether a package's own dependencies name a version of `other`, and it is that one."""
+    return any(
+        spec_name(spec) == other.name and len(spec.split()) > 1 and satisfies(other, spec)
+        for spec in package.depends or ()
+    )
 
 
 @rule("openmp-twice", "Two OpenMP runtimes in one process oversubscribe cores, or end it (OMP: Error #15).")
