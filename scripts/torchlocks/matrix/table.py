@@ -1,4 +1,4 @@
-"""The matrix as people read it: a table on the terminal, and the table in the README."""
+"""The matrix as tables: on the terminal, in `docs/environments.md`, and a summary in the README."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ COLUMNS = ("environment", "platform", "torch", "Python", "CUDA", "NVIDIA driver"
 
 
 def matrix_table(matrix: Matrix) -> Table:
-    """A row an environment and platform, for 80 columns; on a narrower terminal cells fold, and are never cut."""
+    """Return a table for 80 columns with a row for each environment and platform; narrower terminals fold cells."""
     from rich.table import Column, Table
 
-    # The whole list of architectures is in the README; a terminal is narrow.
+    # docs/environments.md has all architectures; a terminal is too narrow for them.
     headers = (*COLUMNS[:5], "driver", "glibc", "architectures")
     table = Table(
         *(Column(header, overflow="fold") for header in headers), box=None, pad_edge=False, padding=(0, 1, 0, 0)
@@ -29,8 +29,22 @@ def matrix_table(matrix: Matrix) -> Table:
 
 
 def matrix_markdown(matrix: Matrix) -> str:
-    """The same rows as a Markdown table; the README holds it, and a test compares."""
+    """Return the same rows as a Markdown table with all architectures, for `docs/environments.md`."""
     rows = [COLUMNS, ("---",) * len(COLUMNS), *(_cells(target) for target in matrix.targets())]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def summary_markdown(matrix: Matrix) -> str:
+    """Return a Markdown table for the README: a row for each environment, with torch and Python by platform."""
+    rows: list[tuple[str, ...]] = [("environment", "CUDA", "NVIDIA driver", *matrix.platforms)]
+    rows.append(("---",) * len(rows[0]))
+    by_env: dict[str, dict[str, Target]] = {}
+    for target in matrix.targets():
+        by_env.setdefault(target.env, {})[target.platform] = target
+    for env, targets in by_env.items():
+        cuda = next(iter(targets.values())).cuda
+        versions = [f"{t.pytorch} (py{t.python})" if (t := targets.get(name)) else "" for name in matrix.platforms]
+        rows.append((env, cuda or "", f">= {matrix.drivers[cuda].linux.floor}" if cuda else "", *versions))
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 

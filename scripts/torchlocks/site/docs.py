@@ -14,7 +14,16 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 #: Pages that come first, in this order; others follow by name.
-FIRST = ("get-started", "use-a-lock", "choose-cuda", "hpc", "verification", "add-a-row", "how-locking-works")
+FIRST = (
+    "get-started",
+    "environments",
+    "use-a-lock",
+    "choose-cuda",
+    "hpc",
+    "verification",
+    "add-a-row",
+    "how-locking-works",
+)
 
 
 @dataclass(frozen=True)

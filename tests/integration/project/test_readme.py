@@ -1,4 +1,4 @@
-"""The README and `docs/`: every command is run, the table is the matrix, and what they name and link to is there."""
+"""README, CONTRIBUTING and `docs/`: every command is run, tables are the matrix, and links lead to files."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ import pytest
 from conftest import LAYOUT
 from torchlocks.lockfile.formats import read_lock
 from torchlocks.matrix.model import load_matrix
-from torchlocks.matrix.table import matrix_markdown
+from torchlocks.matrix.table import matrix_markdown, summary_markdown
 
 README = (LAYOUT.root / "README.md").read_text(encoding="utf-8")
 SNAPSHOT = os.environ.get("TORCHLOCKS_SNAPSHOT")
 DOCS = {path.name: path.read_text(encoding="utf-8") for path in sorted((LAYOUT.root / "docs").glob("*.md"))}
-_TEXTS = "\n".join((README, *DOCS.values()))
+CONTRIBUTING = (LAYOUT.root / "CONTRIBUTING.md").read_text(encoding="utf-8")
+_TEXTS = "\n".join((README, CONTRIBUTING, *DOCS.values()))
 # A command that stands in several places is run once.
 COMMANDS = list(
     dict.fromkeys(
@@ -62,7 +63,8 @@ def make_clone(root: Path) -> Path:
     return root
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if c not in ("make env-cpu", "make test")])
+# CI runs `make lint` and `make test` itself; `make env-cpu` has a test of its own below.
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c not in ("make env-cpu", "make test", "make lint")])
 def test_every_command_works_or_says_what_it_needs(clone: Path, command: str, tmp_path: Path) -> None:
     if command.startswith(("make lock", "make update")):
         clone = make_clone(tmp_path / "clone")
@@ -89,16 +91,29 @@ def test_ci_runs_the_readmes_test_command() -> None:
     assert "make test" in (LAYOUT.root / ".ci" / "run").read_text(encoding="utf-8")
 
 
-def test_the_table_is_the_matrix() -> None:
-    table = README.split("compared by a test -->\n")[1].split("<!-- /matrix -->")[0]
-    assert table == matrix_markdown(load_matrix(LAYOUT.matrix)), "put in what `torchlocks matrix --markdown` prints"
+def test_the_readmes_table_is_the_matrix() -> None:
+    table = README.split("`torchlocks matrix --summary` -->\n")[1].split("<!-- /matrix -->")[0]
+    assert table == summary_markdown(load_matrix(LAYOUT.matrix)), "replace it by `torchlocks matrix --summary`"
+
+
+def test_the_page_of_environments_is_the_matrix() -> None:
+    table = "".join(line for line in DOCS["environments.md"].splitlines(keepends=True) if line.startswith("|"))
+    assert table == matrix_markdown(load_matrix(LAYOUT.matrix)), "replace it by `torchlocks matrix --markdown`"
 
 
 def test_the_lockfiles_that_it_names_are_there() -> None:
     named = sorted(set(re.findall(r"locks/[\w-]+/[\w.-]+\.(?:lock|yml)", _TEXTS)))
-    assert len(named) >= 3
+    assert len(named) >= 2
     for name in named:
         assert read_lock(LAYOUT.root / name).packages
+
+
+@pytest.mark.parametrize("text", [README, CONTRIBUTING], ids=["README", "CONTRIBUTING"])
+def test_the_files_that_they_link_to_exist(text: str) -> None:
+    targets = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text)
+    assert targets
+    for target in targets:
+        assert target.startswith("https://") or (LAYOUT.root / target).exists(), target
 
 
 @pytest.mark.parametrize("page", DOCS)

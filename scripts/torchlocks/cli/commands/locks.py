@@ -13,20 +13,21 @@ from torchlocks.cli.commands.shared import environment_option, locking_options, 
 
 @click.command()
 @click.option("--schema", is_flag=True, help="Print the JSON schema of matrix.yml instead.")
-@click.option("--markdown", is_flag=True, help="Print the table for the README.")
-def matrix(schema: bool, markdown: bool) -> None:
-    """List the environments and platforms there are."""
+@click.option("--markdown", is_flag=True, help="Print the table of docs/environments.md.")
+@click.option("--summary", is_flag=True, help="Print the table of the README: one line for each environment.")
+def matrix(schema: bool, markdown: bool, summary: bool) -> None:
+    """List the environments and platforms."""
     from torchlocks.core.layout import find_layout
     from torchlocks.matrix.model import load_matrix, matrix_schema
 
     if schema:
         click.echo(matrix_schema(), nl=False)
         return
-    from torchlocks.matrix.table import matrix_markdown, matrix_table
+    from torchlocks.matrix.table import matrix_markdown, matrix_table, summary_markdown
 
     loaded = load_matrix(find_layout().matrix)
-    if markdown:
-        click.echo(matrix_markdown(loaded), nl=False)
+    if markdown or summary:
+        click.echo(summary_markdown(loaded) if summary else matrix_markdown(loaded), nl=False)
         return
     from rich.console import Console
 
