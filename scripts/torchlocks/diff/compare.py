@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from torchlocks.core.errors import LockfileError
+from torchlocks.cuda.drivers import driver_floor
 from torchlocks.cuda.packages import cuda_version, floor_of, torch_package, variant_of
 from torchlocks.cuda.python_packages import is_pip
 from torchlocks.diff.read import Row, Side
@@ -34,7 +35,8 @@ class Facts:
     """What a lock for one platform asks of a machine, and what it brings. None: not told, or none needed.
 
     `cuda_floor` and `glibc_floor` are the lowest `__cuda` and `__glibc` that its packages accept; sizes are
-    in bytes; `driver` and `architectures` are those of its row in matrix.yml.
+    in bytes; `driver` and `architectures` are those of its row in matrix.yml. Without a row, `driver` is what the CUDA
+    major of torch's build needs.
     """
 
     torch: str | None
@@ -159,7 +161,7 @@ def facts(side: Side, platform: str) -> Facts:
         python=python,
         cuda=cuda_version(packages),
         cuda_floor=floor_of(packages, "__cuda"),
-        driver=row.driver,
+        driver=row.driver or driver_floor(variant.major if variant else None, platform),
         glibc_floor=floor_of(packages, "__glibc"),
         architectures=row.architectures,
         packages=len(packages),

@@ -44,6 +44,7 @@ def cyclonedx(locked: LockedTarget) -> str:
     from cyclonedx.model import Property
     from cyclonedx.model.bom import Bom
     from cyclonedx.model.component import Component, ComponentType
+    from cyclonedx.model.dependency import Dependency
     from cyclonedx.output import make_outputter
     from cyclonedx.schema import OutputFormat, SchemaVersion
 
@@ -64,14 +65,22 @@ def cyclonedx(locked: LockedTarget) -> str:
     tool = Component(name="torchlocks", version=__version__, type=ComponentType.APPLICATION)
     parts = {package.name: _component(package) for package in locked.packages}
     others = [_pip_component(package) for package in pip_packages(locked)]
-    bom = Bom(serial_number=_serial(locked), components=[*parts.values(), *others])
+    # One pass: the library's register_dependency looks through all that is registered, for each.
+    needs = [(root, [*parts.values(), *others])]
+    needs += [(parts[each.name], [parts[name] for name in _needs(each, parts.keys())]) for each in locked.packages]
+    needs += [(other, []) for other in others]
+    bom = Bom(
+        serial_number=_serial(locked),
+        components=[*parts.values(), *others],
+        dependencies=[
+            Dependency(component.bom_ref, dependencies=[Dependency(each.bom_ref) for each in needed])
+            for component, needed in needs
+        ],
+    )
     bom.metadata.component = root
     bom.metadata.tools.components.add(tool)
     if (made := _newest(locked)) is not None:
         bom.metadata.timestamp = made
-    bom.register_dependency(root, [*parts.values(), *others])
-    for package in locked.packages:
-        bom.register_dependency(parts[package.name], [parts[name] for name in _needs(package, parts.keys())])
     text = make_outputter(bom, OutputFormat.JSON, SchemaVersion.V1_6).output_as_string(indent=2)
     if made is None:
         # The library puts the present time where there is none.

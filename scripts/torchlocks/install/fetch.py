@@ -7,10 +7,11 @@ no file of it reaches outside. Mirrors are tried in order, and what may pass is 
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
@@ -28,6 +29,7 @@ from torchlocks.core.files import hash_file
 from torchlocks.core.http import make_client as make_client
 from torchlocks.core.package_cache import cache_folder
 from torchlocks.core.progress import Progress, Task
+from torchlocks.core.urls import credential_variables, expand_credentials
 from torchlocks.core.urls import mask as mask
 from torchlocks.install.cache import Entry, PackageStore, refuse_other, refuse_unsafe
 from torchlocks.install.transfer import BrokenError, Download, not_as_locked
@@ -45,7 +47,8 @@ class FetchOptions:
     """How packages are fetched.
 
     `cache` is the package cache folder (None: rattler's). `mirrors` maps a channel's URL to the URLs that are
-    tried before it. `retries` is how often one URL is tried again; `backoff_s` is the wait before the first of
+    tried before it. `variables` maps the environment variables that may stand for credentials in URLs to their values.
+    `retries` is how often one URL is tried again; `backoff_s` is the wait before the first of
     these, doubled each time. A connection that brings nothing for `stall_timeout_s` seconds counts as broken.
     `full_check` hashes all that is in the cache already.
     """
@@ -54,6 +57,7 @@ class FetchOptions:
     offline: bool = False
     allow_md5: bool = False
     mirrors: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    variables: Mapping[str, str] = field(default_factory=dict, repr=False)
     retries: int = 3
     backoff_s: float = 0.5
     stall_timeout_s: float = 60
@@ -89,7 +93,9 @@ def require_hashes(packages: Sequence[LockedPackage], *, allow_md5: bool) -> Non
             raise IntegrityError(
                 f"The lock has only an MD5 sum for {each.file_name}, and MD5 can be forged.",
                 where=mask(each.url),
-                fix="lock again with SHA-256 sums, or say explicitly that MD5 will do (allow_md5).",
+                fix="write an explicit file with SHA-256 where there is a conda-lock.yml (`torchlocks export "
+                "conda-lock.yml --format explicit`),\nor lock again with a tool that writes SHA-256 (`conda list "
+                "--explicit --sha256`),\nor accept MD5 with --allow-md5.",
             )
         raise IntegrityError(
             f"The lock has no hash for {each.file_name}.", where=mask(each.url), fix="lock again with SHA-256 sums."
@@ -283,7 +289,9 @@ class _Run:
         """A local file with exactly the locked bytes: the downloaded one, or the channel's own."""
         failures: list[tuple[str, BrokenError]] = []
         download: Download | None = None
-        urls = candidates(package.url, self._options.mirrors)
+        urls = tuple(
+            expand_credentials(url, self._options.variables) for url in candidates(package.url, self._options.mirrors)
+        )
         for attempt in range(self._options.retries + 1):
             if attempt:
                 # Jitter: what broke for one download mostly broke for all of them at once.
@@ -356,6 +364,11 @@ def candidates(url: str, mirrors: Mapping[str, tuple[str, ...]]) -> tuple[str, .
     return (url,)
 
 
+def on_anaconda(url: str) -> bool:
+    """Whether a package is of the host of named channels, for which alone --mirror and the local channel stand in."""
+    return urlsplit(url).hostname == "conda.anaconda.org"
+
+
 def _as_error(package: LockedPackage, failures: Sequence[tuple[str, BrokenError]]) -> TorchlocksError:
     """The one error that says why no URL gave the package."""
     url, last = failures[-1]
@@ -368,14 +381,17 @@ def _as_error(package: LockedPackage, failures: Sequence[tuple[str, BrokenError]
             where=mask(wrong[0]),
             fix="the channel has been built anew since it was locked: lock again."
             if wrong[0].startswith("file:")
-            else "run it again; if it stays, the channel or a proxy serves another file: lock again, or name a mirror.",
+            else "run it again; if it stays, the channel or a proxy serves another file: lock again"
+            + (", or name a mirror." if on_anaconda(package.url) else "."),
             details=details,
         )
     if all(broken.kind == "unreachable" for _, broken in failures):
         return ChannelUnreachableError(
             f"{package.file_name} cannot be fetched, the channel cannot be reached: {last.why}.",
             where=mask(url),
-            fix="check the network and proxy settings, name a mirror, or use the local channel (CHANNEL=local).",
+            fix="check the network and proxy settings, name a mirror, or use the local channel (CHANNEL=local)."
+            if on_anaconda(package.url)
+            else "check the network and proxy settings, and whether this host is reachable from here (a VPN, a login).",
             details=details,
         )
     return FetchError(
@@ -386,6 +402,36 @@ def _as_error(package: LockedPackage, failures: Sequence[tuple[str, BrokenError]
     )
 
 
+def with_variables(
+    options: FetchOptions, lock: Lock, packages: Sequence[LockedPackage], progress: Progress
+) -> FetchOptions:
+    """The options with the values of the variables that stand for credentials in the URLs of `packages`.
+
+    Only variables that the lock names as such are looked at, and it is reported which host is sent which. Raises
+    FetchError when one has no value.
+    """
+    needed: dict[str, dict[str, None]] = {}
+    for package in packages:
+        for name in credential_variables(package.url):
+            if name in lock.variables:
+                host = urlsplit(package.url).hostname or package.url
+                needed.setdefault(host, {})[name] = None
+    if not needed or options.offline:
+        return options
+    values: dict[str, str] = {}
+    for host, names in needed.items():
+        for name in names:
+            if not (value := os.environ.get(name)):
+                raise FetchError(
+                    f"The lock takes credentials for {host} from the environment variable {name}, which is not set.",
+                    where=str(lock.path),
+                    fix=f"set {name}, or name a lock without credentials.",
+                )
+            values[name] = value
+        progress.say(f"{host} is sent the value of {' and '.join(names)} as credentials, as the lock says")
+    return replace(options, variables=values)
+
+
 def download_only(
     lock: Lock, platform: str, options: FetchOptions | None = None, *, progress: Progress
 ) -> tuple[Path, ...]:
@@ -393,5 +439,7 @@ def download_only(
 
     Returns the folders of the extracted packages. Raises as `ensure_cached` does.
     """
-    entries = ensure_cached(packages_for(lock, platform), options or FetchOptions(), progress)
+    packages = packages_for(lock, platform)
+    options = with_variables(options or FetchOptions(), lock, packages, progress)
+    entries = ensure_cached(packages, options, progress)
     return tuple(entry.folder for entry in entries.values())

@@ -89,7 +89,7 @@ def install_environment(
         prefix, lock.sha256, platform, provenance.inputs_fingerprint, selection=lock.selection
     ):
         return _unchanged(prefix, provenance)
-    from torchlocks.install.fetch import FetchOptions, ensure_cached, packages_for
+    from torchlocks.install.fetch import FetchOptions, ensure_cached, packages_for, with_variables
     from torchlocks.install.link import link
 
     packages = packages_for(lock, platform)
@@ -107,6 +107,7 @@ def install_environment(
             if not options.force and is_current(prefix, lock.sha256, platform, selection=lock.selection):
                 return _unchanged(prefix, provenance)
             _refuse_foreign(prefix)
+            fetch_options = with_variables(fetch_options, lock, packages, progress)
             entries = ensure_cached(packages, fetch_options, progress)
             _require_room(entries, prefix)
             new, install_id = swap.new_sibling(prefix)

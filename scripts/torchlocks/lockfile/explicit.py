@@ -14,6 +14,7 @@ import re
 from pathlib import Path
 
 from torchlocks.core.errors import LockfileError
+from torchlocks.core.urls import credential_variables
 from torchlocks.lockfile.fields import parse_hash, parse_package_url
 from torchlocks.lockfile.models import Lock, LockedPackage, PipPackage, pip_package
 
@@ -60,6 +61,7 @@ def parse_explicit(text: str, path: Path, sha256: str) -> Lock:
         virtual_packages={},
         metadata={"created-by": comments["created-by"]} if "created-by" in comments else {},
         pip={platform: tuple(pip)} if pip else {},
+        variables=tuple(dict.fromkeys(name for package in packages for name in credential_variables(package.url))),
     )
 
 

@@ -7,13 +7,11 @@ from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from torchlocks.core.errors import LockfileError
+from torchlocks.core.urls import VARIABLE
 from torchlocks.lockfile.models import split_file_name
 
 _HEX = {"md5": re.compile(r"[0-9a-f]{32}"), "sha256": re.compile(r"[0-9a-f]{64}")}
 
-
-VARIABLE = re.compile(r"\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)\})")
-"""An environment variable in a URL, `$NAME` or `${NAME}`, as conda-lock keeps secrets out of locks."""
 
 _MASKED = re.compile(r"<TOKEN>|\*+")
 """What conda and mamba write in the place of a token."""

@@ -7,12 +7,14 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, time, timezone
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from torchlocks.core.errors import ChannelUnreachableError, MissingFileError
 from torchlocks.core.files import hash_file
+from torchlocks.lockfile.fields import channel_urls
 
 if TYPE_CHECKING:
     from rattler import RepoDataRecord, SparseRepoData
@@ -122,9 +124,11 @@ class RecordSource:
         client = Client([MirrorMiddleware(by_url), AuthenticationMiddleware(), OciMiddleware()])
         cache = cache_folder().parent / "repodata"
         opened = []
-        for subdir in subdirs:
+        # `defaults` is no channel of its own, but three.
+        urls = channel_urls(channel) if channel == "defaults" else (channel,)
+        for subdir, url in product(subdirs, urls):
             fetching = fetch_repo_data(
-                channels=[Channel(channel)],
+                channels=[Channel(url)],
                 platforms=[Subdir(subdir)],
                 cache_path=cache,
                 callback=None,

@@ -340,7 +340,7 @@ def test_a_lock_without_sha256_or_of_another_platform_is_refused(lock: Lock, tmp
     weak = [replace(each, sha256=None) for each in lock.packages[PLATFORM]]
     with pytest.raises(IntegrityError, match="MD5"):
         make(replace(lock, packages={PLATFORM: tuple(weak)}), tmp_path / "b.tar")
-    with pytest.raises(LockfileError, match="no packages for win-64"):
+    with pytest.raises(LockfileError, match="no conda packages for win-64"):
         make_bundle(lock, "win-64", tmp_path / "b.tar", name="x", fetch=FetchOptions(), progress=SILENT)
     with pytest.raises(LockfileError, match="for pip"):
         make(replace(lock, pip={PLATFORM: (pip_package("six", "1.0"),)}), tmp_path / "b.tar")

@@ -212,8 +212,31 @@ def test_a_package_without_any_hash_is_refused(channel: TinyChannel, options: Fe
         fetch(lock, replace(options, allow_md5=True))
 
 
+def test_credentials_come_from_the_variables_that_the_lock_names(
+    channel: TinyChannel, tmp_path: Path, options: FetchOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "web/t").mkdir(parents=True)
+    (tmp_path / "web/t/s3cret").symlink_to(channel.root)
+    with faulty_server(tmp_path / "web") as server:
+        lock = replace(channel.lock(base=f"{server.url}/t/$ACME_TOKEN"), variables=("ACME_TOKEN",))
+        monkeypatch.delenv("ACME_TOKEN", raising=False)
+        with pytest.raises(FetchError, match="ACME_TOKEN, which is not set"):
+            download_only(lock, PLATFORM, options, progress=Silent())
+        monkeypatch.setenv("ACME_TOKEN", "s3cret")
+        folders = download_only(lock, PLATFORM, options, progress=Silent())
+        assert len(folders) == 4
+        assert options.cache is not None
+        written = [path.read_bytes() for path in options.cache.rglob("*") if path.is_file() and not path.is_symlink()]
+        assert not any(b"s3cret" in content for content in written)
+        # A variable that the lock does not name is not looked at.
+        hurried = replace(options, cache=tmp_path / "other", retries=0)
+        with pytest.raises(FetchError) as raised:
+            download_only(replace(lock, variables=()), PLATFORM, hurried, progress=Silent())
+        assert "s3cret" not in str(raised.value)
+
+
 def test_a_platform_that_is_not_locked_is_an_error(channel: TinyChannel) -> None:
-    with pytest.raises(LockfileError, match="no packages for osx-arm64"):
+    with pytest.raises(LockfileError, match="no conda packages for osx-arm64"):
         packages_for(channel.lock(), "osx-arm64")
 
 

@@ -278,6 +278,14 @@ def test_a_lock_of_pip_packages_alone_is_refused(tmp_path: Path) -> None:
         packages_for(read_lock(path), "linux-64")
 
 
+def test_the_driver_of_builds_of_the_pytorch_channel_is_known() -> None:
+    side = read_side(str(CASES / "ijit/conda-linux-64.lock"))
+    facts = diff(side, side).platforms[0].after
+    assert (facts.torch, facts.driver) == ("2.1.0 CUDA 11.8", "450.80.02")
+    cpu = read_side(str(CASES / "forge-mkl/conda-linux-64.lock"))
+    assert diff(cpu, cpu).platforms[0].after.driver is None
+
+
 # pip's packages count
 
 

@@ -97,6 +97,17 @@ def test_the_report_fails_on_what_it_is_told_to(monkeypatch: pytest.MonkeyPatch)
     assert "readline" in failed.exception.what
 
 
+def test_a_format_without_licences_is_named_once(tmp_path: Path) -> None:
+    lock = tmp_path / "conda-lock.yml"
+    lock.write_bytes((ROOT / "locks" / "cpu" / "conda-lock.yml").read_bytes())
+    told = CliRunner().invoke(licences, [str(lock), "--platform", "linux-64"])
+    assert told.exit_code == 0
+    assert "holds no licences" in told.stderr
+    assert "numpy" not in told.stdout
+    failed = CliRunner().invoke(licences, [str(lock), "--platform", "linux-64", "--fail-on", "unknown"])
+    assert isinstance(failed.exception, LicenceError)
+
+
 def test_packages_of_pip_are_told_and_unknown(tmp_path: Path) -> None:
     """Locks from elsewhere may have some, and no lock records their licences."""
     entry = (

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torchlocks.core.disk import is_disk_full
 from torchlocks.core.errors import DiskFullError, InstallError, IntegrityError, TorchlocksError
 from torchlocks.core.package_cache import cache_folder
-from torchlocks.core.urls import mask, strip_credentials
+from torchlocks.core.urls import credential_variables, expand_credentials, mask, strip_credentials
 from torchlocks.install import swap
 from torchlocks.install.fetch import candidates, require_hashes
 from torchlocks.install.provenance import (
@@ -152,6 +152,17 @@ def test_no_credential_survives_masking(user: str, password: str, token: str) ->
 def test_a_url_without_credentials_stays_as_it_is(url: str) -> None:
     assert mask(url) == url
     assert strip_credentials(url) == url
+
+
+def test_variables_are_replaced_in_credentials_only() -> None:
+    values = {"USER": "me", "PASS": "a/b", "TOKEN": "tk-1"}
+    url = "https://$USER:${PASS}@h.example/t/$TOKEN/c/noarch/x.conda"
+    assert credential_variables(url) == ("USER", "PASS", "TOKEN")
+    assert expand_credentials(url, values) == "https://me:a%2Fb@h.example/t/tk-1/c/noarch/x.conda"
+    assert expand_credentials(url, {}) == url
+    elsewhere = "https://h.example/$TOKEN/noarch/x.conda"
+    assert expand_credentials(elsewhere, values) == elsewhere
+    assert credential_variables(elsewhere) == ()
 
 
 def test_mirrors_come_before_the_channel_and_only_for_their_channel() -> None:

@@ -173,6 +173,9 @@ def licences(name: str, platform: str | None, environment: str | None, as_json: 
         click.echo(json.dumps(document, indent=2))
     else:
         _print_licences(locked, found)
+    if found and not any(each.licence.text for each in found):
+        kind = {"explicit": "An explicit file", "conda-lock": "A conda-lock.yml"}.get(locked.lock.kind, "This lock")
+        click.echo(f"note: {kind} holds no licences: name the pixi.lock, or put it beside a conda-lock.yml", err=True)
     if others:
         click.echo(f"note: left to pip, so that their licences are not known: {shortened(others)}", err=True)
     failing = [each.package.name for each in found if each.licence.kind in fail_on]
@@ -195,6 +198,8 @@ def _print_licences(locked: LockedTarget, found: tuple[PackageLicence, ...]) -> 
 
     console = Console(highlight=False)
     console.print(f"{locked.name} on {locked.platform}: {len(found)} packages", markup=False)
+    if not any(each.licence.text for each in found):
+        return
     for kind in reversed(KINDS):
         mine = [each for each in found if each.licence.kind == kind]
         if not mine:
