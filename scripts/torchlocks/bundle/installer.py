@@ -25,6 +25,7 @@ import re
 import shlex
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tarfile
@@ -82,7 +83,11 @@ class Package(NamedTuple):
 
 
 class Bundle(NamedTuple):
-    """An unpacked bundle; `packages` are in the order in which they can be linked."""
+    """An unpacked bundle; `packages` are in the order in which they can be linked.
+
+    `portable` says that its archives were repacked, so that the lock's hashes do not hold for them; `manifest` is
+    bundle.json, which has their own.
+    """
 
     folder: Path
     name: str
@@ -92,6 +97,8 @@ class Bundle(NamedTuple):
     lock_sha256: str
     torchlocks: str
     packages: tuple[Package, ...]
+    portable: bool
+    manifest: bytes
 
     @property
     def windows(self) -> bool:
@@ -111,7 +118,8 @@ class Extracted(NamedTuple):
 def read_bundle(folder: Path) -> Bundle:
     """The bundle in `folder`. Raises BundleError when its manifest or lock is not what it should be."""
     try:
-        said = json.loads((folder / "bundle.json").read_bytes())
+        manifest = read_file(folder / "bundle.json")
+        said = load_json(manifest)
         if said["schema"] != 1:
             raise BundleError("The bundle is of a newer kind.", "use the install.py that is inside it.")
         packages = tuple(Package(**{key: each[key] for key in Package._fields}) for each in said["packages"])
@@ -124,6 +132,8 @@ def read_bundle(folder: Path) -> Bundle:
             lock_sha256=said["lock"]["sha256"],
             torchlocks=said["torchlocks"],
             packages=packages,
+            portable=said.get("portable", False) is True,
+            manifest=manifest,
         )
         locked = _read_explicit(folder / f"conda-{bundle.platform}.lock")
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
@@ -131,6 +141,8 @@ def read_bundle(folder: Path) -> Bundle:
     for each in packages:
         if locked.pop(each.url, None) != each.sha256:
             raise BundleError(f"The bundle and the lock inside it disagree on {each.url}.")
+        if not bundle.portable and each.file_sha256 != each.sha256:
+            raise BundleError(f"The bundle has another archive of {each.url} than the lock inside it names.")
         if leaves(each.file) or leaves(each.subdir) or set("/\\") & set(each.record_name):
             raise BundleError(f"The bundle names a file outside of it: {each.file!r}.")
     if locked:
@@ -139,14 +151,14 @@ def read_bundle(folder: Path) -> Bundle:
 
 
 def _read_explicit(path: Path) -> dict[str, str]:
-    lines = path.read_text(encoding="utf-8").split("@EXPLICIT\n", 1)[1].splitlines()
+    lines = read_file(path).decode("utf-8").split("@EXPLICIT\n", 1)[1].splitlines()
     return dict(line.split("#", 1) for line in lines if line)
 
 
 def check_files(bundle: Bundle, say: Callable[[str], None]) -> None:
     """Hold every file against SHA256SUMS, and every archive against the lock; BundleError at the first that differs."""
     expected = {}
-    for line in (bundle.folder / "SHA256SUMS").read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in read_file(bundle.folder / "SHA256SUMS").decode("utf-8", "replace").splitlines():
         digest, _, name = line.partition("  ")
         expected[name] = digest
     for each in bundle.packages:
@@ -168,6 +180,70 @@ def check_files(bundle: Bundle, say: Callable[[str], None]) -> None:
         for what in pool.map(wrong, sorted(expected.items())):
             if what is not None:
                 raise BundleError(what)
+
+
+def prove(bundle: Bundle, sha256: str | None, signers: Path | None, signer: str | None, unproven: bool) -> str:
+    """What ties the archives to the lock, in words. Raises BundleError when nothing does.
+
+    In a portable bundle the archives are repacked: nobody can tell from the bundle alone that they hold what the
+    locked ones held. Then the manifest must have a hash that the user has from elsewhere, or be signed.
+    """
+    if signers is not None:
+        return _signed(bundle, signers, signer)
+    if sha256 is not None:
+        found = hashlib.sha256(bundle.manifest).hexdigest()
+        if found != sha256.strip().lower():
+            raise BundleError(f"bundle.json has the SHA-256 sum {found}, and not the one that was given.")
+        return "all as in the manifest with the given hash"
+    if not bundle.portable:
+        return "all as locked"
+    if unproven:
+        return "all as this bundle's own manifest says; NOT proven to be what the lock names"
+    raise BundleError(
+        "The bundle is portable: its packages were repacked, and nothing proves that they are what the lock names.",
+        "give the SHA-256 sum of bundle.json that its maker tells you (--manifest-sha256), or a file of allowed "
+        "signers (--allowed-signers) where bundle.json.sig is there, or --unproven if you trust where it came from.",
+    )
+
+
+def _signed(bundle: Bundle, signers: Path, signer: str | None) -> str:
+    program = shutil.which("ssh-keygen")
+    if program is None:
+        raise BundleError("Signatures need ssh-keygen, and it is not there.", "install OpenSSH 8.2 or newer.")
+    if signer is None:
+        raise BundleError("An identity must be named with --allowed-signers.", "add --signer IDENTITY.")
+    with tempfile.TemporaryDirectory() as scratch:
+        signature = Path(scratch) / "sig"
+        signature.write_bytes(read_file(bundle.folder / "bundle.json.sig"))
+        done = subprocess.run(
+            [program, "-Y", "verify", "-f", str(signers), "-I", signer, "-n", "torchlocks-lock", "-s", str(signature)],
+            input=bundle.manifest,
+            capture_output=True,
+            check=False,
+        )
+    if done.returncode != 0:
+        said = (done.stdout + done.stderr).decode("utf-8", "replace").strip()
+        raise BundleError(f"bundle.json is not signed by {signer}: {said[:500]!r}.", "do not use this bundle.")
+    return f"all as in the manifest that {signer} signed"
+
+
+def read_file(path: Path, limit: int = 256 << 20) -> bytes:
+    """The bytes of a regular file of at most `limit` bytes; OSError for anything else, such as a FIFO or a device."""
+    if not stat.S_ISREG(os.stat(str(path)).st_mode):  # noqa: PTH116
+        raise OSError(f"{path.name} is not a file")
+    with path.open("rb") as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise OSError(f"{path.name} is too large")
+    return data
+
+
+def load_json(data: bytes) -> Any:
+    """Parse JSON; ValueError also for what is nested too deeply."""
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def hash_file(path: Path) -> str:
@@ -362,12 +438,30 @@ def require_zstd(bundle: Bundle) -> Opener | None:
 # --- extracting: nothing may leave the package's own folder ------------------------------------
 
 
-def extract(archive: Path, folder: Path, zstd: Opener | None) -> Extracted:
+def extract(archive: Path, folder: Path, zstd: Opener | None, sha256: str | None = None) -> Extracted:
     """Extract a package archive into the new folder `folder`.
 
-    Raises BundleError when it is damaged, or holds anything but files, folders and links that stay inside.
+    With `sha256`, the bytes that are extracted are copied first, and the copy is hashed: the file may have changed
+    since it was checked. Raises BundleError when it is damaged, is another file, or holds anything but files, folders
+    and links that stay inside.
     """
     folder.mkdir()
+    if sha256 is None:
+        return _extract(archive, folder, zstd)
+    private = folder.parent / f"{folder.name}.archive"
+    private.mkdir(mode=0o700)
+    try:
+        copy = private / archive.name
+        with archive.open("rb", buffering=0) as source:
+            found = _write(source, copy)
+        if found != sha256:
+            raise BundleError(f"{archive.name} changed while it was installed: its SHA-256 sum is {found} now.")
+        return _extract(copy, folder, zstd)
+    finally:
+        shutil.rmtree(str(private), ignore_errors=True)
+
+
+def _extract(archive: Path, folder: Path, zstd: Opener | None) -> Extracted:
     hashes: dict[str, str] = {}
     try:
         for stream in _tars(archive, zstd):
@@ -609,7 +703,7 @@ class Linker:
         if not link.is_file():
             return []
         entries = []
-        for line in json.loads(link.read_bytes()).get("noarch", {}).get("entry_points") or ():
+        for line in load_json(read_file(link)).get("noarch", {}).get("entry_points") or ():
             found = ENTRY_POINT.match(line)
             if found is None:
                 raise BundleError(f"{package.record_name} has an entry point that is not one: {line!r}.")
@@ -686,7 +780,7 @@ def _write_new(path: Path, text: str) -> None:
 def _read_index(package: Package, extracted: Extracted) -> dict[str, Any]:
     """The package's own index.json; BundleError when it is that of another package."""
     try:
-        index: dict[str, Any] = json.loads((extracted.folder / "info" / "index.json").read_bytes())
+        index: dict[str, Any] = load_json(read_file(extracted.folder / "info" / "index.json"))
         said = [index.get(key) for key in ("name", "version", "build")]
     except (OSError, ValueError, AttributeError) as error:
         raise BundleError(f"{package.file} has no readable info/index.json.") from error
@@ -700,7 +794,7 @@ def _read_paths(folder: Path) -> list[dict[str, Any]]:
     listing = folder / "info" / "paths.json"
     try:
         if listing.is_file():
-            paths: list[dict[str, Any]] = json.loads(listing.read_bytes())["paths"]
+            paths: list[dict[str, Any]] = load_json(read_file(listing))["paths"]
             if not all(isinstance(each["_path"], str) for each in paths):
                 raise ValueError("a path is not text")
             return paths
@@ -799,7 +893,7 @@ def _link_all(bundle: Bundle, new: Path, prefix: Path, zstd: Opener | None, say:
     say(f"Installing {len(bundle.packages)} packages into {prefix}")
     with ThreadPoolExecutor(max_workers=_workers()) as pool:
         results = [
-            pool.submit(extract, bundle.folder / each.file, scratch / each.record_name, zstd)
+            pool.submit(extract, bundle.folder / each.file, scratch / each.record_name, zstd, each.file_sha256)
             for each in bundle.packages
         ]
         try:
@@ -825,7 +919,7 @@ def _pairs(bundle: Bundle, results: list[Any]) -> list[tuple[Package, Any]]:
 
 def _correction(bundle: Bundle, package: Package) -> dict[str, Any]:
     """The dependencies that the bundle's channel gives for the package."""
-    index = json.loads((bundle.folder / "channel" / package.subdir / "repodata.json").read_bytes())
+    index = load_json(read_file(bundle.folder / "channel" / package.subdir / "repodata.json"))
     file = posixpath.basename(package.file)
     record = index["packages.conda"].get(file) or index["packages"].get(file) or {}
     return {key: record[key] for key in ("depends", "constrains") if key in record}
@@ -861,6 +955,10 @@ def main(arguments: list[str] | None = None, folder: Path | None = None) -> int:
     parser.add_argument("prefix", nargs="?", type=Path, help="folder to install into")
     parser.add_argument("--check", action="store_true", help="check every file, and install nothing")
     parser.add_argument("--explicit", metavar="FILE", type=Path, help="check, and write an explicit file for conda")
+    parser.add_argument("--manifest-sha256", metavar="HEX", help="the SHA-256 sum that bundle.json must have")
+    parser.add_argument("--allowed-signers", metavar="FILE", type=Path, help="bundle.json must be signed by one of it")
+    parser.add_argument("--signer", metavar="IDENTITY", help="with --allowed-signers: who must have signed")
+    parser.add_argument("--unproven", action="store_true", help="take a portable bundle without any proof")
     asked = parser.parse_args(arguments)
     if (asked.prefix is not None) + asked.check + (asked.explicit is not None) != 1:
         parser.print_usage(sys.stderr)
@@ -874,15 +972,16 @@ def main(arguments: list[str] | None = None, folder: Path | None = None) -> int:
         signal.signal(signal.SIGTERM, stop)
     try:
         bundle = read_bundle(folder or Path(os.path.abspath(__file__)).parent)  # noqa: PTH100
+        proof = prove(bundle, asked.manifest_sha256, asked.allowed_signers, asked.signer, asked.unproven)
         check_files(bundle, print)
         if asked.check:
-            print(f"{len(bundle.packages)} packages of {bundle.name} for {bundle.platform}: all as locked")
+            print(f"{len(bundle.packages)} packages of {bundle.name} for {bundle.platform}: {proof}")
         elif asked.explicit is not None:
             asked.explicit.write_text(explicit_text(bundle), encoding="utf-8")
             print(f"{asked.explicit}: conda create --offline -p PREFIX --file {asked.explicit}")
         else:
             install(bundle, asked.prefix, print)
-            print(f"{asked.prefix}: installed {len(bundle.packages)} packages")
+            print(f"{asked.prefix}: installed {len(bundle.packages)} packages, {proof}")
     except BundleError as error:
         print(f"error: {error}\n  fix:   {error.fix}", file=sys.stderr)
         return 1

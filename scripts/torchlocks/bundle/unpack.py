@@ -51,7 +51,7 @@ def unpack_bundle(bundle: Path, *, fetch: FetchOptions, progress: Progress) -> U
             installer.check_files(found, progress.say)
         except installer.BundleError as error:
             raise IntegrityError(str(error), where=str(bundle), fix=error.fix) from error
-        if any(each.sha256 != each.file_sha256 for each in found.packages):
+        if found.portable:
             raise InstallError(
                 "This is a portable bundle: its packages were repacked, so the lock's hashes do not hold for them.",
                 where=str(bundle),
@@ -86,7 +86,12 @@ def _extract(bundle: Path, folder: Path, task: Task) -> None:
                 parts = PurePosixPath(member.name).parts
                 if member.isdir():
                     continue
-                if not member.isreg() or not 2 <= len(parts) <= 4 or installer.leaves("/".join(parts[1:])):
+                if (
+                    not member.isreg()
+                    or member.issparse()
+                    or not 2 <= len(parts) <= 4
+                    or installer.leaves("/".join(parts[1:]))
+                ):
                     raise refuse(f"it holds {member.name!r}")
                 target = folder.joinpath(*parts[1:])
                 target.parent.mkdir(parents=True, exist_ok=True)

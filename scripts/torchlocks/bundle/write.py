@@ -13,6 +13,7 @@ The same lock gives the same bytes: files are sorted, times, owners and modes ar
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import tempfile
@@ -75,7 +76,13 @@ the bundle with PORTABLE=1.
 """
 _PORTABLE = """
 This bundle is portable: its packages were repacked as .tar.bz2, which every Python reads, out of archives that had the
-hashes in {lock}. Their own hashes are in {sums}.
+hashes in {lock}. Their own hashes are in bundle.json and {sums}. Nothing in the bundle proves that the repacked
+archives hold what the locked ones held: that is as good as the way by which bundle.json came to you. So install.py
+wants one of these:
+
+    --manifest-sha256 HEX                       the sum of bundle.json, which `make bundle` printed
+    --allowed-signers FILE --signer IDENTITY    bundle.json.sig, made by: ssh-keygen -Y sign -n torchlocks-lock -f KEY
+    --unproven                                  no proof at all
 """
 _TORCHLOCKS = """
 With torchlocks, the packages can be put into the package cache, for `make env-cpu OFFLINE=1` and the like:
@@ -86,11 +93,15 @@ With torchlocks, the packages can be put into the package cache, for `make env-c
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
-    """A bundle that was made: the file, its size in bytes, its hash, and the number of packages in it."""
+    """A bundle that was made: the file, its size in bytes, its hash, and the number of packages in it.
+
+    `manifest_sha256` is the hash of the bundle.json inside, which names the hash of every archive.
+    """
 
     path: Path
     size: int
     sha256: str
+    manifest_sha256: str
     packages: int
 
 
@@ -162,7 +173,7 @@ def make_bundle(
         # Who installs the bundle needs no credentials of its channel.
         packages = [replace(each, url=strip_credentials(each.url)) for each in packages]
         _write_lock(replace(lock, packages={platform: tuple(packages)}), platform, folder)
-        _write_manifest(lock, platform, name, packages, files, folder)
+        manifest = _write_manifest(lock, platform, name, packages, files, folder, portable)
         extensions = sorted({"tar.bz2" if each.file.endswith(".bz2") else "conda" for each in files})
         (folder / "README.txt").write_text(
             _README.format(
@@ -186,7 +197,7 @@ def make_bundle(
         sha256 = write_tar(folder, f"{name}-{platform}", made, known, progress)
         size = made.stat().st_size
         made.replace(output)
-    return Bundle(path=output, size=size, sha256=sha256, packages=len(packages))
+    return Bundle(path=output, size=size, sha256=sha256, manifest_sha256=manifest, packages=len(packages))
 
 
 def _bundled(lock: Lock, platform: str) -> list[LockedPackage]:
@@ -258,9 +269,15 @@ def _write_lock(lock: Lock, platform: str, folder: Path) -> None:
 
 
 def _write_manifest(
-    lock: Lock, platform: str, name: str, packages: Sequence[LockedPackage], files: Sequence[BundledFile], folder: Path
-) -> None:
-    """The file that `installer.read_bundle` reads."""
+    lock: Lock,
+    platform: str,
+    name: str,
+    packages: Sequence[LockedPackage],
+    files: Sequence[BundledFile],
+    folder: Path,
+    portable: bool,
+) -> str:
+    """Write the file that `installer.read_bundle` reads; returns its sha256."""
     entries = [
         installer.Package(
             name=package.name,
@@ -278,13 +295,16 @@ def _write_manifest(
     ]
     content = {
         "schema": 1,
+        "portable": portable,
         "name": name,
         "platform": platform,
         "lock": {"name": lock.path.name, "kind": lock.kind, "sha256": lock.sha256},
         "torchlocks": __version__,
         "packages": entries,
     }
-    (folder / "bundle.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    data = (json.dumps(content, indent=1) + "\n").encode()
+    (folder / "bundle.json").write_bytes(data)
+    return hashlib.sha256(data).hexdigest()
 
 
 # --- the tar -----------------------------------------------------------------------------------

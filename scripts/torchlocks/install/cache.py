@@ -138,9 +138,10 @@ class PackageStore:
         size: int | None,
         on_wait: Callable[[], None] | None = None,
     ) -> Entry:
-        """Move the extracted and checked package `staged` into the cache; an older entry makes way.
+        """Move the extracted and checked package `staged` into the cache; a damaged or different entry makes way.
 
-        `staged` is a folder inside `staging()`. `on_wait` is called when another program holds the cache. Raises
+        An entry of the same archive that another process has placed meanwhile is kept, since others may be linking from
+        it. `staged` is a folder inside `staging()`. `on_wait` is called when another program holds the cache. Raises
         OSError when the move fails.
         """
         name = self._name(package)
@@ -149,6 +150,8 @@ class PackageStore:
         seen, shape = _fingerprint(staged), _fingerprint(staged, times=False)
         info = _info_digest(staged)
         with self.exclusive(on_wait):
+            if _read_sha256(lock) == sha256 and (kept := self.find(package).entry) is not None:
+                return kept
             # Killed between any two of these, no folder ever stands beside the hash of another archive.
             self._note_path(name).unlink(missing_ok=True)
             if folder.exists() or folder.is_symlink():

@@ -268,6 +268,12 @@ class _Run:
     async def _one(self, number: int, package: LockedPackage) -> Entry:
         folder = self._stage / str(number)
         async with self._connections:
+            # Another process with the same cache may have placed it meanwhile.
+            if not self._options.full_check and self._store.has(package):
+                found = (await asyncio.to_thread(self._store.find, package)).entry
+                if found is not None:
+                    self._task.advance(package.size or 0 if self._in_bytes else 1, package.name)
+                    return found
             archive = await self._archive(package, self._stage / f"{number}-{package.file_name}")
             try:
                 sha256, md5 = await self._extract(archive, folder, package)

@@ -11,6 +11,7 @@ import ctypes
 import errno
 import json
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -66,14 +67,13 @@ def repair(prefix: Path) -> None:
             previous.rename(prefix)
         journal.unlink(missing_ok=True)
     current = read_provenance(prefix)
-    for left in prefix.parent.glob(f".{_escaped(prefix.name)}.new-*"):
-        install_id = left.name.rpartition("-")[2]
+    for left, install_id in _siblings(prefix, "new"):
         if current is not None and current.install_id == install_id and (left / "conda-meta").is_dir():
             # The exchange was made, so this is the old environment under the new one's name.
             _keep_as_previous(left, prefix)
         else:
             discard(left, prefix)
-    for left in prefix.parent.glob(f".{_escaped(prefix.name)}.trash-*"):
+    for left, _ in _siblings(prefix, "trash"):
         shutil.rmtree(left, ignore_errors=True)
 
 
@@ -172,7 +172,11 @@ def _keep_as_previous(old: Path, prefix: Path) -> None:
         shutil.rmtree(trash, ignore_errors=True)
 
 
-def _escaped(name: str) -> str:
-    import glob
+def _siblings(prefix: Path, kind: str) -> list[tuple[Path, str]]:
+    """The hidden siblings of a kind with an id of ours, and that id.
 
-    return glob.escape(name)
+    Only whole names count: those of the environment `env.new-2` begin like those of `env`.
+    """
+    pattern = re.compile(rf"{re.escape(hidden(prefix, kind).name)}-([0-9a-f]{{8}})")
+    found = ((each, pattern.fullmatch(each.name)) for each in sorted(prefix.parent.iterdir()))
+    return [(each, match[1]) for each, match in found if match]

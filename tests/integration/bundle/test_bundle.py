@@ -416,7 +416,7 @@ def test_the_installer_makes_the_very_tree_that_rattler_makes(
 ) -> None:
     inside = unpacked(make(lock, tmp_path / "b.tar", portable=portable), tmp_path / "b")
     ours, theirs = tmp_path / place / "ours", tmp_path / place / "them"
-    said = run_installer(inside, ours)
+    said = run_installer(inside, ours, *(["--unproven"] if portable else []))
     assert said.code == 0, said.said
     install_with_rattler(lock, theirs, tmp_path / "pkgs")
     assert tree(ours) == tree(theirs)
@@ -815,14 +815,97 @@ def test_without_anything_that_reads_zstandard_a_portable_bundle_installs(
     assert "PORTABLE=1" in capsys.readouterr().err
     assert not place.exists()
     inside = unpacked(make(lock, tmp_path / "b.tar", portable=True), tmp_path / "b")
-    assert bundle_installer.main([str(place / "env")], inside) == 0
+    assert bundle_installer.main([str(place / "env"), "--unproven"], inside) == 0
     assert fsck(place / "env", progress=SILENT).ok
+
+
+def other_bytes(folder: Path, **manifest: object) -> None:
+    """Put another archive in the place of one, and let the bundle's own manifest and sums say so."""
+    said = json.loads((folder / "bundle.json").read_text()) | manifest
+    entry = next(each for each in said["packages"] if each["name"] == "many")
+    file = folder / entry["file"]
+    file.write_bytes(file.read_bytes() + b"\0")
+    found = hashlib.sha256(file.read_bytes()).hexdigest()
+    sums = folder / "SHA256SUMS"
+    sums.write_text(sums.read_text().replace(entry["file_sha256"], found))
+    entry["file_sha256"] = found
+    (folder / "bundle.json").write_text(json.dumps(said))
+    kept = [line for line in sums.read_text().splitlines() if not line.endswith("bundle.json")]
+    sums.write_text("\n".join(kept) + "\n")
+
+
+def test_an_archive_that_the_lock_does_not_name_is_refused_whatever_the_manifest_says(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    inside = unpacked(bundle, tmp_path / "b")
+    other_bytes(inside)
+    for arguments in (("--check",), (str(tmp_path / "env"),), (str(tmp_path / "env"), "--unproven")):
+        said = run_installer(inside, *arguments)
+        assert said.code == 1
+        assert "as locked" not in said.said
+        assert not (tmp_path / "env").exists()
+
+
+def test_a_bundle_that_declares_itself_portable_must_be_proven(lock: Lock, bundle: Bundle, tmp_path: Path) -> None:
+    inside = unpacked(bundle, tmp_path / "b")
+    other_bytes(inside, portable=True)
+    assert run_installer(inside, "--check").code == 1
+    assert run_installer(inside, tmp_path / "env").code == 1
+    assert not (tmp_path / "env").exists()
+    said = run_installer(inside, "--check", "--unproven")
+    assert "NOT proven" in said.said
+
+    made = make(lock, tmp_path / "p.tar", portable=True)
+    honest = unpacked(made, tmp_path / "p")
+    assert run_installer(honest, "--check").code == 1
+    assert run_installer(honest, "--check", "--manifest-sha256", made.manifest_sha256).code == 0
+    assert run_installer(honest, "--check", "--manifest-sha256", "0" * 64).code == 1
+
+
+@pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="needs ssh-keygen")
+def test_a_signature_of_the_manifest_is_a_proof(lock: Lock, tmp_path: Path) -> None:
+    inside = unpacked(make(lock, tmp_path / "b.tar", portable=True), tmp_path / "b")
+    key, signers = tmp_path / "key", tmp_path / "signers"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
+    signers.write_text("me@example.org " + key.with_suffix(".pub").read_text())
+    arguments = ("--check", "--allowed-signers", str(signers), "--signer", "me@example.org")
+    assert run_installer(inside, *arguments).code == 1
+    sign = ["ssh-keygen", "-Y", "sign", "-n", "torchlocks-lock", "-f", str(key), str(inside / "bundle.json")]
+    subprocess.run(sign, check=True, capture_output=True)
+    said = run_installer(inside, *arguments)
+    assert said.code == 0, said.said
+    assert "me@example.org signed" in said.said
+    other_bytes(inside)
+    assert run_installer(inside, *arguments).code == 1
+
+
+def test_what_is_extracted_is_what_was_hashed(folder: Path, tmp_path: Path) -> None:
+    found = bundle_installer.read_bundle(folder)
+    package = next(each for each in found.packages if each.name == "many")
+    with pytest.raises(bundle_installer.BundleError, match="changed while"):
+        bundle_installer.extract(folder / package.file, tmp_path / "x", None, "0" * 64)
+
+
+@pytest.mark.parametrize("name", ["bundle.json", "SHA256SUMS"])
+@pytest.mark.parametrize("kind", ["fifo", "device", "deep", "missing"])
+def test_a_bundle_with_files_that_are_none_is_refused_at_once(
+    bundle: Bundle, tmp_path: Path, name: str, kind: str
+) -> None:
+    inside = unpacked(bundle, tmp_path / "b")
+    (inside / name).unlink()
+    if kind == "fifo":
+        os.mkfifo(inside / name)
+    elif kind == "device":
+        (inside / name).symlink_to("/dev/zero")
+    elif kind == "deep":
+        (inside / name).write_text("[" * 100_000)
+    assert run_installer(inside, "--check").code == 1
 
 
 def test_a_portable_package_is_one_for_any_conda_client(lock: Lock, tmp_path: Path) -> None:
     inside = unpacked(make(lock, tmp_path / "b.tar", portable=True), tmp_path / "b")
     assert not list(inside.rglob("*.conda"))
-    assert run_installer(inside, "--explicit", tmp_path / "here.txt").code == 0
+    assert run_installer(inside, "--unproven", "--explicit", tmp_path / "here.txt").code == 0
     install_with_rattler(read_lock(tmp_path / "here.txt"), tmp_path / "env", tmp_path / "pkgs")
     install_with_rattler(lock, tmp_path / "own", tmp_path / "pkgs-2")
     assert tree(tmp_path / "env") == tree(tmp_path / "own")

@@ -145,3 +145,5 @@ def bundle(
         portable=portable,
     )
     click.echo(f"{made.path}: {made.packages} packages, {made.size / 1e6:.0f} MB, sha256 {made.sha256}")
+    if portable:
+        click.echo(f"To install it: python3 install.py PREFIX --manifest-sha256 {made.manifest_sha256}")
