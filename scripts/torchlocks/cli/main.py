@@ -53,16 +53,16 @@ VERBS = {
 
 
 def main() -> NoReturn:
-    """The `torchlocks` command: run a verb, print errors as errors, leave with their exit code."""
-    from torchlocks.core.process_exit import leave
+    """Run the `torchlocks` command: print errors, and exit with their exit code."""
+    from torchlocks.core.process_exit import exit_process
     from torchlocks.install.up_to_date import quick_answer
 
     _print_anywhere()
     answer = quick_answer(sys.argv[1:])
     if answer is not None:
         print(answer)
-        leave(0)
-    leave(_run())
+        exit_process(0)
+    exit_process(_run())
 
 
 def _print_anywhere() -> None:

@@ -1,7 +1,7 @@
-"""Every way torchlocks can fail: one class a kind, each with its own exit code.
+"""All expected failures: one class for each kind, with its own exit code.
 
-A message always answers three questions: what is wrong, where, and what to do about it.
-`cli.py` prints them in that order and exits with the code; a traceback is a bug.
+A message reports what is wrong, where, and what to do about it. `cli/main.py` prints them in that order and exits with
+the code; a traceback is a bug.
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ from typing import ClassVar
 
 
 class TorchlocksError(Exception):
-    """The base of all expected failures.
+    """The base class of all expected failures.
 
-    `what` is one sentence. `where` names the file, line and key, or the URL. `fix` says what the
-    reader can do next, one choice a line. `details` is longer text (a solver's explanation, the end of a log), shown
-    below the three.
+    `what` is one sentence. `where` names the file, line and key, or the URL. `fix` has the possible next steps, one per
+    line. `details` is longer text (a solver's explanation, the end of a log), printed below the three.
     """
 
     exit_code: ClassVar[int] = 1
@@ -79,43 +78,43 @@ class TemplateError(TorchlocksError):
 
 
 class LockfileError(TorchlocksError):
-    """A lockfile cannot be read, or is not what it claims to be."""
+    """A lockfile cannot be read, or its content is not valid."""
 
     exit_code = 13
 
 
 class MissingFileError(TorchlocksError):
-    """A file or environment that the command needs is not there."""
+    """A file or environment that the command requires does not exist."""
 
     exit_code = 14
 
 
 class NotACheckoutError(TorchlocksError):
-    """A command that writes committed files was called where there is no checkout."""
+    """A command that writes committed files was called outside a checkout."""
 
     exit_code = 22
 
 
 class HostRecordError(TorchlocksError):
-    """What is said of a machine, in a host record or a CONDA_OVERRIDE_… variable, is not valid."""
+    """A host record or a CONDA_OVERRIDE_… variable is not valid."""
 
     exit_code = 16
 
 
 class UnfitHostError(TorchlocksError):
-    """The environment cannot run on this machine: its driver, its GPUs or its C library."""
+    """The environment is not compatible with this machine: its driver, its GPUs or its C library."""
 
     exit_code = 17
 
 
 class EnvironmentFileError(TorchlocksError):
-    """An `environment.yml` that should be locked on a base cannot be used."""
+    """An `environment.yml` to lock on a base is not valid."""
 
     exit_code = 18
 
 
 class BaseLockError(TorchlocksError):
-    """A base cannot be found, or is no lock that another can be built on."""
+    """A base cannot be found, or is not a lock that can be extended."""
 
     exit_code = 19
 
@@ -127,7 +126,7 @@ class SolveError(TorchlocksError):
 
 
 class ContradictionError(SolveError):
-    """What is asked for cannot go with the packages of its base."""
+    """The requested packages conflict with the packages of the base."""
 
     exit_code = 21
 
@@ -139,25 +138,25 @@ class ChannelUnreachableError(TorchlocksError):
 
 
 class FetchError(TorchlocksError):
-    """A package or wheel cannot be fetched."""
+    """A package or wheel cannot be downloaded."""
 
     exit_code = 31
 
 
 class IntegrityError(TorchlocksError):
-    """Bytes are not what the lock says: a hash, a size, or a package's own index."""
+    """A file differs from the lock: in its hash, its size, or a package's own index."""
 
     exit_code = 32
 
 
 class DiskFullError(TorchlocksError):
-    """The disk has no room left."""
+    """The disk is full."""
 
     exit_code = 33
 
 
 class SignatureError(TorchlocksError):
-    """A lock's signature is missing, not valid, or not by somebody who may sign."""
+    """A lock's signature is missing, not valid, or not by an allowed signer."""
 
     exit_code = 34
 
@@ -169,49 +168,49 @@ class RecipeError(TorchlocksError):
 
 
 class WheelError(TorchlocksError):
-    """A wheel that the local channel is built from cannot be had, or is not the right one."""
+    """A wheel that the local channel is built from is not available, or is not the expected one."""
 
     exit_code = 41
 
 
 class ExportError(TorchlocksError):
-    """A lock cannot be written in the form that was asked for."""
+    """A lock cannot be written in the requested format."""
 
     exit_code = 42
 
 
 class InstallError(TorchlocksError):
-    """An environment could not be put in place; the one that was there is untouched."""
+    """An environment could not be installed; the existing one is unchanged."""
 
     exit_code = 50
 
 
 class BusyError(TorchlocksError):
-    """Another process is at work on the same environment."""
+    """Another process is changing the same environment."""
 
     exit_code = 51
 
 
 class FleetError(TorchlocksError):
-    """The workers of a scheduler cannot be reached, are not fit for the work, or were lost."""
+    """The workers of a scheduler cannot be reached, have other versions, or were lost."""
 
     exit_code = 52
 
 
 class VerificationError(TorchlocksError):
-    """The torch suite found something wrong with an environment."""
+    """Checks of the torch suite failed in an environment."""
 
     exit_code = 60
 
 
 class CheckError(TorchlocksError):
-    """`check` found something wrong with a lock."""
+    """`check` found errors in a lock."""
 
     exit_code = 61
 
 
 class LicenceError(TorchlocksError):
-    """A lock holds packages under a kind of licence that `licences --fail-on` names."""
+    """A lock contains packages with a kind of licence that `licences --fail-on` names."""
 
     exit_code = 62
 
@@ -223,13 +222,13 @@ class AttestationError(TorchlocksError):
 
 
 class BenchError(TorchlocksError):
-    """Something that was to be measured did not work."""
+    """A benchmark failed."""
 
     exit_code = 64
 
 
 class ActionError(TorchlocksError):
-    """The GitHub Action was given inputs that make no sense, or runs outside a workflow."""
+    """The inputs of the GitHub Action are not valid, or it runs outside a workflow."""
 
     exit_code = 65
 

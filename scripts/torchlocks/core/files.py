@@ -1,4 +1,4 @@
-"""Writing a file atomically, and hashing one."""
+"""Write files atomically, and hash them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Put a text file in place in one step: a reader sees the old one or the new one, never a part.
+    """Write a text file atomically: a reader sees the old or the new content, never a part.
 
-    Raises OSError when it cannot be written; what was there is then untouched.
+    Raises OSError when it cannot be written; an existing file is then unchanged.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -35,7 +35,10 @@ def write_new(path: Path, text: str) -> None:
 
 
 def write_changed(folder: Path, files: Mapping[str, str]) -> list[str]:
-    """Put text files in place by name, those alone whose text is another; the names of these. Raises OSError."""
+    """Write the text files whose content differs, and return their names. Raises OSError.
+
+    `files` maps a name in `folder` to its text.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     changed = []
     for name, text in files.items():
@@ -47,7 +50,7 @@ def write_changed(folder: Path, files: Mapping[str, str]) -> list[str]:
 
 
 def hash_file(path: Path, algorithm: str = "sha256") -> str:
-    """The hash of a file's bytes, in lower-case hexadecimal."""
+    """Return the hash of a file's bytes, in lower-case hexadecimal."""
     digest = hashlib.new(algorithm)
     buffer = memoryview(bytearray(1 << 20))
     with path.open("rb", buffering=0) as stream:

@@ -21,7 +21,7 @@ from torchlocks.core.reading import read_bytes
 COMMIT = re.compile(r"[0-9a-f]{40}")
 _TIMEOUT_S = 600
 _REFS = 100_000
-"""As many refs are copied from a repository on disk."""
+"""The largest number of refs that is copied from a repository on disk."""
 
 # Also in the user's own checkout: a bare repository inside it could be committed by anybody.
 _CHECKOUT = ("-c", "safe.bareRepository=explicit", "-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}")
@@ -49,18 +49,17 @@ class GitMissingError(GitError):
 
 
 def git(*arguments: str, cwd: Path | None = None, given: bytes | None = None) -> bytes:
-    """What `git ARGUMENTS` prints, run in the folder `cwd` (default: the current one), with `given` on standard input.
+    """Return the output of `git ARGUMENTS`, run in `cwd` (default: the current folder), with `given` as its input.
 
-    For the user's own checkout only. Raises GitError when it ends with an error, GitMissingError where it is not
-    installed.
+    For the user's own checkout only. Raises GitError when git fails, GitMissingError when it is not installed.
     """
-    # No question can be answered here: without this, git would wait for a password.
+    # Without this, git would prompt for a password.
     environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
     return _run([*_CHECKOUT, *arguments], environment, cwd=cwd, given=given)
 
 
 def is_local(repository: str) -> bool:
-    """Whether a repository is named by a path or file URL of this machine: reading it needs no network."""
+    """Return whether `repository` is a path or file URL of this machine, which is read without a network."""
     if "://" in repository:
         parts = urlsplit(repository)
         return parts.scheme == "file" and parts.netloc in ("", "localhost")
@@ -70,11 +69,11 @@ def is_local(repository: str) -> bool:
 
 
 def fetch_commit(repository: str, revision: str, scratch: Path) -> tuple[Path, str]:
-    """Bring one commit of a repository into a new one below the empty folder `scratch`.
+    """Fetch one commit of a repository into a new one below the empty folder `scratch`.
 
     `repository` is a https, ssh or file URL, `user@host:path`, or an absolute path; `revision` a tag, branch or commit.
-    Returns (the new repository, the commit's hash), for `in_repository`. A repository on this machine is not run in:
-    its refs are copied, its objects are read with a configuration of our own. Raises GitError.
+    Returns (the new repository, the commit's hash), for `in_repository`. No git runs inside a repository on this
+    machine: its refs are copied, and its objects are read with a configuration of our own. Raises GitError.
     """
     if revision.startswith("-") or not revision.isprintable():
         raise GitError(f"{revision!r} is not a revision")
@@ -94,14 +93,14 @@ def fetch_commit(repository: str, revision: str, scratch: Path) -> tuple[Path, s
 
 
 def in_repository(repository: Path, *arguments: str) -> bytes:
-    """What `git ARGUMENTS` prints in a repository that `fetch_commit` made. Raises GitError."""
+    """Return the output of `git ARGUMENTS` in a repository that `fetch_commit` made. Raises GitError."""
     return _isolated(f"--git-dir={repository}", *arguments)
 
 
 def repository_of(folder: Path) -> tuple[Path, str]:
-    """(the git repository that a folder is in, the folder's path inside it with a slash at the end, or empty).
+    """Return (the git repository that contains `folder`, the folder's path inside it with a final slash, or empty).
 
-    The repository is a checkout's top folder or a bare repository. Raises GitError when there is none.
+    The repository is a checkout's top folder or a bare repository. Raises GitError if there is none.
     """
     for place in (folder, *folder.parents):
         if os.path.lexists(place / ".git") or _is_git_dir(place):
@@ -123,7 +122,7 @@ def _is_git_dir(folder: Path) -> bool:
 
 
 def _mirror(path: Path, mirror: Path) -> None:
-    """Make `mirror` a bare repository with the refs and objects of the one at `path`, and none of its configuration."""
+    """Create the bare repository `mirror` with the refs and objects of `path`, without its configuration."""
     try:
         own, common = _git_dirs(path)
         _isolated("init", "-q", "--bare", "--template=", "--", str(mirror))
@@ -148,7 +147,7 @@ def _mirror(path: Path, mirror: Path) -> None:
 
 
 def _git_dirs(path: Path) -> tuple[Path, Path]:
-    """(the folder with HEAD, the folder with refs and objects): two folders in a linked worktree only."""
+    """Return (the folder with HEAD, the folder with refs and objects), which differ in a linked worktree only."""
     own = path / ".git" if os.path.lexists(path / ".git") else path
     if own.is_file():
         said = read_bytes(own, 4096).decode(errors="replace").strip()
@@ -162,7 +161,7 @@ def _git_dirs(path: Path) -> tuple[Path, Path]:
 
 
 def _refs(folder: Path) -> list[Path]:
-    """All regular files below `folder`, links not followed."""
+    """Return all regular files below `folder`; links are not followed."""
     found: list[Path] = []
     for here, folders, files in os.walk(folder):
         folders.sort()
@@ -181,7 +180,7 @@ def _commit(said: bytes) -> str:
 
 
 def _isolated(*arguments: str) -> bytes:
-    """Run git without any configuration but our own; the user's ssh, certificates and netrc still count."""
+    """Run git with our own configuration only; the user's ssh, certificates and netrc are used."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_") or key in _KEPT}
     environment |= {
         "GIT_CONFIG_NOSYSTEM": "1",
@@ -202,7 +201,7 @@ def _isolated(*arguments: str) -> bytes:
 def _run(
     arguments: list[str], environment: dict[str, str], *, cwd: Path | None = None, given: bytes | None = None
 ) -> bytes:
-    # Without `given`, the terminal or a pipe of the caller is not read either.
+    # Without `given`, git must not read the caller's terminal or pipe.
     source: Any = {"stdin": subprocess.DEVNULL} if given is None else {"input": given}
     try:
         done = subprocess.run(

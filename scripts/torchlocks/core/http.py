@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
 
 def trust_certificates() -> None:
-    """Have py-rattler trust the certificates that the user's other tools trust, where SSL_CERT_FILE is not set.
+    """Set SSL_CERT_FILE, if unset, to the certificates that the user's other tools trust.
 
-    Its Rust part reads the process's environment, and takes certificates in no other way.
+    py-rattler takes certificates from the process's environment only.
     """
     if "SSL_CERT_FILE" in os.environ or "SSL_CERT_DIR" in os.environ:
         return
@@ -24,11 +24,11 @@ def trust_certificates() -> None:
 
 
 def make_client(resume: dict[tuple[str, str], int] | None = None) -> Client:
-    """py-rattler's client with its credential stores and protocols, and without its retries and time-out.
+    """Return py-rattler's client with its credential stores and protocols, without its retries and time-out.
 
-    It honours HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY, RATTLER_AUTH_FILE, and SSL_CERT_FILE; where the last is not
-    set, the variables that other Python tools take for it are. `resume` maps (host, path) to the byte from which on
-    the file is asked for.
+    It honours HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY, RATTLER_AUTH_FILE, and SSL_CERT_FILE; if the last is unset,
+    the variables that other Python tools read instead. `resume` maps (host, path) to the offset in bytes at which a
+    download starts.
     """
     from rattler.networking import Client
     from rattler.networking.middleware import (

@@ -1,7 +1,7 @@
-"""Where things are: the repository's own files, and the folders that are made beside them.
+"""Paths of the repository's committed files and of the generated folders.
 
-In a checkout both are in one folder. An installed torchlocks (a wheel) brings the repository's files in its
-package, where nothing is written; what is made goes into the current folder.
+In a checkout both are in one folder. An installed torchlocks (a wheel) contains the repository's files in its package,
+where nothing is written; generated folders are then in the current folder.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ PACKAGED = Path(__file__).parents[1] / "_data"
 
 @dataclass(frozen=True)
 class Layout:
-    """The paths of one torchlocks.
+    """The paths of a checkout or an installation.
 
-    `root` is the folder that holds `matrix.yml` and all else that is committed. `made_in` is the folder for what
-    is made: environments, builds, reports; None for `root` itself.
+    `root` is the folder with `matrix.yml` and all other committed files. `made_in` is the folder for environments,
+    builds and reports; None for `root` itself.
     """
 
     root: Path
@@ -30,12 +30,12 @@ class Layout:
 
     @property
     def packaged(self) -> bool:
-        """Whether the committed files are those of an installed wheel, which nothing may change."""
+        """Whether the committed files are those of an installed wheel, which must not be changed."""
         return self.root == PACKAGED
 
     @property
     def made(self) -> Path:
-        """The folder that holds what is made."""
+        """The folder for environments, builds and reports."""
         return self.made_in or self.root
 
     @property
@@ -63,7 +63,7 @@ class Layout:
 
     @property
     def build(self) -> Path:
-        """Everything that can be made again: the local channel, its wheels, local locks."""
+        """Generated files: the local channel, its wheels, local locks."""
         return self.made / "build"
 
     @property
@@ -85,10 +85,7 @@ class Layout:
         return self.envs / env
 
     def require_checkout(self, verb: str) -> None:
-        """Refuse a `verb` that writes committed files, or uses the Makefile, where there is no checkout.
-
-        Raises NotACheckoutError.
-        """
+        """Raise NotACheckoutError outside a checkout; `verb` is the command for the message."""
         if self.packaged:
             raise NotACheckoutError(
                 f"`{verb}` works on the files of a checkout, and this is not a checkout of torchlocks.",
@@ -99,11 +96,11 @@ class Layout:
 
 
 def find_layout(start: Path | None = None) -> Layout:
-    """The checkout that holds `start` (default: the current folder), or `$TORCHLOCKS_ROOT`; else the wheel's files.
+    """Return the layout of `$TORCHLOCKS_ROOT`, else of the checkout that contains `start`, else of the wheel.
 
-    What is made goes into `$TORCHLOCKS_HOME` where that is set, else into the checkout, and with a wheel's files
-    into `start`. Raises MissingFileError when no folder from `start` upwards has a `matrix.yml` and this torchlocks
-    was not installed from a wheel.
+    `start` defaults to the current folder. Generated folders are in `$TORCHLOCKS_HOME` if that is set, else in the
+    checkout, and with a wheel's files in `start`. Raises MissingFileError when no folder from `start` upwards has a
+    `matrix.yml` and this torchlocks was not installed from a wheel.
     """
     named = os.environ.get("TORCHLOCKS_ROOT")
     home = os.environ.get("TORCHLOCKS_HOME")
@@ -137,9 +134,9 @@ _OPTIONS = {
 
 
 def as_typed_here(text: str) -> str:
-    """`text` for people, with the commands in it as they can be typed here.
+    """Return `text` with make commands replaced by `torchlocks` commands outside a checkout.
 
-    Messages name make's, which is what a checkout has; an installed torchlocks has no Makefile.
+    Messages name make's verbs; an installed torchlocks has no Makefile.
     """
     try:
         packaged = find_layout().packaged

@@ -1,4 +1,4 @@
-"""Ending a process that has used py-rattler."""
+"""End a process that has used py-rattler."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 
-def leave(code: int) -> NoReturn:
-    """End the process with `code`, at once, when all output is written.
+def exit_process(code: int) -> NoReturn:
+    """Flush all output and end the process with exit code `code`, without the interpreter's shutdown.
 
-    py-rattler's worker threads may still hold Python objects when `asyncio.run` returns, and an interpreter
-    that shuts down under them crashes: with py-rattler 0.28 on two busy cores, in every second run, after the
-    right answer was printed. Skipping the interpreter's shutdown avoids it.
+    py-rattler's worker threads may still hold Python objects when `asyncio.run` returns, and the interpreter crashes
+    when it shuts down at that time. To reproduce (py-rattler 0.28): run `torchlocks lock` with a plain `sys.exit` on
+    two busy cores; about every second run crashes after its output is complete.
     """
     if "multiprocessing.forkserver" in sys.modules:
-        # Where its sockets are, which the interpreter's shutdown would remove.
+        # The folder of its sockets, which the interpreter's shutdown would remove.
         import shutil
         from multiprocessing.util import get_temp_dir
 
         shutil.rmtree(get_temp_dir(), ignore_errors=True)
     for stream in (sys.stdout, sys.stderr):
-        # A reader that went away (`torchlocks … | head`) is no reason to crash either.
+        # The reader may be gone (`torchlocks … | head`).
         try:
             stream.flush()
         except (OSError, ValueError):

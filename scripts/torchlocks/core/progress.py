@@ -1,7 +1,6 @@
 """Progress of long work: bars on a terminal, plain lines in a log, nothing when quiet.
 
-Stages take a `Progress` and never print by themselves, so that tests and machine-readable output
-can listen in.
+Stages take a `Progress` and do not print themselves, so that tests and machine-readable output can replace it.
 """
 
 from __future__ import annotations
@@ -14,26 +13,26 @@ Unit = Literal["bytes", "items"]
 
 
 class Task(Protocol):
-    """One running piece of work."""
+    """A task in progress."""
 
     def advance(self, amount: float, note: str | None = None) -> None:
-        """Add `amount` units; `note` names what is being worked on."""
+        """Add `amount` completed units; `note` names the current item."""
 
     def total(self, amount: float) -> None:
-        """Set or correct the number of units expected."""
+        """Set or correct the expected number of units."""
 
 
 class Progress(Protocol):
-    """Where a stage tells how far it is."""
+    """Receiver of progress reports of a stage."""
 
     def say(self, message: str) -> None:
-        """A line the user should see: a stage begins or ends."""
+        """Print an information line: a stage begins or ends."""
 
     def warn(self, message: str) -> None:
-        """A line the user must not miss."""
+        """Print a warning."""
 
     def task(self, title: str, total: float | None = None, *, unit: Unit = "items") -> AbstractContextManager[Task]:
-        """Begin a piece of work of `total` units (None: not known yet)."""
+        """Begin a task of `total` units (None: not known yet)."""
         ...
 
 
@@ -44,7 +43,7 @@ class _SilentTask:
 
 
 class Silent:
-    """A `Progress` that says nothing, for library use and tests."""
+    """A `Progress` that prints nothing, for library use and tests."""
 
     def say(self, message: str) -> None: ...
 

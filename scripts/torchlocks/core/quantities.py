@@ -1,4 +1,4 @@
-"""Sizes and times, as people read them."""
+"""Format sizes, times and lists of names for people."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 
 def size(count: int | None) -> str:
-    """Bytes for people, in decimal units as channels count them."""
+    """Return a number of bytes in decimal units, such as `1.2 GB`; `unknown` for None."""
     if count is None:
         return "unknown"
     amount = float(count)
@@ -18,14 +18,14 @@ def size(count: int | None) -> str:
 
 
 def shortened(names: Iterable[str], most: int = 8) -> str:
-    """Names for a sentence: sorted, each once, and beyond `most` of them only how many more there are."""
+    """Return unique, sorted names joined by commas; only the number of those beyond the first `most`."""
     known = sorted(set(names))
     more = f" and {len(known) - most} more" if len(known) > most else ""
     return ", ".join(known[:most]) + more
 
 
 def seconds(amount: float) -> str:
-    """A time for people: `0.4 ms`, `35 ms`, `2.1 s`, `3 min 20 s`."""
+    """Return a time in seconds as text: `0.4 ms`, `35 ms`, `2.1 s`, `3 min 20 s`."""
     if amount >= 99.5:
         minutes, rest = divmod(round(amount), 60)
         return f"{minutes} min {rest} s"

@@ -1,7 +1,7 @@
-"""Open and parse files that somebody else wrote: regular files only, of a limited size, of limited depth.
+"""Open and parse untrusted files: regular files only, with limits on size and nesting.
 
-A path can name a FIFO (opening it waits forever), a device such as `/dev/zero` (it has no end) or a file larger than
-memory, and a document of a few bytes can stand for gigabytes (YAML aliases) or overflow the stack (nesting).
+A path can name a FIFO (opening it blocks), a device such as `/dev/zero` (endless) or a file larger than memory, and a
+document of a few bytes can expand to gigabytes (YAML aliases) or overflow the stack (nesting).
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ DEEPEST = 64
 
 
 def read_bytes(path: Path, limit: int) -> bytes:
-    """The bytes of a regular file of at most `limit` bytes.
+    """Return the bytes of a regular file of at most `limit` bytes.
 
-    Raises OSError, with a `strerror` that says what is wrong, for what is no regular file, is too large, or cannot be
-    read. Never waits for another process, as opening a FIFO would.
+    Raises OSError, with the reason as `strerror`, if the file is not regular, is too large, or cannot be read. Does not
+    block on a FIFO.
     """
-    # Looked at before it is opened, since opening a device can already do something; and after, since it can change.
+    # Checked before it is opened, since opening a device can have an effect; and after, since it can have changed.
     _require_regular(os.stat(path), path)  # noqa: PTH116
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
     with os.fdopen(os.open(path, flags), "rb") as file:
@@ -44,7 +44,7 @@ def read_bytes(path: Path, limit: int) -> bytes:
 
 
 def read_text(path: Path, limit: int = TEXT_BYTES, encoding: str = "utf-8") -> str:
-    """The text of a file, with the rules of `read_bytes`; line ends become newlines.
+    """Return the text of a file, with the rules of `read_bytes`; line ends become newlines.
 
     Raises OSError, and UnicodeDecodeError for a file in another encoding.
     """
@@ -62,7 +62,7 @@ def _require_regular(found: os.stat_result, path: Path) -> None:
 
 
 def load_json(data: bytes | str) -> Any:
-    """Parse JSON. Raises ValueError for what is not JSON or is nested more than `DEEPEST` deep."""
+    """Parse JSON. Raises ValueError if it is not valid or nested more than `DEEPEST` deep."""
     try:
         document: Any = json.loads(data)
     except RecursionError:
@@ -81,17 +81,17 @@ def load_json(data: bytes | str) -> Any:
 
 
 def refuse_costly_yaml(text: str) -> None:
-    """Raise ValueError for YAML whose parsing costs far more than its length: deep nesting, or multiplying aliases.
+    """Raise ValueError for YAML that is expensive to parse: deep nesting, or aliases that multiply.
 
-    With aliases of aliases 1 KB can stand for gigabytes; parsers recurse, and libyaml's time is quadratic in the depth.
-    A text that cannot contain either is not parsed for this. What is not valid YAML is left to the caller's parser.
+    With aliases of aliases 1 KB can expand to gigabytes; parsers recurse, and libyaml's time is quadratic in the depth.
+    A text that can contain neither is not parsed here. Invalid YAML is left to the caller's parser.
     """
     if not _may_be_costly(text):
         return
     import yaml
 
     loader: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
-    # Of each open collection: its anchor, and how many nodes it stands for, aliases expanded.
+    # For each open collection: its anchor, and the number of nodes before it, aliases expanded.
     open_nodes: list[tuple[str | None, int]] = []
     expanded: dict[str, int] = {}
     nodes = total = 0

@@ -1,4 +1,4 @@
-"""Text of files that people and other programs wrote: encodings, and what a failed merge leaves in them."""
+"""Decode text files of unknown origin, and find the conflict markers of a failed merge."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import codecs
 import re
 
 TO_UTF8 = "in PowerShell `… | Out-File -Encoding utf8 FILE`, elsewhere `iconv -f UTF-16 -t UTF-8 FILE`"
-"""How a file that is no UTF-8 becomes one."""
+"""Commands that convert a file to UTF-8."""
 
-# diff3 and zdiff3 add a line of bars; `=======` alone also underlines headings, and so proves nothing.
+# diff3 and zdiff3 add a line of bars; `=======` alone can also underline a heading.
 _CONFLICT = re.compile(r"^(<{7}|>{7}|\|{7})( |$)")
 
 
 class EncodingError(ValueError):
-    """The bytes are not text that is read here; the message says what they are."""
+    """The bytes are not in a supported encoding; the message names what they are."""
 
 
 def decode(data: bytes) -> str:
-    """The text of a file: UTF-8, with or without a mark, or UTF-16 with one (what PowerShell 5's `>` writes).
+    """Return the text of UTF-8 with or without a BOM, or of UTF-16 with one (as PowerShell 5's `>` writes).
 
     Raises EncodingError for anything else.
     """
@@ -35,5 +35,5 @@ def decode(data: bytes) -> str:
 
 
 def conflict_line(text: str) -> int | None:
-    """The line, from 1, of the first mark that a failed merge of git left; None where there is none."""
+    """Return the line number, from 1, of the first conflict marker of git; None if there is none."""
     return next((number for number, line in enumerate(text.splitlines(), start=1) if _CONFLICT.match(line)), None)

@@ -1,4 +1,4 @@
-"""URLs without their secrets."""
+"""Remove or mask credentials in URLs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 
 def mask(text: str) -> str:
-    """`text` with the credentials of all its URLs hidden: `user:password@` and `/t/<token>/`."""
+    """Return `text` with the credentials of all URLs masked: `user:password@` and `/t/<token>/`."""
     text = re.sub(r"(?i)\b([a-z][a-z0-9+.-]*://)[^/\s@]+@", r"\1***@", text)
     return re.sub(r"/t/[^/\s]+", "/t/***", text)
 
@@ -40,7 +40,7 @@ _CREDENTIALS = re.compile(r"(?<=://)([^/\s@]+@)|(/t/[^/\s]+)")
 
 
 def strip_credentials(url: str) -> str:
-    """`url` without user, password and token, as it may be written into an environment."""
+    """Return `url` without user, password and token, as it may be written into an environment."""
     parts = urlsplit(url)
     host = parts.netloc.rpartition("@")[2]
     return urlunsplit(parts._replace(netloc=host, path=re.sub(r"^/t/[^/]+", "", parts.path)))

@@ -1,7 +1,7 @@
-"""Where work is done: in this process, in processes of this machine, or on a fleet. One interface for all three.
+"""Executors: in this process or in processes of this machine (`torchlocks.dask` has one for other machines).
 
-That interface is `concurrent.futures.Executor`, of the standard library: whoever submits work does not know where
-it runs. What is submitted is a function of a module and values; what comes back are values.
+All have the interface of `concurrent.futures.Executor`. Tasks are module-level functions with picklable arguments and
+results.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Result = TypeVar("Result")
 
 
 class Here(Executor):
-    """Does all work in this process, at once: for a single piece of it, which a pool would only make slower."""
+    """Runs calls synchronously in this process, for a single task that a pool would only slow down."""
 
     def submit(self, fn: Callable[..., Result], /, *args: Any, **kwargs: Any) -> Future[Result]:
         future: Future[Result] = Future()
@@ -34,13 +34,12 @@ class Here(Executor):
 
 @contextmanager
 def processes(count: int, preload: Sequence[str]) -> Iterator[Executor]:
-    """As many processes of this machine as it has cores, `count` at most.
+    """Yield a pool of one process for each core, at most `count`.
 
-    `preload` are modules to import once, before there are processes: each then starts with them. When the block is left
-    by an exception, what is left to do is not begun, and the processes are ended: nobody waits for them any more.
-    Raises SolveError when one of them was ended from outside.
+    `preload` are modules that are imported once, before the processes are forked. If the block raises, pending tasks are
+    cancelled and the processes terminated. Raises SolveError when a worker process was killed.
     """
-    # Forked from a process that has no threads, unlike this one; where there is no such thing, started anew.
+    # The fork server has no threads, unlike this process; where it is not available, processes are spawned.
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() and _has_room() else "spawn"
     context = multiprocessing.get_context(method)
     if method == "forkserver":
@@ -57,7 +56,7 @@ def processes(count: int, preload: Sequence[str]) -> Iterator[Executor]:
             ) from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
-            # This process may end at once (`leave`), and idle workers would outlive it.
+            # This process may end without a shutdown (`exit_process`), and idle workers would outlive it.
             for process in set(multiprocessing.active_children()) - others:
                 process.terminate()
                 process.join(timeout=5)
@@ -65,7 +64,7 @@ def processes(count: int, preload: Sequence[str]) -> Iterator[Executor]:
 
 
 def _has_room() -> bool:
-    """Whether the path of the fork server's socket is short enough: `TMPDIR/pymp-XXXXXXXX/listener-XXXXXXXX`.
+    """Return whether the path of the fork server's socket fits: `TMPDIR/pymp-XXXXXXXX/listener-XXXXXXXX`.
 
     `sun_path` holds 108 bytes on Linux and 104 on macOS (unix(7), unix(4)), the last of them zero.
     """
@@ -73,5 +72,5 @@ def _has_room() -> bool:
 
 
 def _leave_signals() -> None:
-    """Ctrl-C reaches every process of the terminal; the one that submitted the work decides what becomes of it."""
+    """Ignore Ctrl-C in a worker: the process that submitted the tasks handles it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

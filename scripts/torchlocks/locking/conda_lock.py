@@ -26,7 +26,7 @@ def virtual_repository(specification: Path, scratch: Path) -> FakeRepoData:
     """Return conda-lock's channel of virtual packages, made from a file of its format, in the folder `scratch`.
 
     conda-lock makes it in a temporary folder that it deletes in an `atexit` function, which does not run in processes
-    that end with `process_exit.leave`. `$RUNNER_TEMP` is the only way to choose that folder.
+    that end with `process_exit.exit_process`. `$RUNNER_TEMP` is the only way to choose that folder.
     """
     from conda_lock.virtual_package import virtual_package_repo_from_specification
 

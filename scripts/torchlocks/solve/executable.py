@@ -28,7 +28,7 @@ from urllib.parse import unquote, urlsplit
 
 from torchlocks import __version__
 from torchlocks.core.errors import SolveError, TorchlocksError
-from torchlocks.core.process_exit import leave
+from torchlocks.core.process_exit import exit_process
 from torchlocks.solve.repodata import RecordSource, records_by_url
 from torchlocks.solve.solver import SolveRequest, _match_specs, solve
 
@@ -272,7 +272,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def command() -> NoReturn:
     """The `torchlocks-conda` command."""
-    leave(main())
+    exit_process(main())
 
 
 if __name__ == "__main__":

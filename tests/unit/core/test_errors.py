@@ -45,7 +45,7 @@ def test_what_the_system_refuses_is_no_bug(
 
     monkeypatch.setattr(torchlocks.cli.commands.root, "root", fails)
     monkeypatch.setattr(sys, "argv", ["torchlocks", "matrix"])
-    monkeypatch.setattr("torchlocks.core.process_exit.leave", sys.exit)
+    monkeypatch.setattr("torchlocks.core.process_exit.exit_process", sys.exit)
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == code

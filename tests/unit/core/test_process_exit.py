@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 WORKING = """
-from torchlocks.core.process_exit import leave
+from torchlocks.core.process_exit import exit_process
 from torchlocks.core.workers import processes
 
 if __name__ == "__main__":
     with processes(2, preload=[]) as pool:
         print(list(pool.map(abs, [-1, -2])))
-    leave(7)
+    exit_process(7)
 """
 
 
