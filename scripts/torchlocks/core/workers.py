@@ -36,8 +36,8 @@ class Here(Executor):
 def processes(count: int, preload: Sequence[str]) -> Iterator[Executor]:
     """Yield a pool of one process for each core, at most `count`.
 
-    `preload` are modules that are imported once, before the processes are forked. If the block raises, pending tasks are
-    cancelled and the processes terminated. Raises SolveError when a worker process was killed.
+    `preload` are modules that are imported once, before the processes are forked. If the block raises, pending tasks
+    are cancelled and the processes terminated. Raises SolveError when a worker process was killed.
     """
     # The fork server has no threads, unlike this process; where it is not available, processes are spawned.
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() and _has_room() else "spawn"
