@@ -6,6 +6,7 @@ all of the base could move, and how little of it has to. Its own words come last
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from torchlocks.core.errors import BaseLockError, ContradictionError, SolveError, TorchlocksError
 from torchlocks.core.progress import Progress
+from torchlocks.cuda.packages import torch_package, variant_of
 from torchlocks.extend.base import virtual_packages
 from torchlocks.extend.requested import Wish
 from torchlocks.extend.solve import Question, answer, without_base
@@ -79,6 +81,66 @@ def explain(
     # Not even a base that is free to move makes room for all: explain the first wish for which it does not.
     hopeless = [wish for wish in alone if _try(question, [wish.spec], moves=question.by_name) is None]
     return _impossible(question, hopeless[:1] or _shrink(question), alone, notes)
+
+
+def brought_by_base(question: Question) -> ContradictionError | None:
+    """The answer to wishes that choose a torch, where the base brings its own; None where there are none.
+
+    These are `pytorch-cuda`, `cudatoolkit` and `cpuonly`, where the base does not hold them, and packages of the base
+    that are asked for from another channel. No solver has to be asked: they are the recipe of another installation.
+    """
+    base = question.by_name
+    torch = torch_package(question.base.lock.packages[question.platform])
+    if torch is None:
+        return None
+    variant = variant_of(torch.build)
+    reasons, fixes = [], []
+    for wish in question.wishes:
+        if wish.name in _SWITCHES and wish.name not in base:
+            reasons.append(f"{_named([wish])} selects a build of torch, which the base brings")
+            fixes.append(f"drop the line `{wish.spec}`")
+            version = re.search(r"\d+\.\d+", wish.spec.partition(wish.name)[2])
+            wanted = "the CPU" if wish.name == "cpuonly" else f"CUDA {version[0]}" if version else None
+            here = "the CPU" if variant and variant.accelerator == "cpu" else f"CUDA {variant.cuda}" if variant else ""
+            if wanted and here and wanted != here:
+                fixes[-1] += f", or build on a base for {wanted}: this one is for {here}"
+        elif (there := _other_channel(question, wish)) is not None:
+            reasons.append(f"{_named([wish])} names a channel, and the base has {_label(base[wish.name])} from {there}")
+            fixes.append(f"write `{wish.spec.partition('::')[2]}` without the channel")
+    if not reasons:
+        return None
+    name = f"{torch.name} {torch.version}" + (f" for {variant}" if variant else "")
+    return ContradictionError(
+        f"The base {question.base.name.text} brings {name} on {question.platform}: {'; '.join(reasons)}.",
+        fix="; ".join(fixes),
+    )
+
+
+def _other_channel(question: Question, wish: Wish) -> str | None:
+    """The channel of the base's package, where a wish asks for it from another; None where it does not, or may move."""
+    parsed, held = parse_spec(wish.spec), question.by_name.get(wish.name)
+    if parsed is None or parsed.channel is None or held is None or wish.name in question.moves:
+        return None
+    there = held.url.rsplit("/", 2)[0]
+    return None if (parsed.channel.base_url or "").rstrip("/") == there else there.rsplit("/", 1)[-1]
+
+
+_SWITCHES = frozenset({"pytorch-cuda", "cudatoolkit", "cpuonly"})
+"""Packages that are asked for to choose between builds of torch."""
+
+_PRIORITY = re.compile(
+    r"(\S+) \S+ is excluded because due to strict channel priority not using this option from: '([^']+)'"
+)
+
+
+def _by_priority(question: Question, error: TorchlocksError) -> str | None:
+    """Which packages were not looked at, since a channel before theirs has one of that name; None where none were."""
+    found = dict.fromkeys(_PRIORITY.findall(error.details or ""))
+    if not found:
+        return None
+    clauses = [f"{name} is not taken from {url.rstrip('/').rsplit('/', 1)[-1]}" for name, url in found]
+    order = ", ".join(channel.rstrip("/").rsplit("/", 1)[-1] for channel in question.channels)
+    return f"{_some(clauses)}, since a channel before it has that name (the order is {order})"
 
 
 def _named(wishes: Sequence[Wish]) -> str:
@@ -179,6 +241,12 @@ def _impossible(
     try:
         without = without_base(question, specs)
     except SolveError as error:
+        if (priority := _by_priority(question, error)) is not None:
+            return SolveError(
+                f"{_named(culprits)} cannot be had on {question.platform} because of channel priority: {priority}.",
+                fix="ask for what the first channel has of that name\nor build on a base with another order of channels",
+                details=_details(notes, error),
+            )
         return SolveError(
             f"{_named(culprits)} cannot be had on {question.platform}, on whatever base: "
             f"nothing in {' or '.join(question.channels)} fits.",

@@ -92,7 +92,7 @@ def extend(wishes: Wishes, base: Base, output: Path, options: ExtendOptions, pro
     together, SolveError when a wish cannot be had at all, NoSuchRowError for a platform that the base does not have,
     BaseLockError for a package to move that the base does not hold, and LockfileError when other files are in the way.
     """
-    from torchlocks.extend.conflict import explain
+    from torchlocks.extend.conflict import brought_by_base, explain
 
     before = _own_lock(output)
     _must_not_be_itself(base, output)
@@ -114,6 +114,8 @@ def extend(wishes: Wishes, base: Base, output: Path, options: ExtendOptions, pro
                 prefer=tuple(prefer.get(platform, ())),
                 source=options.source,
             )
+            if (brought := brought_by_base(question)) is not None:
+                raise brought
             try:
                 solved[platform] = question, answer(question)
             except TorchlocksError as error:

@@ -14,6 +14,12 @@ from torchlocks.core.text import TO_UTF8, EncodingError, conflict_line, decode
 _SELECTORS = ("linux", "linux64", "aarch64", "osx", "osx64", "arm64", "unix", "win", "win64")
 _PLATFORMS = ("linux-64", "linux-aarch64", "osx-64", "osx-arm64", "win-64")
 _KEYS = ("name", "channels", "platforms", "dependencies")
+_LEFT_OUT = {
+    "prefix": "`prefix` is where the environment was on another machine, and is ignored",
+    "variables": "`variables` are no packages, and no lock holds them: set them in the installed environment, "
+    "`conda env config vars set -p PREFIX NAME=VALUE`",
+}
+"""Keys of conda's that are read over, and what the user should know of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +36,7 @@ class Wishes:
     """What an `environment.yml` asks for.
 
     `platforms` are those it names, none for any. `by_line` are its match specs with the lines they stand on, selectors
-    (`# [linux]`) included, since they say on which platform a wish counts.
+    (`# [linux]`) included, since they say on which platform a wish counts. `notes` say what of the file is not locked.
     """
 
     path: Path
@@ -38,6 +44,7 @@ class Wishes:
     channels: tuple[str, ...]
     platforms: tuple[str, ...]
     by_line: tuple[tuple[Wish, str], ...]
+    notes: tuple[str, ...] = ()
 
     def on(self, platform: str) -> tuple[Wish, ...]:
         """The wishes that count on a platform, in the order of the file."""
@@ -118,7 +125,7 @@ class _Reader:
                 "This is not a conda environment file: it has no `dependencies`.", where=str(self.path)
             )
         for key in document:
-            if key not in _KEYS:
+            if key not in _KEYS and key not in _LEFT_OUT:
                 raise self._error(
                     self._line(document, key),
                     f"`{key}` is nothing that a lock on a base can hold.",
@@ -139,6 +146,11 @@ class _Reader:
             channels=tuple(c for c, _ in self._texts(document, "channels") if c != "nodefaults"),
             platforms=tuple(platform for platform, _ in self._texts(document, "platforms")),
             by_line=by_line,
+            notes=tuple(
+                f"{note} ({self.path.name}, line {self._line(document, key)})"
+                for key, note in _LEFT_OUT.items()
+                if document.get(key) is not None
+            ),
         )
 
     def _name(self, document: Mapping[str, Any]) -> str:

@@ -255,6 +255,12 @@ def test_lists_of_packages_are_recognised(tmp_path: Path, text: str, command: st
     assert "conda list --explicit --sha256" in str(raised.value.fix)
 
 
+def test_an_exported_environment_is_read_without_its_prefix() -> None:
+    wishes = read_wishes(CASES / "conda-export-prefix/environment.yml")
+    assert [wish.name for wish in wishes.on("linux-64")] == ["einops"]
+    assert len(wishes.notes) == 1
+
+
 # Nothing to install
 
 

@@ -161,6 +161,33 @@ def test_a_lock_that_is_there_knows_its_platforms(project: Project) -> None:
     assert read_lock(project.lock).platforms == ("linux-64", "win-64")
 
 
+@pytest.mark.parametrize("switch", ["pytorch-cuda=11.8", "cpuonly", "cudatoolkit=11.3", "nvidia::pytorch-cuda=12.4"])
+def test_what_the_base_brings_is_to_be_dropped(project: Project, switch: str) -> None:
+    project.wish("tqdm", switch)
+    run = project.extend()
+    assert run.returncode == 21
+    assert f"drop the line `{switch}`" in run.stderr
+    assert ("or build on a base for CUDA" in run.stderr) == (switch != "cpuonly")
+    assert not project.lock.exists()
+
+
+def test_a_package_of_the_base_from_another_channel_is_named_with_both(project: Project) -> None:
+    project.wish("pytorch::pytorch>=2.0")
+    run = project.extend()
+    assert run.returncode == 21
+    assert "from conda-forge" in run.stderr
+    assert "write `pytorch>=2.0` without the channel" in run.stderr
+
+
+def test_a_reason_that_is_channel_priority_is_named_so(project: Project) -> None:
+    write_channel(project.snapshot / "extras", record("tqdm", "9.0"), record("wanted", "1.0", depends=("tqdm >=9",)))
+    project.wish("wanted")
+    run = project.extend("--channel", "conda-forge", "--channel", "extras")
+    assert run.returncode == 20
+    assert "because of channel priority" in run.stderr
+    assert "tqdm is not taken from extras" in run.stderr
+
+
 def test_nothing_is_left_among_temporary_files(
     project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -48,11 +48,19 @@ def test_a_file_that_asks_for_nothing_is_read(tmp_path: Path) -> None:
     assert (wishes.name, wishes.on("linux-64")) == (tmp_path.name, ())
 
 
+def test_keys_of_an_exported_environment_are_noted(tmp_path: Path) -> None:
+    text = "name: a\nvariables: {A: b}\ndependencies: [numpy]\nprefix: /opt/conda/envs/a\n"
+    wishes = read_wishes(write(tmp_path, text))
+    assert [note.split("`")[1] for note in wishes.notes] == ["prefix", "variables"]
+    assert [wish.name for wish in wishes.on("linux-64")] == ["numpy"]
+    assert read_wishes(write(tmp_path, "dependencies: [numpy]\n")).notes == ()
+
+
 @pytest.mark.parametrize(
     ("text", "where", "said"),
     [
         ("dependencies:\n  - numpy\n  - pip:\n    - torch\n", "line 3", "pip packages cannot be locked"),
-        ("name: a\nvariables: {A: b}\ndependencies: []\n", "line 2", "`variables`"),
+        ("name: a\ncategory: dev\ndependencies: []\n", "line 2", "`category`"),
         ("name: a\ndependencies:\n  - numpy >=\n", "line 3", "is not a match spec"),
         ("dependencies:\n  - 3\n", "line 2", "must be a match spec"),
         ("dependencies:\n  - '*'\n", "line 2", "is not a match spec"),

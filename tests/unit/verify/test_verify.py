@@ -414,7 +414,7 @@ def test_bad_requests_are_refused(
 @pytest.mark.parametrize(
     ("names", "platform", "words"),
     [
-        (("python", "pytorch"), "osx-arm64", "no conda packages for osx-arm64"),
+        (("python", "pytorch"), "osx-arm64", "no packages for osx-arm64"),
         (("python", "numpy"), "linux-64", "no package 'pytorch'"),
     ],
 )

@@ -58,6 +58,8 @@ def extend(
     from torchlocks.lockfile.formats import read_lock
 
     wishes = read_wishes(environment)
+    for note in wishes.notes:
+        click.echo(f"note: {note}", err=True)
     path = lock_file(environment.parent if output is None else output)
     if base_name:
         name = name_base(base_name, repository, path.parent)
