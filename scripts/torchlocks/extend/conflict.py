@@ -244,7 +244,7 @@ def _impossible(
         if (priority := _by_priority(question, error)) is not None:
             return SolveError(
                 f"{_named(culprits)} cannot be had on {question.platform} because of channel priority: {priority}.",
-                fix="ask for what the first channel has of that name\nor build on a base with another order of channels",
+                fix="ask for what the first channel has of it\nor build on a base with another order of channels",
                 details=_details(notes, error),
             )
         return SolveError(

@@ -144,6 +144,7 @@ def test_the_commands_of_the_documentation_make_the_examples_lock(tmp_path: Path
     assert len(locks) == 7
 
 
+@needs_snapshot
 def test_the_recipe_of_another_installation_is_answered_at_once(tmp_path: Path) -> None:
     file = Path(__file__).parents[2] / "data" / "cases" / "channel-order" / "environment.yml"
     arguments = ("--base", "gpu-cu118", "--snapshot", str(SNAPSHOT), "--output", str(tmp_path / "locks"))
