@@ -1,4 +1,4 @@
-"""Small drawings as SVG, readable without colour: every fill has a pattern, every bar its number beside it."""
+"""Small drawings as SVG that are readable without colour: fills have patterns, and bars a number beside them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-#: Fills that can be told apart without colour; more parts than these share the last.
+#: The number of fills that can be distinguished without colour; further parts use the last one.
 FILLS, _COLOURS = 8, 5
 _MARKS = (
     "",
@@ -25,7 +25,7 @@ _MARKS = (
 
 @dataclass(frozen=True)
 class Part:
-    """One part of a whole: what it is called, how much it is, and the amount as people read it."""
+    """One part of a whole: its label, its amount, and the amount as text."""
 
     label: str
     amount: float
@@ -33,7 +33,7 @@ class Part:
 
 
 def meter(amount: float, whole: float) -> Markup:
-    """A bar that is `amount / whole` wide. The number must stand beside it: to readers of the page it is hidden."""
+    """Return a bar of width `amount / whole`. It is hidden from screen readers, so the page must show the number too."""
     from markupsafe import Markup
 
     share = 100 * amount / whole if whole else 0.0
@@ -45,9 +45,9 @@ def meter(amount: float, whole: float) -> Markup:
 
 
 def shares(parts: Sequence[Part], title: str, prefix: str) -> Markup:
-    """One bar cut into parts, with a legend that names each part, its amount and its share.
+    """Return a bar divided into parts, with a legend of each part's label, amount and share.
 
-    `prefix` keeps the identifiers of several drawings on a page apart.
+    `prefix` makes the identifiers of several drawings on a page distinct.
     """
     from markupsafe import Markup, escape
 
@@ -82,7 +82,7 @@ def shares(parts: Sequence[Part], title: str, prefix: str) -> Markup:
 
 @dataclass(frozen=True)
 class Node:
-    """A box of a graph: its key, two lines of text, and whether it is marked, which draws it with a thick frame."""
+    """A box of a graph: its key, two lines of text, and whether it has a thick frame."""
 
     key: str
     title: str
@@ -94,10 +94,10 @@ _BOX_WIDTH, _BOX_HEIGHT, _GAP_X, _GAP_Y = 178, 40, 54, 12
 
 
 def layered(nodes: Sequence[Node], edges: Mapping[str, Sequence[str]], root: str, title: str) -> Markup:
-    """A graph of what needs what, from left to right: each box stands right of all that need it.
+    """Return a dependency graph from left to right: each box is to the right of its dependents.
 
-    Edges that follow from others are left out, and so are those that would close a circle. `edges` maps a key to the
-    keys that it needs; all must be among `nodes`.
+    Transitive edges and edges that would close a cycle are omitted. `edges` maps a key to its dependencies; all must be
+    among `nodes`.
     """
     from markupsafe import Markup, escape
 
@@ -143,7 +143,7 @@ def layered(nodes: Sequence[Node], edges: Mapping[str, Sequence[str]], root: str
 
 
 def _without_circles(edges: Mapping[str, Sequence[str]], root: str) -> dict[str, list[str]]:
-    """The edges reachable from `root` less those back to what is still being looked at; keys in an order of need."""
+    """Return the edges reachable from `root` without those that close a cycle; keys in topological order."""
     kept: dict[str, list[str]] = {}
     done: list[str] = []
     walking: set[str] = set()
@@ -165,7 +165,7 @@ def _without_circles(edges: Mapping[str, Sequence[str]], root: str) -> dict[str,
 
 
 def _reduced(edges: Mapping[str, list[str]]) -> dict[str, list[str]]:
-    """The edges less those that a longer way makes superfluous. `edges` is in an order of need."""
+    """Return the transitive reduction of `edges`, whose keys are in topological order."""
     reach: dict[str, set[str]] = {}
     for key in reversed(list(edges)):
         reach[key] = set(edges[key]).union(*(reach[end] for end in edges[key]))
@@ -184,7 +184,7 @@ def _depths(edges: Mapping[str, list[str]]) -> dict[str, int]:
 
 
 def _untangle(columns: dict[int, list[str]], edges: Mapping[str, list[str]]) -> None:
-    """Order each column by where those stand that need its boxes, so that fewer edges cross."""
+    """Order each column by the position of its dependents, so that fewer edges cross."""
     needed_by: dict[str, list[str]] = {}
     for key, ends in edges.items():
         for end in ends:

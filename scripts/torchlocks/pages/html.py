@@ -1,4 +1,4 @@
-"""HTML from templates: what the report of a verification and the catalogue site have in common."""
+"""HTML templates of the verification report and of the catalogue site."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @cache
 def templates() -> Environment:
-    """The Jinja templates of `templates/`: all values are escaped, and a name that is not given is an error."""
+    """Return the Jinja environment of `templates/`: values are escaped, and undefined names are errors."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     from torchlocks.core.quantities import size
@@ -31,5 +31,5 @@ def templates() -> Environment:
 
 
 def asset(name: str) -> str:
-    """The text of a file of `templates/`, such as `style.css`."""
+    """Return the text of a file of `templates/`, such as `style.css`."""
     return (resources.files("torchlocks.pages") / "templates" / name).read_text(encoding="utf-8")
