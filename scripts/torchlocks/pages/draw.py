@@ -33,7 +33,7 @@ class Part:
 
 
 def meter(amount: float, whole: float) -> Markup:
-    """Return a bar of width `amount / whole`. It is hidden from screen readers, so the page must show the number too."""
+    """Return a bar of width `amount / whole`. It is hidden from screen readers, so show the number too."""
     from markupsafe import Markup
 
     share = 100 * amount / whole if whole else 0.0
