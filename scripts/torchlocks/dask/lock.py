@@ -1,9 +1,8 @@
-"""Work on more machines than this one: an executor whose workers are those of a Dask scheduler.
+"""An executor whose workers are those of a Dask scheduler.
 
-Dask (distributed) schedules, retries what a lost worker had begun, and moves values. What is added here is what it
-cannot know: that workers must have the same torchlocks, that a snapshot of channel records must be where they can
-read it, and how to say so when something is missing. Workers need to share no file with this machine, and write none
-that stays: results come back as values, so that a task that ran twice has written nothing twice.
+Dask (distributed) schedules, retries the tasks of lost workers, and moves values. This module checks that workers have
+the same torchlocks, sends them the snapshot of channel records, and reports errors. Workers need not share files with
+this machine, and leave none behind: results are returned as values, so that a task can run twice.
 """
 
 from __future__ import annotations
@@ -25,22 +24,22 @@ from torchlocks.solve.repodata import RecordSource, channel_name
 Result = TypeVar("Result")
 
 CONNECT_SECONDS = 10.0
-"""How long a scheduler may take to answer, and a first worker to be there."""
+"""Seconds to wait for the scheduler's answer, and for a first worker."""
 
 PATIENCE_SECONDS = 60.0
-"""How long to wait for new workers when all are lost: a batch system needs a while to start others."""
+"""Seconds to wait for new workers when all are lost: a batch system needs time to start others."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ticket:
-    """What every task brings along: the versions that its worker must have, and the name of the records it needs."""
+    """Requirements of a task: the versions that its worker must have, and the name of the records that it reads."""
 
     versions: Mapping[str, str | None]
     records: str | None = None
 
 
-class _Fleet(Executor):
-    """Submits to Dask; each task first finds its worker fit, and the records where that worker has them."""
+class _DaskExecutor(Executor):
+    """Submits to Dask; each task first checks its worker's versions and locates the records there."""
 
     def __init__(self, executor: Executor, ticket: Ticket) -> None:
         self._executor, self._ticket = executor, ticket
@@ -51,22 +50,22 @@ class _Fleet(Executor):
 
 @contextmanager
 def open_cluster(address: str, tasks: Sequence[CellTask], patience: float = PATIENCE_SECONDS) -> Iterator[Executor]:
-    """The workers of the scheduler at `address`, ready for `tasks`: they have the records that these are solved from.
+    """Yield an executor on the scheduler at `address`, whose workers have the records that `tasks` are solved from.
 
     Raises FleetError when the scheduler cannot be reached, a worker does not have the same versions, or all workers
-    are lost and no new one comes within `patience` seconds.
+    are lost and no new one appears within `patience` seconds.
     """
     with connected(address) as client:
         versions = same_versions(client, ("torchlocks", "py-rattler", "conda-lock"))
         records = _records(tasks)
         ticket = Ticket(versions=versions, records=records.name if records else None)
         if records is not None:
-            # Workers that join later get it too.
+            # Workers that join later get the plugin as well.
             client.register_plugin(records.plugin())
         executor: Executor = client.get_executor(pure=False)
         try:
             with watched(client, lambda: executor.shutdown(wait=False), patience):
-                yield _Fleet(executor, ticket)
+                yield _DaskExecutor(executor, ticket)
         except BaseException:
             executor.shutdown(wait=False)
             raise
@@ -77,9 +76,9 @@ def open_cluster(address: str, tasks: Sequence[CellTask], patience: float = PATI
 
 @contextmanager
 def connected(address: str) -> Iterator[Any]:
-    """A client of the scheduler at `address`, a URL or a scheduler file (`*.json`), that has a worker at least.
+    """Yield a client of the scheduler at `address`, a URL or a scheduler file (`*.json`), with at least one worker.
 
-    Raises FleetError when there is none, and when the connection or a task is lost for good inside the block.
+    Raises FleetError if there is none, and when the connection or a task is lost for good inside the block.
     """
     try:
         import distributed
@@ -87,11 +86,11 @@ def connected(address: str) -> Iterator[Any]:
         from distributed.scheduler import KilledWorker
     except ModuleNotFoundError as error:
         raise FleetError(
-            "Working on a fleet needs Dask, which is not installed.",
+            "Working on several machines requires Dask, which is not installed.",
             where=str(error),
             fix="pip install 'torchlocks[fleet]'",
         ) from error
-    # What goes wrong is said by the errors of this module; Dask's own log tells of every lost connection.
+    # This module raises errors of its own; Dask's log reports every lost connection.
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     where: dict[str, Any] = {"scheduler_file": address} if address.endswith(".json") else {"address": address}
     # Dask's own type hints do not cover the client.
@@ -116,13 +115,13 @@ def connected(address: str) -> Iterator[Any]:
         raise FleetError(
             "A task ended several workers, one after another, so it was given up.",
             where=str(error).splitlines()[0],
-            fix="look at the workers' logs; most often they have too little memory (`dask worker --memory-limit`)",
+            fix="read the workers' logs; most often they have too little memory (`dask worker --memory-limit`)",
         ) from error
     except (CancelledError, CommClosedError) as error:
         raise FleetError(
             "The fleet was lost: its scheduler, or all of its workers, are gone.",
             where=address,
-            fix="see that they run, and run this again: what was written before is not solved again",
+            fix="start them and run this again: locks that were written are not solved again",
         ) from error
     finally:
         client.close(timeout=2)
@@ -130,9 +129,9 @@ def connected(address: str) -> Iterator[Any]:
 
 @contextmanager
 def watched(client: Any, give_up: Callable[[], object], patience: float) -> Iterator[None]:
-    """Call `give_up` when the scheduler has had no worker for `patience` seconds, or does not answer for as long.
+    """Call `give_up` when the scheduler has no worker, or does not answer, for `patience` seconds.
 
-    Dask itself would wait for new workers for ever.
+    Dask itself would wait forever for new workers.
     """
     stop = threading.Event()
 
@@ -157,17 +156,17 @@ def watched(client: Any, give_up: Callable[[], object], patience: float) -> Iter
 
 
 def same_versions(client: Any, names: Sequence[str]) -> dict[str, str | None]:
-    """The versions of the distributions `names`, here and on all workers; None for what is not installed.
+    """Return the versions of the distributions `names`, here and on all workers; None if not installed.
 
-    Raises FleetError with the workers that have others: a lock says which versions made it, and must be right.
+    Raises FleetError with the workers that have other versions: a lock records the versions that made it.
     """
     look = _look_for(names)
     mine = look()
     differing = {worker: theirs for worker, theirs in client.run(look).items() if theirs != mine}
     if differing:
         raise FleetError(
-            f"{len(differing)} workers do not have the versions that this machine has: {_said(mine)}.",
-            where="; ".join(f"{worker} has {_said(theirs)}" for worker, theirs in sorted(differing.items())[:5]),
+            f"{len(differing)} workers do not have the versions that this machine has: {_listed(mine)}.",
+            where="; ".join(f"{worker} has {_listed(theirs)}" for worker, theirs in sorted(differing.items())[:5]),
             fix="install the same torchlocks there: pip install with this checkout's requirements.txt",
         )
     return mine
@@ -175,7 +174,7 @@ def same_versions(client: Any, names: Sequence[str]) -> dict[str, str | None]:
 
 def _look_for(names: Sequence[str]) -> Callable[[], dict[str, str | None]]:
     def look() -> dict[str, str | None]:
-        # A function inside a function travels by value, so that it also runs where there is no torchlocks at all.
+        # A nested function is pickled by value, so that it also runs where torchlocks is not installed.
         from importlib.metadata import PackageNotFoundError, version
 
         found: dict[str, str | None] = {}
@@ -189,23 +188,23 @@ def _look_for(names: Sequence[str]) -> Callable[[], dict[str, str | None]]:
     return look
 
 
-def _said(versions: Mapping[str, str | None]) -> str:
+def _listed(versions: Mapping[str, str | None]) -> str:
     return ", ".join(f"{name} {version or '(none)'}" for name, version in versions.items())
 
 
 def _on_worker(ticket: Ticket, fn: Callable[..., Result], *args: Any, **kwargs: Any) -> Result:
-    """Run a task, on a worker that may have joined after the versions of all others were compared."""
+    """Run a task on a worker, which may have joined after the versions were compared."""
     mine = _look_for(tuple(ticket.versions))()
     if mine != ticket.versions:
         raise FleetError(
-            f"A worker that has joined has other versions, {_said(mine)}, than the {_said(ticket.versions)} here.",
+            f"A worker that has joined has other versions, {_listed(mine)}, than the {_listed(ticket.versions)} here.",
             fix="install the same torchlocks there",
         )
     return fn(*(_with_records_here(ticket, each) for each in args), **kwargs)
 
 
 def _with_records_here(ticket: Ticket, value: Any) -> Any:
-    """A cell task whose snapshot is where this worker has it; any other value as it is."""
+    """Return a cell task with the snapshot's path on this worker, and any other value unchanged."""
     if ticket.records is None or not isinstance(value, CellTask) or value.source.snapshot is None:
         return value
     from distributed import get_worker
@@ -218,13 +217,13 @@ def _with_records_here(ticket: Ticket, value: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class _Records:
-    """Files of a snapshot, by path in it, compressed: what tasks are solved from."""
+    """The files of a snapshot that tasks are solved from, compressed, by path in it."""
 
     name: str
     files: Mapping[str, bytes]
 
     def plugin(self) -> Any:
-        """Dask's way to have something on each worker, also on those that join later."""
+        """Return a plugin that unpacks the files on each worker, also on those that join later."""
         from distributed import WorkerPlugin
 
         records = self
@@ -249,7 +248,7 @@ class _Records:
 
 
 def _records(tasks: Sequence[CellTask]) -> _Records | None:
-    """The files that `tasks` are solved from, or None where these are not a snapshot's."""
+    """Return the files that `tasks` are solved from; None without a snapshot."""
     import zstandard
 
     paths: dict[str, Path] = {}

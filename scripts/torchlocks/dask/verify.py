@@ -1,8 +1,8 @@
-"""An environment verified on the nodes of a fleet: on each of them, or on one of every kind.
+"""Verify an environment on the nodes of a Dask scheduler: on each node, or on one of each kind.
 
-The suite runs where the worker is, in the environment that the node sees under the same path (a cluster's shared file
-system), or in one that it installs from the lock on its own disk. Verdicts come back as values; only this process
-writes reports.
+The suite runs on the worker, in the environment that the node has under the same path (a cluster's shared file system),
+or in one that it installs from the lock on its own disk. Verdicts are returned as values; only this process writes
+reports.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from torchlocks.verify.report import write_reports
 from torchlocks.verify.verdict import Verdict
 
 Per = Literal["node", "kind", "worker"]
-"""Whether to verify on every node, on one node of every kind (platform, CPU, driver and GPUs), or on every worker."""
+"""Verify on every node, on one node of each kind (platform, CPU, driver and GPUs), or on every worker."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """What is verified on: one node, all nodes of a kind, or one worker. `workers` are the addresses that will do."""
+    """A place to verify on: one node, a kind of nodes, or one worker. `workers` are addresses that can run the task."""
 
     name: str
     kind: str
@@ -41,7 +41,7 @@ class Node:
 
 @dataclass(frozen=True, kw_only=True)
 class NodeTask:
-    """What a worker is to verify. Without a `prefix` it installs the lock on its own disk first."""
+    """The task of a worker. Without a `prefix`, it installs the lock on its own disk first."""
 
     target: Target
     lock_text: str
@@ -53,7 +53,7 @@ class NodeTask:
 
 @dataclass(frozen=True, kw_only=True)
 class NodeResult:
-    """The verdict of a node, or why it has none."""
+    """The verdict of a node, or the error that prevented one."""
 
     node: Node
     verdict: Verdict | None = None
@@ -66,7 +66,7 @@ class NodeResult:
 
 @dataclass(frozen=True, kw_only=True)
 class FleetRequest:
-    """What to verify where. `make_task` says what a node of a platform is to do, or raises what speaks against it."""
+    """What to verify and where. `make_task` returns the task for a platform, or raises a TorchlocksError."""
 
     env: str
     address: str
@@ -75,9 +75,9 @@ class FleetRequest:
 
 
 def installed_task(layout: Layout, env: str, select: str | None) -> Callable[[str], NodeTask]:
-    """Tasks for an environment that is installed here, and that the nodes see under the same path.
+    """Return a maker of tasks for an environment that is installed here and has the same path on all nodes.
 
-    Raises MissingFileError when its lock is not there any more.
+    Raises MissingFileError when its lock no longer exists.
     """
     from torchlocks.install.installed import installed_lock
 
@@ -103,9 +103,9 @@ def installed_task(layout: Layout, env: str, select: str | None) -> Callable[[st
 
 
 def lock_task(layout: Layout, env: str, select: str | None) -> Callable[[str], NodeTask]:
-    """Tasks for the committed lock of `env`, which each node installs on its own disk.
+    """Return a maker of tasks for the committed lock of `env`, which each node installs on its own disk.
 
-    Raises NoSuchRowError for a name that is not in the matrix, MissingFileError where there is no lock.
+    Raises NoSuchRowError for a name that is not in the matrix, MissingFileError if there is no lock.
     """
     from torchlocks.matrix.model import load_matrix
 
@@ -126,10 +126,10 @@ def lock_task(layout: Layout, env: str, select: str | None) -> Callable[[str], N
 def verify_fleet(
     request: FleetRequest, reports: Path, progress: Progress, patience: float = PATIENCE_SECONDS
 ) -> list[NodeResult]:
-    """Verify on all nodes at the same time, and write `reports/<env>@<node>.json`, `.xml` and `.html` for each.
+    """Verify on all nodes in parallel, and write `reports/<env>@<node>.json`, `.xml` and `.html` for each.
 
-    A node whose workers are lost is tried again when it has a new one within `patience` seconds. Results are in the
-    order of the nodes' names. Raises FleetError when the fleet cannot be used at all.
+    A node whose workers are lost is tried again when it has a new one within `patience` seconds. Returns the results,
+    sorted by node name. Raises FleetError when the scheduler cannot be used.
     """
     results: dict[str, NodeResult] = {}
     with connected(request.address) as client:
@@ -176,7 +176,7 @@ def verify_fleet(
 
 
 def verify_here(task: NodeTask) -> Verdict | TorchlocksError:
-    """What a worker does: (install, and) run the suite. An expected failure is a result, which other nodes survive."""
+    """Run the suite on a worker, after installing the lock if needed. Returns expected errors instead of raising."""
     from torchlocks.verify.suite import verify_target
 
     target = task.target
@@ -185,7 +185,7 @@ def verify_here(task: NodeTask) -> Verdict | TorchlocksError:
         prefix = task.prefix if task.prefix is not None else _install(task)
         if not (prefix / "conda-meta").is_dir():
             raise FleetError(
-                "This node does not see the environment.",
+                "The environment does not exist on this node.",
                 where=str(prefix),
                 fix="put the checkout on a file system that all nodes share, or let them install it: --install",
             )
@@ -204,16 +204,16 @@ def verify_here(task: NodeTask) -> Verdict | TorchlocksError:
 
 
 def as_text(results: Sequence[NodeResult]) -> str:
-    """A line a node: its name, what the suite says, and what kind of node it is."""
+    """Return one line for each node: its name, its kind, and the headline of its verdict."""
     lines = []
     for each in results:
-        said = each.verdict.headline if each.verdict is not None else f"NOT VERIFIED: {each.error}"
-        lines.append(f"{each.node.name} ({each.node.kind}): {said}")
+        headline = each.verdict.headline if each.verdict is not None else f"NOT VERIFIED: {each.error}"
+        lines.append(f"{each.node.name} ({each.node.kind}): {headline}")
     return "\n".join(lines)
 
 
 def as_data(results: Sequence[NodeResult]) -> list[dict[str, object]]:
-    """The results for programs."""
+    """Return the results as values for JSON."""
     return [
         {
             "node": each.node.name,
@@ -227,7 +227,7 @@ def as_data(results: Sequence[NodeResult]) -> list[dict[str, object]]:
 
 
 def _suite(task: NodeTask) -> Path:
-    """The suite of the checkout where the node sees that, else the one of the torchlocks that is installed there."""
+    """Return the checkout's suite if it exists on this node, else that of the torchlocks installed there."""
     if (task.suite / "conftest.py").is_file():
         return task.suite
     from torchlocks.core.layout import PACKAGED, Layout
@@ -273,12 +273,12 @@ def _alive(client: Any, address: str) -> set[str]:
         raise FleetError(
             "The scheduler does not answer any more.",
             where=f"{address}: {error}",
-            fix="see that it runs, and verify again; the reports that were written count",
+            fix="start it and verify again; reports that were written stay",
         ) from error
 
 
 def _describe() -> tuple[str, str, str]:
-    """Of the node that this runs on: its name, what kind it is, and its platform."""
+    """Return name, kind and platform of the node that this runs on."""
     import platform
     from collections import Counter
 
@@ -298,7 +298,7 @@ def _result(node: Node, future: Future[Verdict | TorchlocksError], reports: Path
     try:
         found = future.result()
     except Exception as error:
-        # Whatever it was, the other nodes' verdicts count.
+        # Whatever it was, it must not stop the other nodes.
         return NodeResult(node=node, error=FleetError(f"The worker failed: {type(error).__name__}: {error}"))
     if isinstance(found, TorchlocksError):
         return NodeResult(node=node, error=found)
@@ -309,5 +309,5 @@ def _result(node: Node, future: Future[Verdict | TorchlocksError], reports: Path
 def _lost(name: str) -> FleetError:
     return FleetError(
         f"The workers of {name} were lost before they had a verdict, and no new one came.",
-        fix="see why they ended (memory, time limit of the job), and verify again",
+        fix="find out why they ended (memory, time limit of the job), and verify again",
     )

@@ -176,7 +176,7 @@ def test_when_all_workers_are_lost_and_none_comes_the_run_ends(tmp_path: Path) -
 
     try:
         only = cluster.worker("only")
-        with pytest.raises(FleetError, match="fleet was lost"):
+        with pytest.raises(FleetError, match="was lost"):
             work_on(only)
     finally:
         cluster.stop()

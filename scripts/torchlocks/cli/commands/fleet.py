@@ -18,7 +18,7 @@ def verify_on_nodes(
     per: Literal["node", "kind", "worker"],
     install: bool,
 ) -> None:
-    """Verify on the nodes of a fleet and say what each found; raise VerificationError when one is not good."""
+    """Verify on the nodes of a scheduler and print each verdict. Raises VerificationError unless all passed."""
     from torchlocks.cli.console import make_progress
     from torchlocks.core.errors import VerificationError
     from torchlocks.core.layout import find_layout
