@@ -1,8 +1,8 @@
-"""The recipes that are published, built into a channel: `build/recipes`, for every platform, on any one of them.
+"""Build the published recipes into a channel (`build/recipes`), for all platforms on any one of them.
 
-`conda build` builds them where conda-build is new enough for version 1 recipes, and otherwise py-rattler-build, which
-is what conda-build uses for them. Either's packages are then written once more without what differs from build to
-build, so that both give the same bytes, and the same ones every time.
+`conda build` builds them if conda-build is new enough for version 1 recipes, otherwise py-rattler-build, which
+conda-build uses for them. The packages are then repacked without what differs from build to build, so that both give
+the same bytes each time.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ VERIFY, ENVIRONMENTS = "torch-verify", "torch-env"
 """The folders of the recipes: the suite, and the metapackages."""
 
 LEAST_ROOM = 1 << 20
-"""Bytes. Where less is free, a build fails for that."""
+"""Bytes. A failed build with less free space is reported as a full disk."""
 
 NOT_BUILT = "the recipes could not be built"
 UNTOUCHED = "free some space and run the command again; the channel that was there is untouched."
 
 START_OF_TIME = 315532800
-"""1980, where zip archives begin: the time of a package whose sources have none."""
+"""1980, the earliest time of a zip archive, in seconds since 1970: the time of a package whose sources have none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BuiltChannel:
-    """A finished channel. `tested` names packages whose own tests ran, `untested` says why others' did not."""
+    """A finished channel. `tested` names the packages whose tests ran; `untested` maps the others to the reason."""
 
     path: Path
     engine: Engine
@@ -72,10 +72,10 @@ def build_recipes(
 ) -> BuiltChannel:
     """Build `recipes/torch-verify` and `recipes/torch-env` into `channel` (default `build/recipes`).
 
-    `platforms` are those of the matrix unless named; `engine` is found out unless named. A channel that was there stays
-    until the new one is complete. Raises RecipeError where a recipe is not current, cannot be rendered or built, or
-    would hold a path of this machine; NoSuchRowError for a platform that is not in the matrix; LockfileError for a lock
-    that cannot be read; DiskFullError.
+    `platforms` default to those of the matrix, `engine` to the best available. An existing channel stays until the new
+    one is complete. Raises RecipeError if a recipe is not current, cannot be rendered or built, or would contain a path
+    of this machine; NoSuchRowError for a platform that is not in the matrix; LockfileError for a lock that cannot be
+    read; DiskFullError.
     """
     from torchlocks.local_channel.channel import channel_lock, swap_channel, work_folder, write_repodata
 
@@ -106,18 +106,18 @@ def build_recipes(
 
 
 def require_current(layout: Layout, matrix: Matrix) -> None:
-    """Raise RecipeError unless the generated files are what matrix and locks imply."""
+    """Raise RecipeError unless the generated files agree with matrix and locks."""
     for path, text in generated_files(layout, matrix).items():
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             raise RecipeError(
-                "The recipe does not say what the committed locks hold.",
+                "The recipe does not agree with the committed locks.",
                 where=str(path),
                 fix=f"run `{UPDATE}` and commit what it writes.",
             )
 
 
 def render_recipe(recipe: Path, variants: Path, platform: str) -> list[RenderedVariant]:
-    """Every package that the recipe in the folder `recipe` makes for `platform`. Raises RecipeError.
+    """Return every package that the recipe in the folder `recipe` builds for `platform`. Raises RecipeError.
 
     `variants` is a `conda_build_config.yaml`.
     """
@@ -138,7 +138,7 @@ def render_recipe(recipe: Path, variants: Path, platform: str) -> list[RenderedV
 
 
 def find_engine() -> Engine:
-    """conda-build where there is one that is new enough, else py-rattler-build."""
+    """Return conda-build if it is installed and new enough, else py-rattler-build."""
     from packaging.version import Version
 
     version = conda_build_version()
@@ -146,7 +146,7 @@ def find_engine() -> Engine:
 
 
 def conda_build_version() -> Version | None:
-    """The version of the conda-build that `conda build` runs; None where there is none."""
+    """Return the version of the conda-build that `conda build` runs; None if there is none."""
     from packaging.version import InvalidVersion, Version
 
     conda = shutil.which("conda")
@@ -161,7 +161,7 @@ def conda_build_version() -> Version | None:
 
 
 def _build(engine: Engine, recipe: Path, platform: str, output: Path) -> list[Path]:
-    """Build one recipe for one platform; the packages as the engine left them."""
+    """Build one recipe for one platform, and return the engine's packages. Raises RecipeError, DiskFullError."""
     output.mkdir(parents=True)
     variants = recipe.parent / "conda_build_config.yaml"
     try:
@@ -170,7 +170,7 @@ def _build(engine: Engine, recipe: Path, platform: str, output: Path) -> list[Pa
         else:
             _rattler_build(recipe, variants, platform, output)
     except RecipeError as error:
-        # The engine does not say that a disk is full, only what it could not do.
+        # The engine does not report a full disk as such.
         if free_bytes(output) < LEAST_ROOM:
             raise _disk_full(output) from error
         raise
@@ -207,17 +207,16 @@ def _rattler_build(recipe: Path, variants: Path, platform: str, output: Path) ->
 
 
 def conda_build_command(conda: str, recipe: Path, variants: Path, output: Path) -> list[str]:
-    """The `conda build` command for one recipe; the platform is in the environment, as CONDA_SUBDIR.
+    """Return the `conda build` command for one recipe; the platform is set by CONDA_SUBDIR in the environment.
 
-    For version 1 recipes conda-build takes few options and rejects the others; these are among them (its
-    `_rattler_build/compat.py`).
+    For version 1 recipes conda-build accepts few options, these among them (its `_rattler_build/compat.py`).
     """
     return [
         *(conda, "build", os.fspath(recipe)),
         *("-e", os.fspath(variants)),  # this file and no other
         *("--output-folder", os.fspath(output)),
         *("--no-test", "--no-include-recipe", "--package-format", "conda"),
-        # Nothing is needed to build; no channel has to be reachable.
+        # The build requires no packages, so no channel has to be reachable.
         *("--override-channels", "--channel", output.as_uri()),
     ]
 
@@ -242,7 +241,7 @@ def _conda_build(recipe: Path, variants: Path, platform: str, output: Path) -> N
 
 
 def _finish(raw: Path, following: Path, packages: Sequence[Metapackage], layout: Layout, work: Path) -> Built:
-    """Write a package into the new channel, with nothing in it of this machine or this moment."""
+    """Repack a package into the new channel, without paths of this machine or the current time."""
     from torchlocks.core.files import hash_file
     from torchlocks.local_channel.pack import Built
     from torchlocks.local_channel.repack import repack
@@ -275,9 +274,9 @@ def _finish(raw: Path, following: Path, packages: Sequence[Metapackage], layout:
 def _test(
     layout: Layout, channel: Path, built: Sequence[Built], work: Path, progress: Progress
 ) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Run the tests of torch-verify where the local channel has what it needs, and say why the others are not run."""
+    """Run the tests of torch-verify if there is a local channel. Returns those names, and reasons for the others."""
     untested = {
-        package.name: "it installs PyTorch from its channels; `torchlocks env` installs and proves the same lock"
+        package.name: "it installs PyTorch from its channels; `torchlocks env` installs and verifies the same lock"
         for package in built
         if package.name != VERIFY
     }
@@ -290,9 +289,9 @@ def _test(
 
 
 def test_package(package: Path, channels: Sequence[str], cache: Path) -> None:
-    """Run the tests that a package brings, in an environment from `channels`. Raises RecipeError with their output.
+    """Run the tests that a package contains, in an environment from `channels`. Raises RecipeError with their output.
 
-    `cache` is the engine's package cache: the user's may hold packages of an earlier build under the same names.
+    `cache` is the engine's package cache: the user's may contain packages of an earlier build with the same names.
     """
     program = (
         "import sys; from rattler_build import Package\n"

@@ -1,7 +1,7 @@
-"""What `recipes/torch-env` is generated from: what is pinned for every committed lock and platform.
+"""Generate `recipes/torch-env` from the committed locks: the pins of each environment and platform.
 
-The recipe pins what decides how torch computes: torch and its companions, CUDA, the math library, NumPy and Python.
-The rest of a lock is free, so that other packages can be added.
+The recipe pins what determines how torch computes: torch and its companions, CUDA, the math library, NumPy and Python.
+The other packages of a lock are not pinned, so that packages can be added.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torchlocks.matrix.model import Matrix, Target
 UPDATE = "make recipes UPDATE=1"
 
 INSTALLED = ("python", "pytorch", "pytorch-cuda", "cuda-version", "torchvision", "torchaudio", "numpy")
-"""What a metapackage installs by name, where the lock has it; everything else comes along as a dependency."""
+"""The packages that a metapackage requires, if the lock has them; all others are their dependencies."""
 
 _PINNED = {
     *INSTALLED, "libtorch", "pytorch-mutex", "torchtriton", "triton", "torchvision-extra-decoders",
@@ -36,9 +36,9 @@ _PINNED = {
 class Metapackage:
     """One variant of `recipes/torch-env`: an environment on one platform.
 
-    `version` is torch's; `build` names CPU or CUDA version and ends in a hash of the pins. `pins` are match specs with
-    version and build, `installs` the names that are required. `newest_s` is when the newest of the locked
-    packages was made, in seconds since 1970.
+    `version` is torch's; `build` contains CPU or CUDA version and ends in a hash of the pins. `pins` are match specs
+    with version and build, `installs` the required names. `newest_s` is the timestamp of the newest locked package, in
+    seconds since 1970.
     """
 
     env: str
@@ -51,14 +51,14 @@ class Metapackage:
 
     @property
     def name(self) -> str:
-        """The name of the metapackage proper."""
+        """The name of the metapackage."""
         return "torch-env-cpu" if self.env == "cpu" else "torch-env-gpu"
 
 
 def read_metapackages(layout: Layout, matrix: Matrix) -> tuple[Metapackage, ...]:
-    """The metapackage of every environment and platform of the matrix, from the committed locks.
+    """Return the metapackage of every environment and platform of the matrix, from the committed locks.
 
-    Raises MissingFileError or LockfileError where a lock is missing, is none, or has not all platforms.
+    Raises MissingFileError or LockfileError if a lock is missing, is not valid, or does not have all platforms.
     """
     found = []
     for env in matrix.environments:
@@ -75,7 +75,7 @@ def read_metapackages(layout: Layout, matrix: Matrix) -> tuple[Metapackage, ...]
 
 
 def metapackage(target: Target, packages: Sequence[LockedPackage], path: Path) -> Metapackage:
-    """The metapackage of one target from its locked packages; `path` is what an error names.
+    """Return the metapackage of one target from its locked packages; `path` is for error messages.
 
     Raises LockfileError when the lock has no torch.
     """
@@ -84,8 +84,8 @@ def metapackage(target: Target, packages: Sequence[LockedPackage], path: Path) -
         raise LockfileError(f"The lock of {target.env} has no PyTorch for {target.platform}.", where=str(path))
     pins = tuple(sorted(spec(package) for package in packages if is_pinned(package)))
     names = {package.name for package in packages}
-    # A row that has `cuda-version` from another channel than the first that has one names that channel; a package's
-    # dependencies cannot. It is held where something else brings it.
+    # Some rows require `cuda-version` from a channel of lower priority, which a package's dependencies cannot express.
+    # There it is only constrained.
     elsewhere = {"cuda-version"} if "::" in (target.cuda_version or "") else set()
     installs = tuple(name for name in INSTALLED if name in names - elsewhere)
     digest = hashlib.sha256("\n".join((*pins, "", *installs)).encode()).hexdigest()
@@ -102,23 +102,23 @@ def metapackage(target: Target, packages: Sequence[LockedPackage], path: Path) -
 
 
 def is_pinned(package: LockedPackage) -> bool:
-    """Whether a metapackage holds this package to the version and build of the lock."""
+    """Return whether a metapackage pins this package to the version and build of the lock."""
     return package.name in _PINNED or is_cuda_package(package)
 
 
 def spec(package: LockedPackage) -> str:
-    """The match spec of one locked package: name, version and build.
+    """Return the match spec of one locked package: name, version and build.
 
-    Builds of the pytorch channel hold dots (`py3.11_cuda12.4_cudnn9.1.0_0`), which recipes do not allow in a build
-    string: an asterisk stands in for each.
+    Builds of the pytorch channel contain dots (`py3.11_cuda12.4_cudnn9.1.0_0`), which recipes do not allow in a build
+    string: each is replaced by an asterisk.
     """
     return f"{package.name} =={package.version} {package.build.replace('.', '*')}"
 
 
 def generated_files(layout: Layout, matrix: Matrix) -> dict[Path, str]:
-    """What the generated files should hold: the recipe of the metapackages, and the variants of all recipes.
+    """Return the texts of the generated files: the recipe of the metapackages, and the variants of all recipes.
 
-    Raises RecipeError where the recipe's template cannot be rendered, and what `read_metapackages` raises.
+    Raises RecipeError if the recipe's template cannot be rendered, and what `read_metapackages` raises.
     """
     packages = read_metapackages(layout, matrix)
     template = layout.recipes / "torch-env" / "recipe.yaml.in"
@@ -129,7 +129,7 @@ def generated_files(layout: Layout, matrix: Matrix) -> dict[Path, str]:
 
 
 def update_generated(layout: Layout, matrix: Matrix) -> tuple[Path, ...]:
-    """Write the generated files that are not current, and return their paths. Raises as `generated_files` does."""
+    """Write the generated files that are not current, and return their paths. Raises what `generated_files` raises."""
     changed = []
     for path, text in generated_files(layout, matrix).items():
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
@@ -139,15 +139,14 @@ def update_generated(layout: Layout, matrix: Matrix) -> tuple[Path, ...]:
 
 
 def recipe_text(template: Path, packages: Sequence[Metapackage]) -> str:
-    """The recipe of the metapackages. Raises RecipeError where `template` cannot be rendered."""
+    """Return the recipe of the metapackages. Raises RecipeError if `template` cannot be rendered."""
     return render_recipe(template, {"packages": packages})
 
 
 def variants_text(packages: Sequence[Metapackage]) -> str:
-    """`conda_build_config.yaml`: one variant an environment and platform, the keys zipped.
+    """Return `conda_build_config.yaml`: one variant for each environment and platform, with zipped keys.
 
-    It has no selectors: conda-build reads it for version 1 recipes without them. A recipe skips what is of
-    other platforms.
+    It has no selectors, which conda-build does not read for version 1 recipes; a recipe skips other platforms.
     """
     columns = {
         "torch_env": [package.env for package in packages],
