@@ -111,12 +111,12 @@ def test_the_committed_files_are_current() -> None:
 
 
 @pytest.mark.parametrize("name", ["torch-env/recipe.yaml", "conda_build_config.yaml"])
-def test_an_edited_file_is_found_and_mended(checkout: Layout, name: str) -> None:
+def test_an_edited_file_is_found_and_fixed(checkout: Layout, name: str) -> None:
     path = checkout.recipes / name
     path.write_text(path.read_text().replace("2.5.1", "2.5.0"))
     (finding,) = check_recipes(checkout, MATRIX).findings
     assert (finding.rule, finding.path) == (RULE, f"recipes/{name}")
-    with pytest.raises(RecipeError, match="does not say what the committed locks hold") as caught:
+    with pytest.raises(RecipeError, match="does not agree with the committed locks") as caught:
         require_current(checkout, MATRIX)
     assert caught.value.where == str(path)
     assert update_generated(checkout, MATRIX) == (path,)
