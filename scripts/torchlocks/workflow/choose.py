@@ -1,4 +1,4 @@
-"""Which environment to build, or to work in, on a machine: the doctor's judgement turned into a choice."""
+"""Choose the environment to build or to work in on a machine, by compatibility."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torchlocks.matrix.model import Matrix, environment_name
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """An environment's name, and sentences that the user should read."""
+    """An environment's name, and notes for the user."""
 
     env: str
     notes: tuple[str, ...]
@@ -26,11 +26,11 @@ class Choice:
 def choose_gpu_environment(
     matrix: Matrix, host: Host, cuda: str, *, local: bool = False, require_gpu: bool = False
 ) -> Choice:
-    """The CUDA environment to build on `host`, before anything is downloaded for it.
+    """Return the CUDA environment to build on `host`, before anything is downloaded.
 
-    `cuda` is a version, or `auto` for the best. `local` chooses among those of the local channel. No GPU at all is a
-    note, unless `require_gpu`: clusters build where there is none. Raises NoSuchRowError when there is no such
-    environment, UnfitHostError when it cannot run here.
+    `cuda` is a version, or `auto` for the best. `local` selects those of the local channel. A missing GPU is a note
+    unless `require_gpu`, since clusters build on login nodes. Raises NoSuchRowError if there is no such environment,
+    UnfitHostError if it cannot run here.
     """
     options = " CHANNEL=local" if local else ""
     named = None if cuda == "auto" else matrix.gpu_environment(cuda, host.platform, local=local)
@@ -51,9 +51,9 @@ def choose_gpu_environment(
 
 
 def choose_installed(layout: Layout, matrix: Matrix, host: Host) -> Choice:
-    """The best installed environment that works on `host`: a verified CUDA one where a GPU runs it, else the CPU's.
+    """Return the best installed environment that works on `host`: a verified CUDA one if a GPU runs it, else the CPU's.
 
-    Raises MissingFileError when none is installed that works, with what to make.
+    Raises MissingFileError if none works, with the command that builds one.
     """
     installed = {
         name: found
@@ -77,9 +77,9 @@ def choose_installed(layout: Layout, matrix: Matrix, host: Host) -> Choice:
 
 
 def _working(matrix: Matrix, name: str, found: Provenance, host: Host) -> Fit | None:
-    """The judgement on an installed environment that works here, None for another.
+    """Return the compatibility of an installed environment that works here, None if it does not.
 
-    One for the CPU must not have failed its verification; a CUDA one must have passed it, and a GPU must run it.
+    A CPU environment must not have failed its verification; a CUDA environment must have passed it on a GPU.
     """
     local = bool(found.channels_used) and found.channels_used[0].startswith("file:")
     try:
@@ -100,13 +100,13 @@ def _automatic(judged: tuple[Fit, ...], chosen: Fit | None, host: Host, options:
         raise NoSuchRowError(f"There is no CUDA environment for {host.platform}.", fix="make env-cpu works everywhere")
     if host.problem is not None:
         raise UnfitHostError(
-            "CUDA=auto asks the NVIDIA driver, and that does not work.",
+            "CUDA=auto requires a working NVIDIA driver, and this one does not work.",
             where=host.problem,
-            fix=f"name a version, one of {', '.join(versions)} (make env-gpu CUDA=…{options}), or mend the driver",
+            fix=f"name a version, one of {', '.join(versions)} (make env-gpu CUDA=…{options}), or repair the driver",
         )
     if not host.has_driver:
         raise NoSuchRowError(
-            "CUDA=auto asks the NVIDIA driver, and this machine has none.",
+            "CUDA=auto requires an NVIDIA driver, and this machine has none.",
             fix=f"name a version, one of {', '.join(versions)} (make env-gpu CUDA=…{options}), "
             "or use the CPU environment: make env-cpu",
         )
@@ -118,7 +118,7 @@ def _automatic(judged: tuple[Fit, ...], chosen: Fit | None, host: Host, options:
     raise UnfitHostError(
         "No CUDA environment is known to run on this machine.",
         where=describe(host),
-        fix=f"try one, of {', '.join(versions)} (make env-gpu CUDA=…{options}): its checks tell"
+        fix=f"try one of {', '.join(versions)} (make env-gpu CUDA=…{options}) and see whether it is verified"
         "\nor use the CPU environment: make env-cpu",
         details="\n".join(dict.fromkeys(f"  why:   {reason.text}" for fit in untold for reason in fit.reasons)) or None,
     )
@@ -133,15 +133,15 @@ def _no_usable_gpu(host: Host) -> str | None:
 
 
 def _notes(fit: Fit, host: Host) -> tuple[str, ...]:
-    """What to know of an environment that is built here: why no GPU will run it, or what holds for those that do."""
+    """Return notes about an environment that is built here: why no GPU runs it, or remarks for those that do."""
     problem = _no_usable_gpu(host)
     if problem is None:
         return tuple(f"{reason.text}." for reason in fit.reasons)
     if host.problem is not None:
-        return (f"{problem}. {fit.env} is built all the same. REQUIRE_GPU=1 makes that an error.",)
+        return (f"{problem}. {fit.env} is built anyway. REQUIRE_GPU=1 makes this an error.",)
     return (
         f"{problem}, so {fit.env} is built for another machine, and nothing is run on a GPU. "
-        "REQUIRE_GPU=1 makes that an error.",
+        "REQUIRE_GPU=1 makes this an error.",
     )
 
 

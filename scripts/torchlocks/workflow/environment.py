@@ -1,7 +1,7 @@
-"""From a row of the matrix to a verified environment: which lock, which channel, install, verify.
+"""Build a verified environment from a row of the matrix: select lock and channel, install, verify.
 
-This is what `make env-cpu` and `make env-gpu` run. Nothing to do is found out from file times alone, before
-anything heavy is imported.
+`make env-cpu` and `make env-gpu` run this. Whether there is nothing to do is decided by file times alone, before any
+expensive import.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ChannelChoice = Literal["auto", "conda-forge", "local"]
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What the user asked for. `offline` uses the package cache alone; `force` does everything again."""
+    """The options of the command. `offline` uses the package cache only; `force` repeats every step."""
 
     env: str
     platform: str
@@ -41,7 +41,7 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What was done. `verdict` is None when there was nothing to do; `notes` must be read by the user."""
+    """The result. `verdict` is None when there was nothing to do; `notes` are to be shown to the user."""
 
     prefix: Path
     verdict: Verdict | None
@@ -50,7 +50,7 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class _Source:
-    """The lock to install, and what has to be said about where it comes from."""
+    """The lock to install, and notes about its origin."""
 
     lock: Lock
     notes: tuple[str, ...] = ()
@@ -60,8 +60,8 @@ def make_environment(layout: Layout, request: Request, progress: Progress) -> Ou
     """Install the environment `request.env` into its prefix and run the torch suite in it.
 
     Raises NoSuchRowError for an environment or platform that does not exist, ChannelUnreachableError when
-    its packages cannot be had, and what locking, building, installing and verifying raise. The environment
-    that was there before stays as it was until the new one is complete.
+    its packages cannot be downloaded, and what locking, building, installing and verifying raise. An existing
+    environment is unchanged until the new one is complete.
     """
     prefix = layout.prefix(request.env)
     root = str(layout.root)
@@ -78,7 +78,7 @@ def make_environment(layout: Layout, request: Request, progress: Progress) -> Ou
     find = matrix.local_target if request.channel == "local" else matrix.target
     target = find(request.env, request.platform)
     found = read_provenance(prefix)
-    # Inputs that are newer make the environment again, as make would, even when the lock comes out the same.
+    # Newer inputs rebuild the environment, as with make, even if the lock is the same.
     force = request.force or (found is not None and found.inputs_fingerprint != fingerprint)
     fetch = FetchOptions(offline=request.offline, mirrors=mirrors(request.mirror))
     source = _choose(layout, target, request, fetch, progress)
@@ -96,10 +96,10 @@ def make_environment(layout: Layout, request: Request, progress: Progress) -> Ou
 
 
 def verify_installed(layout: Layout, env: str, progress: Progress, *, select: str | None = None) -> Verdict:
-    """Run the suite again in an installed environment, against the lock that it was installed from.
+    """Run the suite again in an installed environment, with the lock that it was installed from.
 
-    A run of all checks decides whether the environment counts as verified; a selection (`select`, as for
-    pytest -k) does not. Raises MissingFileError when the environment's lock is not there any more.
+    A run of all checks marks the environment as verified or not; a selection (`select`, as for pytest -k) does not.
+    Raises MissingFileError when the environment's lock no longer exists.
     """
     lock, target = installed_lock(layout, env)
     return _verify(layout, target, lock, progress, select)
@@ -115,7 +115,7 @@ def _verify(layout: Layout, target: Target, lock: Lock, progress: Progress, sele
         lock,
         target,
         suite=layout.suite,
-        # A selection does not speak for the environment, so it does not take its report's place.
+        # A selection does not replace the report of a complete run.
         reports=layout.reports if select is None else layout.reports / "selections",
         progress=progress,
         select=select,
@@ -126,11 +126,11 @@ def _verify(layout: Layout, target: Target, lock: Lock, progress: Progress, sele
 
 
 def _choose(layout: Layout, target: Target, request: Request, fetch: FetchOptions, progress: Progress) -> _Source:
-    """The committed lock where its packages can be had, or else (`auto`) the local channel."""
+    """Return the committed lock if its packages are available, else (`auto`, CPU) a lock of the local channel."""
     if request.channel == "local":
         return _Source(lock=_local_lock(layout, target, progress))
     from torchlocks.install.availability import packages_available
-    from torchlocks.workflow.unreachable import cannot_be_had
+    from torchlocks.workflow.unreachable import packages_unavailable
 
     channels = " and ".join(target.channels)
     progress.say(f"Looking for the packages of {target.env} on {channels}")
@@ -144,7 +144,7 @@ def _choose(layout: Layout, target: Target, request: Request, fetch: FetchOption
             return _Source(lock=lock)
         reason, missing = available.reason, available.missing if request.offline else ()
     if request.channel == "conda-forge" or target.accelerator != "cpu":
-        raise cannot_be_had(
+        raise packages_unavailable(
             target,
             None if isinstance(lock, str) else lock,
             channels=channels,
@@ -154,15 +154,15 @@ def _choose(layout: Layout, target: Target, request: Request, fetch: FetchOption
         )
     note = (
         f"{target.env} is not the committed lock: {channels} could not be used ({reason}), so it is built from the "
-        "local channel, out of PyPI wheels and this machine's Python. CHANNEL=conda-forge insists on the lock, "
-        "CHANNEL=local asks for this."
+        "local channel, out of PyPI wheels and this machine's Python. CHANNEL=conda-forge requires the lock, "
+        "CHANNEL=local requests this."
     )
     progress.warn(note)
     return _Source(lock=_local_lock(layout, target, progress), notes=(note,))
 
 
 def _local_rows(layout: Layout, platform: str) -> list[RowSize]:
-    """The CUDA versions that the local channel has on `platform`."""
+    """Return the CUDA versions that the local channel has on `platform`, with their sizes."""
     from torchlocks.local_channel.wheel_sizes import row_size
     from torchlocks.matrix.model import load_matrix
 
@@ -171,9 +171,9 @@ def _local_rows(layout: Layout, platform: str) -> list[RowSize]:
 
 
 def _committed_lock(layout: Layout, target: Target, request: Request, progress: Progress) -> Lock | str:
-    """The committed lock of the target, or (when template and matrix have moved on) a new one, or why there is none.
+    """Return the committed lock of the target, or a new one if that is outdated, or the reason why there is none.
 
-    The committed file is left alone: `make lock` is what changes it.
+    The committed file is not changed; `make lock` does that.
     """
     from torchlocks.lockfile.formats import CONDA_LOCK
     from torchlocks.locking.environments import expected_content_hash, lock_environments
@@ -184,13 +184,13 @@ def _committed_lock(layout: Layout, target: Target, request: Request, progress: 
     committed = layout.locks / target.env / CONDA_LOCK
     rendered = render(layout.root / target.template, target)
     if not committed.is_file():
-        progress.say(f"{_short(layout, committed)} does not exist; locking {target.env} anew")
+        progress.say(f"{_short(layout, committed)} does not exist; locking {target.env}")
     else:
         lock = _read(committed)
         if lock.content_hash.get(target.platform) == expected_content_hash(target, rendered):
             return lock
         progress.warn(
-            f"{_short(layout, committed)} is older than {target.template} or matrix.yml; locking {target.env} anew. "
+            f"{_short(layout, committed)} is older than {target.template} or matrix.yml; locking {target.env} again. "
             "`make lock` updates the committed lock."
         )
     options = LockOptions(source=RecordSource(mirror=request.mirror), solver=find_solver())
@@ -204,7 +204,7 @@ def _committed_lock(layout: Layout, target: Target, request: Request, progress: 
 
 
 def _local_lock(layout: Layout, target: Target, progress: Progress) -> Lock:
-    """Build the local channel, and lock the target against it."""
+    """Build the local channel, and return a lock of the target from it."""
     from torchlocks.local_channel.build import build_local_channel
     from torchlocks.lockfile.formats import CONDA_LOCK
     from torchlocks.locking.environments import lock_environments

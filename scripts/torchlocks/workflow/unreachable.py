@@ -1,4 +1,4 @@
-"""What to say when a lock is there, but its packages cannot be had: what is fine, what is not, and the choices."""
+"""The error for an environment whose packages cannot be downloaded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torchlocks.local_channel.wheel_sizes import RowSize
 
 
-def cannot_be_had(
+def packages_unavailable(
     target: Target,
     lock: Lock | None,
     *,
@@ -25,16 +25,16 @@ def cannot_be_had(
     missing: Sequence[str] = (),
     local: Sequence[RowSize] = (),
 ) -> ChannelUnreachableError:
-    """The error for an environment whose packages cannot be had, because of `reason`.
+    """Return the error for an environment whose packages cannot be downloaded because of `reason`.
 
-    `lock` is the committed lock, None where it no longer agrees with the template or the matrix. `missing` are package
-    files to name. `local` are the CUDA versions that the local channel has on this platform.
+    `lock` is the committed lock, None if it no longer agrees with the template or the matrix. `missing` are package
+    files to list. `local` are the CUDA versions that the local channel has on this platform.
     """
     if lock is not None:
-        what = f"The lock of {target.env} is fine, but its packages cannot be had from {channels}."
+        what = f"The lock of {target.env} is valid, but its packages cannot be downloaded from {channels}."
         facts = lock_summary(lock, target)
     else:
-        what = f"{target.env} must be locked anew, and {channels} cannot be used for that."
+        what = f"{target.env} must be locked again, and {channels} cannot be used for that."
         facts = f"{target.template} or matrix.yml is newer than the committed lock"
     choices = [
         "reach the channel (network, proxy) and run this again",
@@ -52,7 +52,7 @@ def cannot_be_had(
 
 
 def lock_summary(lock: Lock, target: Target) -> str:
-    """What a lock holds for the target's platform, in one line."""
+    """Return one line about the lock's content for the target's platform."""
     packages = lock.packages.get(target.platform, ())
     by_name = {package.name: package.version for package in packages}
     torch = torch_package(packages)
@@ -65,11 +65,11 @@ def lock_summary(lock: Lock, target: Target) -> str:
     if "python" in by_name:
         parts.append(f"Python {by_name['python']}")
     hashed = "every package with its sha256, and " if all(package.sha256 for package in packages) else ""
-    return f"{', '.join(parts)}; {hashed}in step with {target.template} and matrix.yml"
+    return f"{', '.join(parts)}; {hashed}up to date with {target.template} and matrix.yml"
 
 
 def _from_wheels(target: Target, local: Sequence[RowSize]) -> list[str]:
-    """What can be built out of PyPI wheels instead: the same CUDA, else the nearest, and the CPU environment."""
+    """Return what can be built from PyPI wheels instead: the same CUDA, else the nearest, and the CPU environment."""
     if target.accelerator == "cpu":
         return ["build it from PyPI wheels instead: CHANNEL=local (or auto)"]
     choices = []

@@ -30,8 +30,8 @@ COMMANDS = list(
 # What a command says where this machine lacks what it needs: a channel, a driver, an environment made before.
 # Anything else than success or these words fails the test.
 NEEDS = {
-    "make env-gpu CUDA=11.8": "The lock of gpu-cu118 is fine, but its packages cannot be had",
-    "make env-gpu CUDA=auto": "asks the NVIDIA driver, and this machine has none",
+    "make env-gpu CUDA=11.8": "packages cannot be downloaded",
+    "make env-gpu CUDA=auto": "requires an NVIDIA driver, and this machine has none",
     "make run ENV=gpu-cu118 CMD='python train.py'": "The environment 'gpu-cu118' is not installed",
     "make bundle ENV=gpu-cu118 PLATFORM=linux-64": "conda.anaconda.org",
     "make lock": "conda-forge cannot be read",
