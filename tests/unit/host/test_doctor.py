@@ -144,7 +144,7 @@ def test_auto_without_a_driver_names_the_versions(seen: Host) -> None:
         ("mismatch", "restart the machine"),
         ("container", "--gpus all"),
         ("jetson-orin", "built for servers"),
-        ("jetson-orin-jetpack7", "try one, of 13.1, 13.2, 13.3"),
+        ("jetson-orin-jetpack7", "try one of 13.1, 13.2, 13.3"),
     ],
     indirect=["seen"],
 )
