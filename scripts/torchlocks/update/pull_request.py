@@ -1,4 +1,4 @@
-"""An update of all locks as Markdown, for a pull request: what moved, what it asks of machines, what was proven."""
+"""Write an update of all locks as Markdown for a pull request: changes, requirements on machines, verification."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torchlocks.diff.report import as_markdown, markdown_text
 from torchlocks.update.relock import EnvironmentUpdate, Update
 
 MOST_OF_TITLE, MOST_OF_BODY = 256, 65_536
-"""Characters that GitHub takes as title and text of a pull request; of more it takes nothing."""
+"""GitHub's limits, in characters, on title and text of a pull request."""
 
 
 def headline(update: Update) -> str:
-    """One line: the title of a pull request, or that there is nothing to do."""
+    """Return the title of the pull request, or one line that nothing changed."""
     if not update.changed:
         failed = len({failure.target.env for failure in update.failures})
         return f"Nothing moved; {_count(failed)} cannot be locked" if failed else "Nothing moved"
@@ -38,7 +38,7 @@ def _count(number: int) -> str:
 
 
 def body(update: Update) -> str:
-    """The text of the pull request. The same update gives the same text."""
+    """Return the text of the pull request, which depends on the update alone."""
     lines = [f"## {markdown_text(headline(update))}", ""]
     if update.changed:
         lines += [*_table(update), ""]
@@ -67,13 +67,13 @@ def body(update: Update) -> str:
     if len(text) + sum(map(len, sections)) > MOST_OF_BODY:
         sections = [
             "\n### Packages\n\nToo many moved for one text. `torchlocks diff REV:locks/ENVIRONMENT locks/ENVIRONMENT` "
-            "tells of each, with the branch or commit of before as `REV`.\n"
+            "lists them, with the previous branch or commit as `REV`.\n"
         ]
     return text + "".join(sections)
 
 
 def _section(env: str, found: Diff) -> str:
-    """What moved in one environment, without the heading that the comparison has by itself."""
+    """Return the changes of one environment, without the heading of the comparison."""
     told = as_markdown(found).partition("\n\n")[2].rstrip("\n")
     return f"\n### {env}\n\n{told}\n"
 
@@ -117,7 +117,7 @@ def _sizes(old: Facts, new: Facts) -> str:
 
 
 def _verified(each: EnvironmentUpdate, platform: str | None) -> str:
-    """What the report of just this lock says; that of the old lock, or of a local one, proves nothing here."""
+    """Return the headline of the report on exactly this lock; reports on other locks do not count."""
     for found in each.verified:
         if platform in (None, found.platform):
             return markdown_text(found.headline if found.ok else f"FAILED: {found.headline.removeprefix('FAILED: ')}")

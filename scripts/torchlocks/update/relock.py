@@ -1,7 +1,7 @@
-"""All locks to the channels' newest state, with an account of what moved for a pull request.
+"""Relock everything on the newest state of the channels and draft the pull request.
 
-Everything is solved into a scratch folder first. Only environments whose packages really moved are written, so that
-a channel that has news about other packages makes no change; what cannot be solved any more stays as it is.
+Everything is solved into a scratch folder first. Only environments whose packages changed are written; environments
+that can no longer be solved keep their lock.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from torchlocks.matrix.model import Matrix, Target
 
 @dataclass(frozen=True, kw_only=True)
 class Verified:
-    """What a report in `reports/` says of the very lock that an environment now has."""
+    """The result of a report in `reports/` on exactly the lock that an environment now has."""
 
     platform: str
     ok: bool
@@ -40,8 +40,8 @@ class Verified:
 
 @dataclass(frozen=True, kw_only=True)
 class EnvironmentUpdate:
-    """One environment whose lock is new. `diff` is None for one that had no lock; `unsigned` are files whose
-    signature was removed because their bytes are others now."""
+    """One environment whose lock changed. `diff` is None if it had no lock before; `unsigned` are files whose
+    signature was removed because their content changed."""
 
     env: str
     lock: Lock
@@ -52,7 +52,7 @@ class EnvironmentUpdate:
 
 @dataclass(frozen=True, kw_only=True)
 class Update:
-    """What an update of all locks came to."""
+    """The result of an update of all locks."""
 
     changed: tuple[EnvironmentUpdate, ...]
     unchanged: tuple[str, ...]
@@ -62,21 +62,21 @@ class Update:
 
     @property
     def same(self) -> bool:
-        """Whether nothing moved, and nothing went wrong."""
+        """Whether nothing changed and nothing failed."""
         return not (self.changed or self.failures or self.recipes)
 
 
 def update_all(
     layout: Layout, matrix: Matrix, targets: Sequence[Target], options: LockOptions, progress: Progress
 ) -> Update:
-    """Lock `targets` on the newest state of the channels, write what moved, and check the repository.
+    """Lock `targets` on the newest state of the channels, write the changed locks, and check the repository.
 
-    Raises what `lock_environments` raises, and InstallError where a lock cannot be written; an environment that cannot
-    be solved is among the failures instead, and its lock untouched.
+    Raises what `lock_environments` raises, and InstallError if a lock cannot be written. An environment that cannot be
+    solved is among the failures, and its lock is unchanged.
     """
     before = {env: _committed(layout, env) for env in dict.fromkeys(target.env for target in targets)}
     with tempfile.TemporaryDirectory(prefix="torchlocks-") as scratch:
-        # Platforms that are not asked for stay as they are committed.
+        # Platforms that were not requested stay as they are committed.
         for env, lock in before.items():
             if lock is not None:
                 _copy(layout.locks / env, Path(scratch) / env)
@@ -102,11 +102,10 @@ def update_all(
 
 
 def account_since(layout: Layout, matrix: Matrix, revision: str, report: Report) -> Update:
-    """What moved between a git revision and the locks as they are: the same account, some time after the update.
+    """Return the changes between a git revision and the current locks, including verifications since the update.
 
-    By then environments may have been made from the new locks and verified, and the account says so. `report` is what
-    `check` says of the locks now.
-    Raises MissingFileError where there is no such revision, or no git.
+    `report` is the result of `check` on the current locks. Raises MissingFileError if there is no such revision, or no
+    git.
     """
     _require_revision(layout, revision)
     changed, unchanged = [], []
@@ -130,7 +129,7 @@ def _require_revision(layout: Layout, revision: str) -> None:
         git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}", cwd=layout.root)
     except GitMissingError:
         raise MissingFileError(
-            "Comparing with an earlier revision needs git, and it is not there.", where="PATH", fix="install git"
+            "Comparing with an earlier revision requires git, which is not installed.", where="PATH", fix="install git"
         ) from None
     except GitError as error:
         raise MissingFileError(
@@ -142,7 +141,7 @@ def _require_revision(layout: Layout, revision: str) -> None:
 
 
 def _lock_at(layout: Layout, env: str, revision: str) -> Lock | None:
-    """The lock of an environment as a git revision has it; None where it has none."""
+    """Return the lock of an environment at a git revision; None if there is none."""
     locks = []
     for name in (CONDA_LOCK, PIXI):
         try:
@@ -164,7 +163,7 @@ def _account(
 
 
 def _side(matrix: Matrix, env: str, name: str, packages: Mapping[str, tuple[LockedPackage, ...]]) -> Side:
-    """A side of a comparison, with what the matrix knows of its platforms."""
+    """Return a side of a comparison, with the rows of the matrix."""
     rows: dict[str, Row] = {
         platform: row_of(matrix.target(env, platform)) for platform in matrix.environment(env).platforms
     }
@@ -172,7 +171,7 @@ def _side(matrix: Matrix, env: str, name: str, packages: Mapping[str, tuple[Lock
 
 
 def _verified(layout: Layout, env: str, lock: Lock) -> tuple[Verified, ...]:
-    """What the report of `env` says, if it is about just this lock."""
+    """Return the result of the report of `env`, if it is about exactly this lock."""
     from torchlocks.verify.verdict import read_verdict
 
     verdict = read_verdict(layout.reports / f"{env}.json")
@@ -182,7 +181,7 @@ def _verified(layout: Layout, env: str, lock: Lock) -> tuple[Verified, ...]:
 
 
 def _moved(before: Lock | None, after: Lock) -> bool:
-    """Whether a lock says anything else than before; when it was made, and from which records, does not count."""
+    """Return whether the content of a lock changed; its date and records do not count."""
     return before is None or (before.packages, before.content_hash, before.channels, before.virtual_packages) != (
         after.packages,
         after.content_hash,
@@ -195,7 +194,7 @@ def _committed(layout: Layout, env: str) -> Lock | None:
     try:
         return open_lock(str(layout.locks / env / CONDA_LOCK))
     except (MissingFileError, LockfileError):
-        # One that cannot be read is made anew, as one that is not there.
+        # An unreadable lock is replaced, like a missing one.
         return None
 
 
@@ -206,7 +205,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _write(new: Path, folder: Path) -> tuple[str, ...]:
-    """Put the files of an environment in place; returns those whose signatures are of other bytes now, and are gone."""
+    """Write the changed files of an environment; return those whose signature was removed as outdated."""
     unsigned = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -233,7 +232,7 @@ def _write(new: Path, folder: Path) -> tuple[str, ...]:
 
 
 def first_error(update: Update) -> TorchlocksError | None:
-    """Why an update did not wholly succeed: the first environment that could not be locked, or what `check` found."""
+    """Return the error of an update: the first environment that could not be locked, or the findings of `check`."""
     from torchlocks.check.report import summary
     from torchlocks.core.errors import CheckError
 
