@@ -1,4 +1,4 @@
-"""Matrix, locks and reports to one catalogue: what the site shows, and what `index.json` says."""
+"""Collect matrix, locks and reports into a catalogue, for the site and `index.json`."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ from torchlocks.verify.verdict import Verdict, read_verdict
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One environment on one platform, with all that is known of it.
+    """One environment on one platform.
 
-    `installed` maps package names to bytes on disk, where an environment of this row is installed here;
-    `installed_from_lock` says whether that is this lock's, or one of the local channel.
+    `installed` maps package names to bytes on disk, if an environment of this row is installed here;
+    `installed_from_lock` is whether that was installed from this lock and not from the local channel.
     """
 
     target: Target
@@ -58,7 +58,7 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class LocalRow:
-    """A CUDA environment of the local channel, which has no committed lock; `verdict` is that of a build of it here."""
+    """A CUDA environment of the local channel, which has no committed lock; `verdict` is that of a build here."""
 
     target: Target
     verdict: Verdict | None
@@ -66,7 +66,7 @@ class LocalRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Catalogue:
-    """Everything, in the order of the matrix."""
+    """All environments, in the order of the matrix."""
 
     matrix: Matrix
     index: Index
@@ -77,8 +77,8 @@ class Catalogue:
 def read_catalogue(layout: Layout, *, revision: str | None = None) -> Catalogue:
     """Read the matrix, every lock and every report of a checkout.
 
-    Raises MatrixError and LockfileError when they are not right. A row without a lock is named in `not_locked`; a
-    report that cannot be read proves nothing, and the catalogue says so.
+    Raises MatrixError and LockfileError if they are not valid. A row without a lock is listed in `not_locked`; an
+    unreadable report counts as none, with a text that tells so.
     """
     matrix = load_matrix(layout.matrix)
     cells: list[Cell] = []
@@ -204,7 +204,7 @@ def _files(layout: Layout, target: Target) -> list[IndexFile]:
 
 
 def _verification(target: Target, lock: Lock, verdict: Verdict | None, unreadable: bool) -> IndexVerification:
-    """What the report says of this lock: a report on anything else than its very bytes does not verify it."""
+    """Return the state of verification of this lock; a report counts only if it is about exactly these bytes."""
     if verdict is None:
         text = f"reports/{target.env}.json cannot be read" if unreadable else "there is no report on this lock"
         return IndexVerification(state="none", text=text, report=None, date=None)
@@ -231,12 +231,12 @@ def _verification(target: Target, lock: Lock, verdict: Verdict | None, unreadabl
 
 
 def _is_local(verdict: Verdict) -> bool:
-    """Whether the environment came from the local channel."""
+    """Return whether the environment was installed from the local channel."""
     return bool(verdict.channels) and all(channel.startswith("file:") for channel in verdict.channels)
 
 
 def _installed(layout: Layout, target: Target, lock: Lock) -> tuple[dict[str, int] | None, bool]:
-    """Bytes on disk by package, where an environment of this row is installed; and whether it is of this lock."""
+    """Return bytes on disk by package, None if not installed, and whether the environment is from this lock."""
     prefix = layout.prefix(target.env)
     found = read_provenance(prefix)
     if found is None or found.platform != target.platform:
@@ -249,7 +249,7 @@ def _installed(layout: Layout, target: Target, lock: Lock) -> tuple[dict[str, in
 
 
 def installed_sizes(prefix: Path) -> dict[str, int]:
-    """Bytes on disk of each package in a prefix, by conda's records (`conda-meta/*.json`, `paths_data`).
+    """Return the bytes on disk of each package in a prefix, by conda's records (`conda-meta/*.json`, `paths_data`).
 
     Raises LockfileError for a record that cannot be read.
     """

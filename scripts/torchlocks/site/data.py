@@ -1,4 +1,4 @@
-"""What the pages of the site compare and search: every package once, in a script that works from `file://` as well."""
+"""The data that the site's pages compare and search, as a script, which also loads from `file://`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torchlocks.site.pick import gpu_names
 
 
 def data_script(catalogue: Catalogue) -> str:
-    """The text of `data.js`: a pure value, `window.torchlocksData`.
+    """Return the text of `data.js`, which assigns `window.torchlocksData`.
 
     `packages` are [name, version, build, subdir, bytes, licence, channel, rank] with the last four as numbers (licence
     and channel count into lists); `rank` orders the versions of a name as conda does. `cells` maps
@@ -55,7 +55,7 @@ def data_script(catalogue: Catalogue) -> str:
 
 
 def _ranks(packages: list[LockedPackage]) -> dict[tuple[str, str], int]:
-    """The place of each version among all versions of its name, by conda's order."""
+    """Return the rank of each version among all versions of its name, in conda's order."""
     versions: dict[str, set[str]] = {}
     for package in packages:
         versions.setdefault(package.name, set()).add(package.version)
@@ -67,7 +67,7 @@ def _ranks(packages: list[LockedPackage]) -> dict[tuple[str, str], int]:
 
 
 def _order(left: str, right: str) -> int:
-    """Less than 0 where `left` is the older version. Two ways to write one version are ordered as texts."""
+    """Return a negative number if `left` is older. Equal versions that are written differently are ordered as text."""
     if is_newer(left, right):
         return -1
     return 1 if is_newer(right, left) else (left > right) - (left < right)

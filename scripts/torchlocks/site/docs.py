@@ -1,4 +1,4 @@
-"""`docs/*.md` as pages of the site: a page is a file, and its links work there and in the repository alike."""
+"""Render `docs/*.md` as pages of the site; links work both there and in the repository."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class DocPage:
 
 
 def read_docs(folder: Path) -> tuple[DocPage, ...]:
-    """All pages of `folder`; none where there is no folder."""
+    """Return all pages of `folder`; none if it does not exist."""
     paths = sorted(folder.glob("*.md"), key=lambda path: (_order(path.stem), path.stem))
     return tuple(render_page(path.stem, path.read_text(encoding="utf-8")) for path in paths)
 
@@ -47,7 +47,7 @@ def _order(slug: str) -> int:
 
 
 def render_page(slug: str, text: str) -> DocPage:
-    """One Markdown text as a page. HTML in it is shown as text.
+    """Render a Markdown text. HTML in it is escaped.
 
     Links to other pages of `docs/` become links to their HTML; those to files elsewhere in the repository, which are
     not on the site, become the name of the file.
@@ -60,16 +60,16 @@ def render_page(slug: str, text: str) -> DocPage:
     title = slug
     for number, token in enumerate(tokens):
         if token.type == "heading_open":
-            said = _plain(tokens[number + 1])
-            anchor = _anchor(said, {anchor for anchor, _ in headings})
+            heading = _plain(tokens[number + 1])
+            anchor = _anchor(heading, {anchor for anchor, _ in headings})
             token.attrSet("id", anchor)
             if token.tag == "h1":
-                title = said
+                title = heading
             else:
-                headings.append((anchor, said))
+                headings.append((anchor, heading))
     _each_inline(tokens, _relink)
     html = parser.renderer.render(tokens, parser.options, {})
-    # Tables and code scroll sideways on a narrow screen, also for those who use the keyboard.
+    # Tables and code scroll horizontally on a narrow screen, also by keyboard.
     html = html.replace("<table>", '<div class="scroll" tabindex="0" role="group" aria-label="Table"><table>')
     html = html.replace("</table>", "</table></div>").replace("<pre>", '<pre tabindex="0">')
     return DocPage(slug=slug, title=title, headings=tuple(headings), html=Markup(html))
@@ -86,7 +86,7 @@ def _plain(inline: Token) -> str:
 
 
 def _anchor(text: str, taken: set[str]) -> str:
-    """An identifier for a heading, made as the hosts of repositories make it, so that links work on both."""
+    """Return an identifier for a heading by the rule of repository hosts, so that links work on both."""
     base = re.sub(r"\s", "-", re.sub(r"[^\w\s-]", "", text.strip().lower()))
     number, anchor = 0, base
     while anchor in taken:
@@ -125,7 +125,7 @@ def _relink(children: list[Token]) -> list[Token]:
 
 
 def page_link(href: str) -> str | None:
-    """What a link in a page of `docs/` is on the site; None for a file that is not on it."""
+    """Return the target on the site of a link in `docs/`; None for a file that is not on it."""
     if re.match(r"^[a-z]+:", href) or href.startswith("#"):
         return href
     path, mark, fragment = href.partition("#")

@@ -1,4 +1,4 @@
-"""How the locks came to be what they are: git's commits, and which packages each of them moved."""
+"""The history of the locks: git's commits, and the packages that each of them changed."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from torchlocks.diff.compare import Change, changes
 from torchlocks.lockfile.formats import explicit_name, parse_lock
 from torchlocks.lockfile.models import LockedPackage
 
-#: As many commits of an environment are looked at, the newest first.
+#: The largest number of commits per environment, the newest first.
 MOST = 30
 
-#: Packages whose versions people ask for first; those that a lock has are shown by commit.
+#: Packages whose versions are shown for each commit.
 KEY_PACKAGES = ("pytorch", "python", "cuda-version", "cudatoolkit", "cudnn", "nccl", "mkl", "libopenblas", "numpy")
 
 
 @dataclass(frozen=True)
 class Commit:
-    """One commit. An empty `hash` stands for what is not committed yet."""
+    """One commit. An empty `hash` stands for uncommitted changes."""
 
     hash: str
     date: str
@@ -31,7 +31,7 @@ class Commit:
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One state of an environment's lock on one platform, and what it changed; `first` has nothing before it."""
+    """One state of an environment's lock on one platform, and its changes; `first` is the oldest state."""
 
     commit: Commit
     first: bool
@@ -42,35 +42,34 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class History:
-    """The states of the locks, newest first, by `env/platform`; `note` says what is missing, and why."""
+    """The states of the locks, newest first, by `env/platform`; `note` lists what is missing, and why."""
 
     steps: Mapping[str, tuple[Step, ...]]
     note: str | None
 
 
 def revision(root: Path) -> str | None:
-    """The commit of a checkout, or None where git or the repository is missing.
+    """Return the commit of a checkout, or None without git or repository.
 
-    A folder in somebody else's repository, such as a virtual environment in it, is not part of that.
+    A folder that is not tracked, such as a virtual environment in another repository, has none.
     """
     if _git(root, "ls-files", "--error-unmatch", "matrix.yml") is None:
         return None
-    said = _git(root, "rev-parse", "HEAD")
-    return said.decode().strip() if said is not None else None
+    head = _git(root, "rev-parse", "HEAD")
+    return head.decode().strip() if head is not None else None
 
 
 def committed_revision(root: Path) -> str | None:
-    """The commit whose matrix and locks those of a checkout are; None where they are of none, or none is known."""
+    """Return the commit of a checkout; None if its matrix or locks differ from it, or it is not known."""
     found = revision(root)
     changed = _git(root, "status", "--porcelain", "--", "matrix.yml", "locks")
     return found if changed == b"" else None
 
 
 def read_history(layout: Layout, current: Mapping[str, Mapping[str, Sequence[LockedPackage]]]) -> History:
-    """The history of environments; `current` maps environment and platform to the packages that are there now.
+    """Return the history of environments; `current` maps environment and platform to the current packages.
 
-    Only commits that changed packages count. A clone without all commits, and files of the past that cannot be read,
-    are named in `note` and do no harm.
+    Only commits that changed packages count. Missing commits and unreadable old files are listed in `note`.
     """
     if revision(layout.root) is None:
         return History(steps={}, note="This is no git repository, or git is not installed, so there is no history.")
@@ -91,7 +90,7 @@ def read_history(layout: Layout, current: Mapping[str, Mapping[str, Sequence[Loc
 def _steps(
     commits: list[Commit], past: list[tuple[LockedPackage, ...] | None], now: tuple[LockedPackage, ...]
 ) -> tuple[Step, ...]:
-    """The states from the oldest on, turned round at the end; commits in which the lock was not there are left out."""
+    """Return the states, newest first, without commits in which there was no lock."""
     states = [(commit, packages) for commit, packages in zip(commits, past, strict=True) if packages]
     states.reverse()
     states.append((Commit("", "", "not committed yet"), now))
@@ -115,14 +114,14 @@ def _steps(
 
 
 def _commits(root: Path, env: str) -> list[Commit]:
-    said = _git(root, "log", f"-{MOST}", "--format=%h%x1f%cs%x1f%s", "--", f"locks/{env}") or b""
-    return [Commit(*line.split("\x1f", 2)) for line in said.decode(errors="replace").splitlines()]
+    log = _git(root, "log", f"-{MOST}", "--format=%h%x1f%cs%x1f%s", "--", f"locks/{env}") or b""
+    return [Commit(*line.split("\x1f", 2)) for line in log.decode(errors="replace").splitlines()]
 
 
 def _files(
     root: Path, env: str, commits: list[Commit], platforms: list[str]
 ) -> list[dict[str, tuple[LockedPackage, ...] | None]]:
-    """The packages of every commit, by platform, from the explicit files; None where there is no such file."""
+    """Return the packages of every commit, by platform, from the explicit files; None if there is no such file."""
     names = [f"{commit.hash}:./locks/{env}/{explicit_name(platform)}" for commit in commits for platform in platforms]
     blobs = _cat(root, names)
     return [
@@ -142,11 +141,11 @@ def _parse(blob: bytes | None) -> tuple[LockedPackage, ...] | None:
 
 
 def _cat(root: Path, names: list[str]) -> list[bytes | None]:
-    """The contents of git objects, in one call; None for what is not there."""
+    """Return the contents of git objects, in one call; None for missing ones."""
     if not names:
         return []
-    said = _git(root, "cat-file", "--batch", given="".join(f"{name}\n" for name in names).encode())
-    rest, found = said or b"", list[bytes | None]()
+    output = _git(root, "cat-file", "--batch", given="".join(f"{name}\n" for name in names).encode())
+    rest, found = output or b"", list[bytes | None]()
     for _ in names:
         head, _, rest = rest.partition(b"\n")
         fields = head.split()
@@ -160,7 +159,7 @@ def _cat(root: Path, names: list[str]) -> list[bytes | None]:
 
 
 def _git(root: Path, *arguments: str, given: bytes | None = None) -> bytes | None:
-    """What git says, or None when it fails or is not there."""
+    """Return git's output, or None when it fails or is not installed."""
     try:
         return git(*arguments, cwd=root, given=given)
     except GitError:

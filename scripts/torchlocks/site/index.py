@@ -1,7 +1,7 @@
-"""`index.json`: what the catalogue says of every environment, for programs. The models are the format.
+"""The format of `index.json`, the catalogue for programs, as pydantic models.
 
-`docs/index-json.md` describes it; `index.schema.json` beside it is made from these models. Fields may be added;
-`schema_version` changes when one is removed or means something else.
+`docs/index-json.md` describes it; `index.schema.json` is generated from these models. Fields may be added;
+`schema_version` changes when one is removed or its meaning changes.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class IndexPlatform(_Model):
     verification: IndexVerification
 
     def file(self, form: str) -> IndexFile:
-        """The lockfile of a format."""
+        """Return the lockfile of a format."""
         return next(each for each in self.files if each.format == form)
 
 
@@ -122,15 +122,15 @@ class Index(_Model):
     left_out: dict[str, str] = Field(description="CUDA versions that have no environment, and why.")
 
     def cells(self) -> tuple[tuple[IndexEnvironment, IndexPlatform], ...]:
-        """Every environment on every platform that it is locked for, in the order of the matrix."""
+        """Return every environment on every platform that it is locked for, in the order of the matrix."""
         return tuple((env, platform) for env in self.environments for platform in env.platforms)
 
 
 def index_json(index: Index) -> str:
-    """The index as `index.json` holds it."""
+    """Return the text of `index.json`."""
     return index.model_dump_json(indent=1) + "\n"
 
 
 def index_schema() -> str:
-    """The JSON schema of `index.json`."""
+    """Return the JSON schema of `index.json`."""
     return json.dumps(Index.model_json_schema(), indent=1) + "\n"

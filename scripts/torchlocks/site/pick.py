@@ -1,6 +1,6 @@
-"""A machine in a few words (driver 535, an A100) to the environment for it, by what `index.json` says.
+"""Pick the environment for a described machine (driver 535, an A100) from `index.json`.
 
-The picker of the site (`templates/site.js`) does the same in the browser; a test holds the two together.
+The picker of the site (`templates/site.js`) does the same in the browser; a test compares the two.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from torchlocks.host.record import Host
 from torchlocks.matrix.model import Drivers
 from torchlocks.site.index import Index, IndexEnvironment, IndexPlatform
 
-#: Stands for a system library whose version was not told: newer than any that a lock asks for.
-_NOT_TOLD = "999.0"
+#: The assumed version of a system library that was not given: newer than any that a lock requires.
+_NEWEST = "999.0"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What was said of the machine. `driver` is a version or a branch such as `535`; None: no NVIDIA driver.
+    """The description of a machine. `driver` is a version or a branch such as `535`; None: no NVIDIA driver.
 
-    `gpu` is a name of `gpu_names()` or a compute capability; None: not told. `wsl`: Linux inside Windows, whose driver
+    `gpu` is a name of `gpu_names()` or a compute capability; None: not given. `wsl`: Linux inside Windows, whose driver
     is that of Windows. `glibc` and `osx` are versions; None: new enough.
     """
 
@@ -42,7 +42,7 @@ class Machine:
 
 @dataclass(frozen=True, kw_only=True)
 class Pick:
-    """The environment that was chosen, and why it suits; `refused` says why CUDA ones do not, where it is the CPU's."""
+    """The chosen environment and its compatibility. For the CPU's, `refused` has the reasons against CUDA ones."""
 
     environment: IndexEnvironment
     platform: IndexPlatform
@@ -51,10 +51,10 @@ class Pick:
 
 
 def pick(index: Index, machine: Machine, cuda: str | None = None) -> Pick:
-    """The best environment for a machine: of the newest CUDA that runs with machine code, else the CPU's.
+    """Return the best environment for a machine: of the newest CUDA that runs with machine code, else the CPU's.
 
-    `cuda` asks for one CUDA version. Raises NoSuchRowError when there is none for the platform or CUDA version,
-    UnfitHostError when it does not run there.
+    `cuda` selects one CUDA version. Raises NoSuchRowError if there is none for the platform or CUDA version,
+    UnfitHostError if it does not run there.
     """
     host = host_of(machine)
     here = [(env, platform) for env, platform in index.cells() if platform.platform == host.platform]
@@ -88,22 +88,22 @@ def pick(index: Index, machine: Machine, cuda: str | None = None) -> Pick:
 
 
 def host_of(machine: Machine) -> Host:
-    """The machine as `fits` takes it. Raises UnfitHostError for a driver or GPU that cannot be understood."""
+    """Return the machine as a `Host`. Raises UnfitHostError for a driver version or GPU that is not valid."""
     gpus: tuple[Gpu, ...] = ()
     if machine.gpu is not None and machine.driver is not None:
         gpus = (Gpu(index=0, name=machine.gpu, compute_capability=capability(machine.gpu)),)
     return Host(
         platform=machine.platform,
         kind="wsl" if machine.wsl else "native",
-        glibc=_version(machine.glibc, "glibc") or _NOT_TOLD,
-        osx=_version(machine.osx, "macOS") or _NOT_TOLD,
+        glibc=_version(machine.glibc, "glibc") or _NEWEST,
+        osx=_version(machine.osx, "macOS") or _NEWEST,
         driver=_version(machine.driver, "driver"),
         gpus=gpus,
     )
 
 
 def _version(text: str | None, what: str) -> str | None:
-    """A version with at least two parts: a driver branch such as 535 counts as its first release."""
+    """Return a version with at least two parts: a driver branch such as 535 counts as its first release."""
     if text is None:
         return None
     if not re.fullmatch(r"\d+(\.\d+)*", text.strip()):
@@ -112,9 +112,9 @@ def _version(text: str | None, what: str) -> str | None:
 
 
 def capability(gpu: str) -> str:
-    """The compute capability of a GPU, by name (`A100`, `NVIDIA A100-SXM4-80GB`, `RTX 4090`) or as `8.0` or `sm_80`.
+    """Return the compute capability of a GPU (`A100`, `NVIDIA A100-SXM4-80GB`, `RTX 4090`, `8.0` or `sm_80`).
 
-    Raises UnfitHostError, with names that are near, for one that is not known.
+    Raises UnfitHostError, with similar names, if it is not known.
     """
     if re.fullmatch(r"\d+\.\d", gpu):
         return gpu
@@ -138,7 +138,7 @@ def capability(gpu: str) -> str:
 
 
 def _key(name: str) -> str:
-    """A name less its maker, its memory and how it is mounted: `a100` of `NVIDIA A100-SXM4-80GB`."""
+    """Return a name without vendor, memory and form factor: `a100` for `NVIDIA A100-SXM4-80GB`."""
     plain = re.sub(r"\b(nvidia|geforce|tesla)\b|\(.*\)", "", name.lower())
     plain = re.sub(r"[\s-]+(pcie?|sxm\d*|hgx|nvl|\d+\s?gb)\b.*$", "", plain)
     return re.sub(r"[^a-z0-9]", "", plain)
@@ -146,14 +146,14 @@ def _key(name: str) -> str:
 
 @cache
 def gpu_names() -> Mapping[str, str]:
-    """GPUs that people name, and their compute capabilities; `gpus.json` says where that is from."""
+    """Return the compute capabilities of GPUs by name; `gpus.json` has the source."""
     text = (resources.files("torchlocks.cuda") / "gpus.json").read_text(encoding="utf-8")
     gpus: dict[str, str] = json.loads(text)["gpus"]
     return gpus
 
 
 def needs(env: IndexEnvironment, platform: IndexPlatform) -> Needs:
-    """What an entry of the index asks of a machine, as `fits` takes it."""
+    """Return the requirements of an entry of the index."""
     cuda = platform.cuda
     return Needs(
         env=env.name,

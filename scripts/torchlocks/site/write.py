@@ -1,6 +1,6 @@
-"""The catalogue as a static site: pages from the matrix, the locks, the reports, git and `docs/`; no server needed.
+"""Write the catalogue as a static site, from the matrix, the locks, the reports, git and `docs/`.
 
-`build/site` holds pages, `index.json` with its schema, the lockfiles themselves, and one style and two scripts.
+`build/site` contains pages, `index.json` with its schema, the lockfiles, one style sheet and two scripts.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from torchlocks.lockfile.models import LockedPackage
 
-#: Math libraries and OpenMP runtimes: with CUDA's packages, what torch's speed and size come from.
+#: Math libraries and OpenMP runtimes, shown with CUDA's packages in the dependency graph.
 _MATH = frozenset((
     "mkl", "libblas", "libcblas", "liblapack", "liblapacke", "libopenblas", "openblas", "blas", "tbb", "onednn",
     "libhwloc", "llvm-openmp", "intel-openmp", "libgomp", "_openmp_mutex", "numpy",
@@ -58,7 +58,7 @@ _MOVES = ("added", "removed", "upgraded", "downgraded", "rebuilt", "replaced")
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
-    """What was written: the first page, and bytes of pages (with style, scripts and index) and of all other files."""
+    """The written site: the first page, and bytes of pages (with style, scripts and index) and of all other files."""
 
     start: Path
     pages: int
@@ -68,7 +68,7 @@ class Written:
 
 @dataclass(frozen=True)
 class PackageRow:
-    """A package as its environment's page shows it; `licence_kind` is that of `licences.KINDS`."""
+    """A package on its environment's page; `licence_kind` is one of `licences.KINDS`."""
 
     package: LockedPackage
     licence_kind: str
@@ -77,7 +77,7 @@ class PackageRow:
 
 
 def write_site(layout: Layout, progress: Progress) -> Written:
-    """Write `build/site` anew and put it in place in one step; the site that was there stays until then.
+    """Write `build/site` and replace the existing one atomically.
 
     Raises what reading the matrix and the locks raises, and DiskFullError or TorchlocksError when it cannot be written.
     """
@@ -93,7 +93,7 @@ def write_site(layout: Layout, progress: Progress) -> Written:
 
 
 def site_files(catalogue: Catalogue, history: History, docs: Sequence[DocPage]) -> dict[str, str]:
-    """Every text of the site by its path, but for the lockfiles, which are copied."""
+    """Return every text of the site by path, without the lockfiles, which are copied."""
     render = partial(_page, catalogue=catalogue, docs=docs)
     platforms = list(dict.fromkeys(cell.target.platform for cell in catalogue.cells))
     by_key = {(cell.target.env, cell.target.platform): cell for cell in catalogue.cells}
@@ -150,7 +150,7 @@ def _page(template: str, *, catalogue: Catalogue, docs: Sequence[DocPage], root:
 
 
 def package_rows(cell: Cell) -> tuple[PackageRow, ...]:
-    """The packages, the largest first; the bars are drawn to the scale of the largest."""
+    """Return the packages, the largest first; bars are relative to the largest."""
     ordered = sorted(cell.packages, key=lambda package: (-(package.size or 0), package.name))
     largest = max((package.size or 0 for package in ordered), default=0)
     return tuple(
@@ -175,7 +175,7 @@ def _kind(package: LockedPackage) -> str:
 
 
 def _size_picture(cell: Cell) -> Markup:
-    """The download by what the packages are for."""
+    """Return a drawing of the download size by purpose of the packages."""
     amounts: dict[str, int] = {}
     for package in cell.packages:
         amounts[_kind(package)] = amounts.get(_kind(package), 0) + (package.size or 0)
@@ -184,7 +184,7 @@ def _size_picture(cell: Cell) -> Markup:
 
 
 def _installed_picture(cell: Cell) -> Markup | None:
-    """The bytes on disk by package, the largest and the rest, where an environment of this row is installed here."""
+    """Return a drawing of the bytes on disk by package, None if no environment of this row is installed here."""
     if not cell.installed:
         return None
     ordered = sorted(cell.installed.items(), key=lambda item: -item[1])
@@ -196,14 +196,14 @@ def _installed_picture(cell: Cell) -> Markup | None:
 
 
 def _needs(cell: Cell) -> dict[str, list[str]]:
-    """What needs what, from torch down to CUDA's and the math libraries; everything else is left out."""
+    """Return the dependencies from torch down to CUDA's and the math libraries, without all other packages."""
     torch = torch_package(cell.packages)
     assert torch is not None, "read_catalogue refuses a lock without torch"
     shown = {
         package.name
         for package in cell.packages
         if (is_cuda_package(package) or package.name in _MATH or package.name in (*TORCH_NAMES, *TORCH_FAMILY))
-        and package.name != "cuda-version"  # A mark without files, which all of them need.
+        and package.name != "cuda-version"  # A package without files, which all of them depend on.
     }
     edges = {
         name: [end for end in needed if end in shown and end != name]
@@ -233,14 +233,14 @@ def _short(package: LockedPackage) -> str:
 
 
 def _licence_counts(cell: Cell) -> list[tuple[str, str, int]]:
-    """Kind of licence, what it means, and how many packages have it."""
+    """Return each kind of licence, its meaning, and the number of packages."""
     kinds = [read_licence(package.license).kind for package in cell.packages]
     return [(kind, MEANING[kind], kinds.count(kind)) for kind in KINDS if kind in kinds]
 
 
 @dataclass(frozen=True)
 class _ToldStep:
-    """A step of the history with the drawing of what it moved."""
+    """A step of the history with a drawing of its changes."""
 
     step: Step
     picture: Markup | None
@@ -254,7 +254,7 @@ def _told_step(step: Step, prefix: str) -> _ToldStep:
 
 @dataclass(frozen=True)
 class _CellChanges:
-    """The states of one cell's lock, oldest first, as a table of versions: name to versions, None where absent."""
+    """The states of one cell's lock, oldest first, as a table of versions: name to versions, None if absent."""
 
     cell: Cell
     steps: tuple[Step, ...]
@@ -300,7 +300,7 @@ def _put(layout: Layout, catalogue: Catalogue, files: Mapping[str, str]) -> Writ
 
 
 def _put_alone(layout: Layout, catalogue: Catalogue, files: Mapping[str, str], target: Path) -> None:
-    """Write all beside `target`, and put it there in one step. Nobody else may be at it."""
+    """Write everything beside `target`, and rename it. The caller must hold the lock."""
     beside = layout.build / ".site.new"
     copied = {file.path for cell in catalogue.cells for file in cell.entry.files}
     shutil.rmtree(beside, ignore_errors=True)
@@ -320,7 +320,7 @@ def _put_alone(layout: Layout, catalogue: Catalogue, files: Mapping[str, str], t
 
 
 def _manifests(catalogue: Catalogue) -> dict[str, str]:
-    """A `pixi.toml` beside each pixi.lock, which pixi wants to see there."""
+    """Return a `pixi.toml` for each pixi.lock, which pixi requires beside it."""
     from torchlocks.export.environment import LockedTarget
     from torchlocks.export.formats import FORMATS, Place, export
 
