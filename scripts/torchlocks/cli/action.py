@@ -1,7 +1,7 @@
-"""The GitHub Action: its inputs to a plan, and the plan to an environment that later steps of a job find on PATH.
+"""The GitHub Action: inputs to a plan, and the plan to an environment that later steps of the job have on PATH.
 
-`action.yml` calls this twice: `plan` tells the cache step what to restore, and `install` does the work. What a step
-hands on goes through the files that the runner names (GITHUB_OUTPUT, GITHUB_ENV, GITHUB_PATH, GITHUB_STEP_SUMMARY).
+`action.yml` calls this twice: `plan` returns what the cache step restores, and `install` does the work. Outputs are
+written to the files that the runner names (GITHUB_OUTPUT, GITHUB_ENV, GITHUB_PATH, GITHUB_STEP_SUMMARY).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """The inputs of the action. `lock` stands in for `env`; with `allowed_signers` it must be signed."""
+    """The inputs of the action. `lock` replaces `env`; with `allowed_signers` it must be signed."""
 
     env: str = ""
     cuda: str = ""
@@ -37,7 +37,7 @@ class Inputs:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What will be installed: `name` into `prefix`; `key` and `paths` are for the cache step, by the lock's hash."""
+    """What to install: `name` into `prefix`. `key` (with the lock's hash) and `paths` are for the cache step."""
 
     name: str
     platform: str
@@ -47,7 +47,7 @@ class Plan:
 
 
 def read_inputs(environ: Mapping[str, str]) -> Inputs:
-    """The inputs as action.yml hands them on, in `INPUT_…` variables. Raises ActionError for what makes no sense."""
+    """Return the inputs from the `INPUT_…` variables of action.yml. Raises ActionError if they are not valid."""
     values = {name: environ.get(f"INPUT_{name.upper()}", "").strip() for name in Inputs.__dataclass_fields__}
     channel: ChannelChoice
     if values["channel"] in ("", "auto"):
@@ -66,7 +66,7 @@ def read_inputs(environ: Mapping[str, str]) -> Inputs:
     named = [name for name in ("env", "cuda", "lock") if values[name]]
     if len(named) > 1:
         raise ActionError(
-            f"{' and '.join(named)} exclude one another: each names what is installed.", fix="name one of them"
+            f"{' and '.join(named)} exclude one another: each selects what is installed.", fix="give one of them"
         )
     if (values["allowed_signers"] or values["signer"]) and not values["lock"]:
         raise ActionError(
@@ -74,7 +74,7 @@ def read_inputs(environ: Mapping[str, str]) -> Inputs:
             fix="name the lock, or leave them out: the action's own locks are as trustworthy as the action",
         )
     if values["signer"] and not values["allowed_signers"]:
-        raise ActionError("signer goes with allowed-signers, the file that says who has which key.")
+        raise ActionError("signer requires allowed-signers, the file with the keys of each signer.")
     if channel == "local" and (verify == "false" or values["lock"]):
         raise ActionError(
             "The local channel has locks of its own, and what is built from it is always verified.",
@@ -92,7 +92,7 @@ def read_inputs(environ: Mapping[str, str]) -> Inputs:
 
 
 def make_plan(inputs: Inputs, layout: Layout, platform: str) -> Plan:
-    """What the inputs ask for. Raises NoSuchRowError for what is not in the matrix, and what reading a lock raises."""
+    """Return the plan for the inputs. Raises NoSuchRowError for unknown names, and what reading a lock raises."""
     from torchlocks.export.environment import lock_name
     from torchlocks.lockfile.open import read_bytes
     from torchlocks.matrix.model import load_matrix
@@ -117,9 +117,9 @@ def make_plan(inputs: Inputs, layout: Layout, platform: str) -> Plan:
 
 
 def install(inputs: Inputs, plan: Plan, layout: Layout, progress: Progress) -> str:
-    """Install what was planned; returns one line about what is there now.
+    """Install the planned environment; returns one line about the result.
 
-    Raises VerificationError when the suite finds something wrong, and what installing and verifying raise.
+    Raises VerificationError when a check of the suite fails, and what installing and verifying raise.
     """
     from torchlocks.install.installer import install_environment
     from torchlocks.install.provenance import Origin
@@ -153,14 +153,14 @@ def install(inputs: Inputs, plan: Plan, layout: Layout, progress: Progress) -> s
     return f"{done.packages} packages as {lock.path.name} has them (sha256 {lock.sha256}){signed}, not verified"
 
 
-def hand_on(prefix: Path, environ: Mapping[str, str]) -> None:
+def activate_for_later_steps(prefix: Path, environ: Mapping[str, str]) -> None:
     """Activate the environment for the later steps of the job: its folders on PATH, and the variables it sets."""
     from torchlocks.install.activate import activation_environment
 
     after = activation_environment(prefix, environ)
     path = next((name for name in after if name.upper() == "PATH"), "PATH")
     there = environ.get(path, "").split(os.pathsep)
-    # The runner puts each line before what is there, so that the last line comes first.
+    # The runner prepends each line to PATH, so the last line comes first.
     folders = [folder for folder in after[path].split(os.pathsep) if folder and folder not in there]
     _append(environ, "GITHUB_PATH", "".join(f"{folder}\n" for folder in reversed(folders)))
     for name, value in after.items():
@@ -169,19 +169,19 @@ def hand_on(prefix: Path, environ: Mapping[str, str]) -> None:
 
 
 def write_outputs(environ: Mapping[str, str], **values: str) -> None:
-    """Outputs of the step, for `${{ steps.ID.outputs.NAME }}`; underscores in names become dashes."""
+    """Write outputs of the step, for `${{ steps.ID.outputs.NAME }}`; underscores in names become dashes."""
     text = "".join(_assignment(name.replace("_", "-"), value) for name, value in values.items())
     _append(environ, "GITHUB_OUTPUT", text)
 
 
 def write_summary(environ: Mapping[str, str], text: str) -> None:
-    """Text for the page of the job, where there is one."""
+    """Write text for the job's page, if there is one."""
     if environ.get("GITHUB_STEP_SUMMARY"):
         _append(environ, "GITHUB_STEP_SUMMARY", text)
 
 
 def _assignment(name: str, value: str) -> str:
-    """One variable in the runner's format for values of several lines; the delimiter is a line that value has not."""
+    """Return one variable in the runner's multi-line format, with a delimiter that does not occur in the value."""
     delimiter = f"end-{hashlib.sha256(value.encode()).hexdigest()}"
     return f"{name}<<{delimiter}\n{value}\n{delimiter}\n"
 

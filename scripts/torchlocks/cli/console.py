@@ -1,4 +1,4 @@
-"""What people see: rich's bars on a terminal, one line a step elsewhere, errors in one form."""
+"""Output for people: progress bars on a terminal, one line for each step elsewhere, and errors."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 
 def make_progress(*, quiet: bool = False) -> Progress:
-    """Bars when standard error is a terminal, lines when it is a log, nothing when quiet."""
+    """Return progress bars if standard error is a terminal, else lines; nothing if `quiet`."""
     if quiet:
         return Silent()
     return _Bars() if sys.stderr.isatty() else _Lines()
 
 
 def print_error(error: TorchlocksError) -> None:
-    """What is wrong, where, and what to do, on standard error."""
+    """Print an error to standard error: what is wrong, where, and what to do."""
     from torchlocks.core.layout import as_typed_here
 
     red, plain = ("\033[1;31m", "\033[0m") if sys.stderr.isatty() else ("", "")
@@ -32,7 +32,7 @@ def print_error(error: TorchlocksError) -> None:
 
 
 class _Lines:
-    """For logs: a line when a step begins to take time and a line when it is done; no bars, no colour."""
+    """Progress for logs: a line when a step begins and a line when it is done; no bars, no colour."""
 
     def say(self, message: str) -> None:
         print(message, file=sys.stderr, flush=True)
@@ -61,7 +61,7 @@ class _LineTask:
 
 
 class _Bars:
-    """For terminals: a bar a task, with what is being worked on, amounts, rate and time left."""
+    """Progress for terminals: a bar for each task, with the current item, amounts, rate and time left."""
 
     def __init__(self) -> None:
         from rich.console import Console

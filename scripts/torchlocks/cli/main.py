@@ -1,6 +1,6 @@
-"""The command line: which verbs there are, and how it ends. The verbs themselves are in `commands`.
+"""The command line: the list of verbs, and exit codes. The verbs themselves are in `commands`.
 
-Nothing heavy is imported here: what can be answered at once is answered before even click is.
+Only cheap imports here: an environment that is up to date is reported before click is imported.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 INTERNAL_ERROR = 70
 """Exit code of a bug in torchlocks itself (EX_SOFTWARE of sysexits.h)."""
 
-#: The module of `torchlocks.cli.commands` that holds each verb: only the one that is used is imported.
+#: The module of `torchlocks.cli.commands` with each verb; only the one in use is imported.
 VERBS = {
     "doctor": "doctor",
     "env": "environments",
@@ -66,7 +66,7 @@ def main() -> NoReturn:
 
 
 def _print_anywhere() -> None:
-    """Print what the terminal's encoding does not have (`→` on many a Windows) as an escape, as standard error does."""
+    """Escape characters that the terminal's encoding lacks (`→` on some Windows), as standard error does."""
     reconfigure = getattr(sys.stdout, "reconfigure", None)
     if reconfigure is not None and not sys.stdout.encoding.lower().startswith("utf"):
         reconfigure(errors="backslashreplace")
@@ -87,7 +87,7 @@ def _run() -> int:
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        print_error(InterruptedByUserError("Interrupted. Nothing half-made is left in place; run it again to go on."))
+        print_error(InterruptedByUserError("Interrupted. Nothing incomplete was installed; run it again to continue."))
         return InterruptedByUserError.exit_code
     except TorchlocksError as error:
         print_error(error)
@@ -114,7 +114,7 @@ def _run() -> int:
 
 
 def _refused(error: Exception) -> TorchlocksError | None:
-    """An error for what the system does not allow, wherever it was tried, and which is no bug; None for all else."""
+    """Return an error for a full disk or missing permissions, which are not bugs; None for all else."""
     import errno
 
     from torchlocks.core.disk import is_disk_full

@@ -304,9 +304,9 @@ def test_a_walk_through_the_site(site: Site, window: Window, catalogue: Catalogu
     # Say what the machine is, and get the line.
     window.open(site.url("index.html"))
     page.get_by_label("My GPU").select_option(label="A100 (sm_80)")
-    assert "A GPU needs a driver" in page.locator("#picked").inner_text()
+    assert "A GPU requires a driver" in page.locator("#picked").inner_text()
     page.get_by_label("My NVIDIA driver").fill("535")
-    assert "A GPU needs a driver" not in page.locator("#picked").inner_text()
+    assert "A GPU requires a driver" not in page.locator("#picked").inner_text()
     page.get_by_label("I install with").select_option("micromamba")
     line = "micromamba create -p ./gpu-cu129 -f locks/gpu-cu129/conda-linux-64.lock"
     assert page.locator("#picked code").inner_text() == line

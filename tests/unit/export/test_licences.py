@@ -102,7 +102,7 @@ def test_a_format_without_licences_is_named_once(tmp_path: Path) -> None:
     lock.write_bytes((ROOT / "locks" / "cpu" / "conda-lock.yml").read_bytes())
     told = CliRunner().invoke(licences, [str(lock), "--platform", "linux-64"])
     assert told.exit_code == 0
-    assert "holds no licences" in told.stderr
+    assert "has no licences" in told.stderr
     assert "numpy" not in told.stdout
     failed = CliRunner().invoke(licences, [str(lock), "--platform", "linux-64", "--fail-on", "unknown"])
     assert isinstance(failed.exception, LicenceError)

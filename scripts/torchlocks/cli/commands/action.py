@@ -1,4 +1,4 @@
-"""What `action.yml` calls."""
+"""The hidden verb action, which `action.yml` calls."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import click
 @click.command(hidden=True)
 @click.argument("step", type=click.Choice(["plan", "install"]))
 def action(step: str) -> None:
-    """A step of the GitHub Action; its inputs are in INPUT_… variables."""
-    from torchlocks.cli.action import hand_on, make_plan, read_inputs, write_outputs, write_summary
+    """Run a step of the GitHub Action; its inputs are in INPUT_… variables."""
+    from torchlocks.cli.action import activate_for_later_steps, make_plan, read_inputs, write_outputs, write_summary
     from torchlocks.cli.action import install as install_planned
     from torchlocks.cli.console import make_progress
     from torchlocks.core.errors import TorchlocksError
@@ -25,13 +25,13 @@ def action(step: str) -> None:
         if step == "plan":
             write_outputs(os.environ, key=plan.key, paths="\n".join(map(str, plan.paths)), name=plan.name)
             return
-        said = install_planned(inputs, plan, layout, make_progress())
-        hand_on(plan.prefix, os.environ)
+        result = install_planned(inputs, plan, layout, make_progress())
+        activate_for_later_steps(plan.prefix, os.environ)
         write_outputs(os.environ, prefix=str(plan.prefix), name=plan.name)
-        write_summary(os.environ, f"**{plan.name}** in `{plan.prefix}`: {said}\n")
-        click.echo(f"{plan.name} in {plan.prefix}: {said}")
+        write_summary(os.environ, f"**{plan.name}** in `{plan.prefix}`: {result}\n")
+        click.echo(f"{plan.name} in {plan.prefix}: {result}")
     except TorchlocksError as error:
-        # An annotation on the workflow's page; the whole error follows in the log.
+        # An annotation on the workflow's page; the complete error is in the log.
         escaped = error.what.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
         click.echo(f"::error title=torchlocks::{escaped}")
         raise

@@ -1,4 +1,4 @@
-"""What runs on this machine."""
+"""The verb doctor: compatibility of environments with this machine."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import click
     "record",
     type=click.Path(path_type=Path),
     default=None,
-    help="Judge another machine: a file that `torchlocks doctor --json` wrote there.",
+    help="Diagnose another machine: a file that `torchlocks doctor --json` wrote there.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the diagnosis as JSON, and nothing else.")
 def doctor(record: Path | None, as_json: bool) -> None:
-    """Say which environments run on this machine, why the others do not, and what to do."""
+    """List which environments run on this machine, why the others do not, and what to do."""
     from torchlocks.core.layout import find_layout
     from torchlocks.host.detect import detect_host
     from torchlocks.host.doctor import diagnose

@@ -1,4 +1,4 @@
-"""Making environments and working in them."""
+"""Verbs that build environments and work in them."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 @click.option(
     "--cuda", default="auto", show_default=True, help="CUDA version of the row, or auto: the best for this machine."
 )
-@click.option("--require-gpu", is_flag=True, help="Fail, before anything is done, where no GPU can be used.")
+@click.option("--require-gpu", is_flag=True, help="Fail at once if no GPU can be used.")
 @click.option("--channel", type=click.Choice(["auto", "conda-forge", "local"]), default="auto", show_default=True)
-@click.option("--offline", is_flag=True, help="Use the package cache alone.")
+@click.option("--offline", is_flag=True, help="Use the package cache only.")
 @mirror_option
-@click.option("--force", is_flag=True, help="Make it again even if nothing has changed.")
+@click.option("--force", is_flag=True, help="Build it again even if nothing has changed.")
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON, and nothing else.")
 def env(
     kind: str,
@@ -43,9 +43,9 @@ def env(
     from torchlocks.workflow.environment import Request, make_environment
 
     if require_gpu and kind == "cpu":
-        raise click.UsageError("--require-gpu goes with a GPU environment: torchlocks env gpu --require-gpu")
+        raise click.UsageError("--require-gpu is for GPU environments: torchlocks env gpu --require-gpu")
     if cuda != "auto" and kind == "cpu":
-        raise click.UsageError(f"--cuda goes with a GPU environment: torchlocks env gpu --cuda {cuda}")
+        raise click.UsageError(f"--cuda is for GPU environments: torchlocks env gpu --cuda {cuda}")
     layout = find_layout()
     platform = host_platform()
     choice: ChannelChoice = "auto" if channel == "auto" else "local" if channel == "local" else "conda-forge"
@@ -69,7 +69,7 @@ def env(
 
 
 def _gpu_environment(layout: Layout, cuda: str, channel: ChannelChoice, require_gpu: bool, progress: Progress) -> str:
-    """The CUDA environment to build here, once this machine was found fit for it."""
+    """Return the CUDA environment to build; raises if it is not compatible with this machine."""
     from torchlocks.host.detect import detect_host
     from torchlocks.matrix.model import load_matrix
     from torchlocks.workflow.choose import choose_gpu_environment
@@ -145,7 +145,7 @@ def shell(env_name: str) -> None:
 
 
 def _prefix(env_name: str) -> Path:
-    """The prefix of an installed environment; for `auto` that of the best one, which standard error then names."""
+    """Return the prefix of an installed environment; for `auto` that of the best one, whose name is printed."""
     if env_name != "auto":
         return installed_prefix(env_name)
     from torchlocks.core.layout import find_layout
@@ -174,10 +174,10 @@ def rollback(env_name: str) -> None:
 
 @click.command()
 @click.argument("env_name")
-@click.option("--fix", is_flag=True, help="Put damaged and missing files back from the package cache.")
+@click.option("--fix", is_flag=True, help="Restore damaged and missing files from the package cache.")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON, and nothing else.")
 def fsck(env_name: str, fix: bool, as_json: bool) -> None:
-    """Compare every file of an environment with what its packages hold."""
+    """Compare every file of an environment with its packages."""
     from torchlocks.cli.console import make_progress
     from torchlocks.core.errors import IntegrityError
     from torchlocks.install.fsck import fsck as look
@@ -188,7 +188,7 @@ def fsck(env_name: str, fix: bool, as_json: bool) -> None:
     click.echo(findings_json(findings) if as_json else findings_text(findings))
     if not findings.ok:
         raise IntegrityError(
-            f"{env_name} is not as its packages installed it.",
+            f"{env_name} differs from its packages.",
             where=str(findings.prefix),
-            fix=f"torchlocks fsck {env_name} --fix puts files back; what shadows torch is for you to remove",
+            fix=f"torchlocks fsck {env_name} --fix restores files; remove what shadows torch yourself",
         )

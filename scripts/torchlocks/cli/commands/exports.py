@@ -1,4 +1,4 @@
-"""Locks in the forms that other tools take."""
+"""The verb export: locks in the formats of other tools."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @locked_options
-@click.option("--format", "form", default=None, help="One form (--list names them; default: all, into a folder).")
+@click.option("--format", "form", default=None, help="One format (see --list; default: all, into a folder).")
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=None, help="File, or with all forms folder.")
 @click.option("--prefix", default=None, help="Where the environment is installed, for slurm and module.")
 @click.option("--list", "show", is_flag=True, expose_value=False, is_eager=True, callback=lambda c, p, v: _list(c, v))
@@ -32,7 +32,7 @@ def export(
 ) -> None:
     """Write a lock for other tools: explicit, environment, constraints, pixi, dockerfile, apptainer, slurm, module …
 
-    pixi's manifest holds all platforms of the lock, unless --platform names one.
+    pixi's manifest contains all platforms of the lock, unless --platform names one.
     """
     from torchlocks.core.errors import ExportError
     from torchlocks.core.quantities import shortened
@@ -41,7 +41,7 @@ def export(
     from torchlocks.export.formats import export as export_as
 
     if form is not None and form not in FORMATS:
-        raise ExportError(f"There is no form of export called {form!r}.", fix=f"name one of: {', '.join(FORMATS)}")
+        raise ExportError(f"There is no export format {form!r}.", fix=f"use one of: {', '.join(FORMATS)}")
     locked = find_locked(name, platform, environment)
     note_environment(locked.lock)
     if others := not_exported(locked):
@@ -80,7 +80,7 @@ def _write_all(locked: LockedTarget, every: Sequence[LockedTarget], place: Place
     from torchlocks.export.formats import export as export_as
 
     folder = folder or find_layout().build / "exports" / f"{locked.name}-{locked.platform}"
-    # All are made before the first is written.
+    # All texts are rendered before the first is written.
     texts = {
         form.file_for(locked): export_as(form, every if form.name == "pixi" else (locked,), place)
         for form in FORMATS.values()

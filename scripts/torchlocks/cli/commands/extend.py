@@ -1,4 +1,4 @@
-"""Locks of other repositories, built on these."""
+"""The verb extend, and update --base: locks on top of a base."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("environment", type=click.Path(path_type=Path), default="environment.yml")
-@click.option("--base", "base_name", default=None, help="ENV, ENV@REVISION, a path or a URL (default: as before).")
+@click.option("--base", "base_name", default=None, help="ENV, ENV@REVISION, a path or a URL (default: the lock's).")
 @click.option("--repository", default=None, help="Repository that has the base's REVISION: a URL or a path.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=None, help="Folder of the lock.")
 @click.option(
-    "--platform", "platforms", multiple=True, help="One platform; may be repeated (default: as before, or all)."
+    "--platform", "platforms", multiple=True, help="One platform; may be repeated (default: the lock's, or all)."
 )
 @click.option("--allow-move", "moves", multiple=True, metavar="PKG", help="Base package that may move; repeatable.")
 @click.option("--channel", "channels", multiple=True, help="Channel (or its folder) instead of the file's; repeatable.")
@@ -43,9 +43,9 @@ def extend(
 ) -> None:
     """Lock ENVIRONMENT (an environment.yml) on top of a base.
 
-    Every package of the base stays exactly as it is; only what comes on top is solved. The lock, a conda-lock.yml, goes
-    into the folder of ENVIRONMENT, or of --output, and what other clients read beside it. A lock that is there already
-    knows its base, platforms, channels and moves, so that they need not be named again.
+    Every package of the base stays exactly as it is; only additions are solved. The lock, a conda-lock.yml, is written
+    into the folder of ENVIRONMENT, or of --output, with the files for other clients. An existing lock records its base,
+    platforms, channels and moves, which are then the defaults.
     """
     from torchlocks.cli.console import make_progress
     from torchlocks.core.errors import BaseLockError
@@ -89,7 +89,7 @@ def extend(
 
 
 def _channel(named: str) -> str:
-    """A channel by name or URL; a folder that is one by its URL."""
+    """Return a channel's name or URL; for a folder that is a channel, its URL."""
     folder = Path(named)
     is_folder = "://" not in named and (folder / "noarch" / "repodata.json").is_file()
     return folder.resolve().as_uri() if is_folder else named
@@ -103,7 +103,7 @@ def update_base(
     as_of: datetime | None,
     mirror: str | None,
 ) -> None:
-    """Move the lock on a base in `output` to the base `base_name`, or (empty) to what its own base is by now."""
+    """Move the lock on a base in `output` to the base `base_name`, or (empty) to the current state of its own base."""
     from dataclasses import replace
 
     from rich.console import Console

@@ -1,4 +1,4 @@
-"""What verbs do with `--scheduler` beyond what they do here."""
+"""The verb verify with `--scheduler`."""
 
 from __future__ import annotations
 
@@ -36,5 +36,5 @@ def verify_on_nodes(
         raise VerificationError(
             f"{env_name} is not verified on {len(bad)} of {len(results)}: {', '.join(bad)}.",
             where=f"reports/{env_name}@NODE.json",
-            fix="the reports say what failed; `torchlocks doctor` on such a node says whether the lock can run there",
+            fix="see the reports; `torchlocks doctor` on such a node shows whether the lock can run there",
         )

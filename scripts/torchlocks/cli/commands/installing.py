@@ -1,4 +1,4 @@
-"""From any lock to any prefix, with and without a network."""
+"""The verbs install and bundle: any lock into any prefix, with and without a network."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from torchlocks.cli.commands.shared import environment_option, mirror_option, no
 @click.option("--offline", is_flag=True, help="Use the package cache alone.")
 @mirror_option
 @click.option("--allow-md5", is_flag=True, help="Accept packages for which the lock has no sha256.")
-@click.option("--force", is_flag=True, help="Install again even if it is there.")
+@click.option("--force", is_flag=True, help="Install again even if it is up to date.")
 @click.option(
     "--verify-signature",
     "allowed",
     type=click.Path(path_type=Path),
     default=None,
     metavar="ALLOWED_SIGNERS",
-    help="Install only if LOCK.sig is the signature of somebody in this file.",
+    help="Install only if LOCK.sig is the signature of a signer in this file.",
 )
 @click.option("--signer", default=None, help="The one identity that may have signed (with --verify-signature).")
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON, and nothing else.")
@@ -101,13 +101,13 @@ def install(
 
 @click.command()
 @click.argument("env_name", required=False)
-@click.option("--platform", default=None, help="Platform of the packages (default: this machine's); any will do.")
+@click.option("--platform", default=None, help="Platform of the packages; any (default: this machine's).")
 @click.option("--channel", type=click.Choice(["auto", "conda-forge", "local"]), default="auto", show_default=True)
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=None, help="File to write.")
 @click.option("--portable", is_flag=True, help="Repack the packages for machines that cannot read Zstandard.")
-@click.option("--offline", is_flag=True, help="Fetch nothing: only packages of the local channel can be had.")
+@click.option("--offline", is_flag=True, help="Download nothing: for packages of the local channel or the cache.")
 @mirror_option
-@click.option("--unpack", type=click.Path(path_type=Path), default=None, help="Put a bundle into the package cache.")
+@click.option("--unpack", type=click.Path(path_type=Path), default=None, help="Unpack a bundle into the package cache.")
 def bundle(
     env_name: str | None,
     platform: str | None,
@@ -118,7 +118,7 @@ def bundle(
     mirror: str | None,
     unpack: Path | None,
 ) -> None:
-    """Write one file with all that an installation without a network needs, or unpack one."""
+    """Write one file that installs an environment without a network, or unpack one."""
     from torchlocks.bundle.unpack import unpack_bundle
     from torchlocks.bundle.write import bundle_environment
     from torchlocks.cli.console import make_progress

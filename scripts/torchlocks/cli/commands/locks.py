@@ -1,4 +1,4 @@
-"""What there is, locked and proven."""
+"""Verbs on the matrix and its locks: matrix, render, lock, update, check, why, diff."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def render(env_name: str | None, platform: str | None) -> None:
 @locking_options("all")
 @click.option("--conda", default=None, help="Use this conda or micromamba to solve.")
 @scheduler_option
-@click.option("--force", is_flag=True, help="Solve again even what has not changed since it was locked.")
+@click.option("--force", is_flag=True, help="Solve again even if nothing has changed since the last lock.")
 def lock(
     env_name: str | None,
     platform: str | None,
@@ -87,9 +87,9 @@ def update(
     repository: str | None,
     own_lock: Path,
 ) -> None:
-    """Move the named packages to their newest, or with --base a lock to a newer base; and nothing else that can stay.
+    """Update the named packages, or with --base move a lock to a newer base; all other packages stay if possible.
 
-    --base takes the base that the lock was built on as it is now, --base BASE another one. The lock is the
+    --base takes the current state of the base that the lock was built on, --base BASE another one. The lock is the
     conda-lock.yml of this folder, or --lock.
     """
     if base is not None:
@@ -151,28 +151,27 @@ def _lock(
         from torchlocks.publish.metapackages import update_generated
 
         for path in update_generated(layout, matrix):
-            click.echo(f"wrote {path.relative_to(layout.root)}, which says what the locks hold")
+            click.echo(f"wrote {path.relative_to(layout.root)}, which is generated from the locks")
     for failure in failures:
         print_error(failure.error)
     if failures:
         count = len({failure.target.env for failure in failures})
         click.echo(
-            f"{count} of {count + len(results)} environments could not be locked; their locks are untouched.", err=True
+            f"{count} of {count + len(results)} environments could not be locked; their locks are unchanged.", err=True
         )
-        leave_with = failures[0].error.exit_code
-        raise SystemExit(leave_with)
+        raise SystemExit(failures[0].error.exit_code)
 
 
 @click.command()
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--env", "env_name", default=None, help="One environment of the matrix (default: all).")
-@click.option("--snapshot", type=click.Path(path_type=Path), default=None, help="Lock again from it, and compare.")
+@click.option("--snapshot", type=click.Path(path_type=Path), default=None, help="Also lock again from it and compare.")
 @click.option("--format", "form", type=click.Choice(["text", "json", "github"]), default="text", show_default=True)
 @environment_option
 @click.option("--rule", "chosen", multiple=True, metavar="ID", help="Only this rule's findings; may be repeated.")
 @click.option("--rules", is_flag=True, help="List the rules and exit.")
 @click.option("--fetch-base", is_flag=True, help="Fetch a base that is on another machine (default: no network).")
-@click.option("--require-base", is_flag=True, help="Fail where a lock's base was not looked at.")
+@click.option("--require-base", is_flag=True, help="Fail if a lock's base was not checked.")
 def check(
     files: tuple[Path, ...],
     env_name: str | None,
@@ -184,10 +183,10 @@ def check(
     fetch_base: bool,
     require_base: bool,
 ) -> None:
-    """Prove the committed locks, or any lockfiles that are named.
+    """Check the committed locks, or the given lockfiles.
 
-    In a folder with a conda-lock.yml that was built on a base, that lock is proven. A folder that is named stands for
-    the conda-lock.yml in it.
+    In a folder with a conda-lock.yml that was built on a base, that lock is checked. A folder as argument means the
+    conda-lock.yml in it.
     """
     from torchlocks.check import report as check_report
     from torchlocks.check import repository as checks
@@ -241,8 +240,8 @@ def check(
         Console(highlight=False).print(check_report.as_text(report))
     if report.failed:
         raise CheckError(
-            f"The locks are not right: {check_report.summary(report)}.",
-            fix="the findings say what to do; `torchlocks check --rules` says why each rule exists",
+            f"The locks have errors: {check_report.summary(report)}.",
+            fix="see the findings; `torchlocks check --rules` has the reason of each rule",
         )
 
 
@@ -253,10 +252,10 @@ def check(
 @click.option("--snapshot", type=click.Path(path_type=Path), default=None, help="Folder of repodata for the solver.")
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON, and nothing else.")
 def why(what: str, env_name: str, platform: str | None, snapshot: Path | None, as_json: bool) -> None:
-    """Say why a package is in a lock, or why a match spec cannot be had.
+    """Explain why a package is in a lock, or why a match spec has no solution.
 
-    A name ('cudnn') is looked up in the committed lock. A match spec ('numpy <2', 'pytorch * cpu*') is put to the
-    solver together with all that the environment asks for; so is any question about a row without a lock.
+    A name ('cudnn') is looked up in the committed lock. A match spec ('numpy <2', 'pytorch * cpu*') is solved together
+    with the environment's own specs; so is a name if there is no lock.
     """
     from rich.console import Console
 
@@ -287,7 +286,7 @@ def why(what: str, env_name: str, platform: str | None, snapshot: Path | None, a
         require_snapshot(snapshot)
     source = RecordSource(snapshot=snapshot.absolute() if snapshot else None)
     for line in try_with(target, rendered, [what], source):
-        click.echo(f"Nothing is in the way: {env_name} on {target.platform} would have {line}.")
+        click.echo(f"There is a solution: {env_name} on {target.platform} would have {line}.")
 
 
 @click.command()
@@ -303,7 +302,7 @@ def diff(before: str, after: str, form: str, environment: str | None) -> None:
 
     sides = [read_side(each, environment) for each in (before, after)]
     if environment is not None and not any(side.environment for side in sides):
-        raise click.UsageError("--environment goes with a pixi.lock, and neither is one")
+        raise click.UsageError("--environment is for a pixi.lock, and neither is one")
     found = compare(*sides)
     if form == "text":
         from rich.console import Console

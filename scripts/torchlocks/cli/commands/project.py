@@ -1,4 +1,4 @@
-"""What the project itself is built and measured with."""
+"""Verbs that build and measure the project: channel, recipes, bench."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def recipes(update: bool, platforms: tuple[str, ...]) -> None:
     help="Measure only this; may be repeated (default: all).",
 )
 def bench(rounds: int, snapshot: Path | None, growth: int, parts: tuple[Part, ...]) -> None:
-    """Measure what everything costs, against floors and peers of the same run."""
+    """Measure the tool against floors and peers of the same run."""
     from torchlocks.cli.console import make_progress
     from torchlocks.core.layout import find_layout
     from torchlocks.solve.repodata import require_snapshot
@@ -87,7 +87,7 @@ def bench(rounds: int, snapshot: Path | None, growth: int, parts: tuple[Part, ..
         require_snapshot(snapshot)
     layout = find_layout()
     layout.require_checkout("bench")
-    # The measurements stand beside the tool, outside the wheel.
+    # The benchmarks are beside the tool, outside the wheel.
     sys.path.insert(0, str(layout.root / "scripts"))
     from bench.benchmark import PARTS, BenchOptions
     from bench.benchmark import bench as measure

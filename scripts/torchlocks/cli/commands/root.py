@@ -1,4 +1,4 @@
-"""The `torchlocks` command itself: its verbs, each imported when it is asked for."""
+"""The `torchlocks` command: a group whose verbs are imported on use."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torchlocks import __version__
 
 
 class _Verbs(click.Group):
-    """A group whose verbs are imported when they are asked for. `modules` says where each one is."""
+    """A group whose verbs are imported on use. `modules` maps each verb to its module."""
 
     modules: Mapping[str, str]
 
@@ -39,7 +39,7 @@ class _Verbs(click.Group):
             raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """As click does it, with whole sentences: it cuts them to what is left of one line."""
+        """List the commands with whole sentences, which click would truncate to one line."""
         commands = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
         rows = [
             (name, verb.get_short_help_str(limit=1000)) for name, verb in commands.items() if verb and not verb.hidden
@@ -49,7 +49,7 @@ class _Verbs(click.Group):
 
 
 def root(modules: Mapping[str, str]) -> click.Group:
-    """The command with the verbs of `modules`: the name of each and the module of this package that has it."""
+    """Return the command; `modules` maps the name of each verb to its module in this package."""
 
     @click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
     @click.version_option(__version__, prog_name="torchlocks")

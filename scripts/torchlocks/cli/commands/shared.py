@@ -1,4 +1,4 @@
-"""What several verbs have in common: options, verdicts on the terminal, and installed environments."""
+"""Shared by several verbs: options, printing of verdicts, and access to installed environments."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def _mirror(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
-    """A URL, or empty where make was given none."""
+    """Return a valid URL, or an empty value, which make passes if none is set."""
     if value and not re.match(r"(file:///|[a-z][a-z0-9+.-]*://[^/])", value):
         hint = f"; the folder is {Path(value).resolve().as_uri()}" if Path(value).is_dir() else ""
         raise click.BadParameter(
@@ -25,16 +25,16 @@ def _mirror(context: click.Context, parameter: click.Parameter, value: str | Non
 
 
 mirror_option = click.option(
-    "--mirror", default=None, callback=_mirror, help="URL that stands in for https://conda.anaconda.org."
+    "--mirror", default=None, callback=_mirror, help="URL to use instead of https://conda.anaconda.org."
 )
 
 scheduler_option = click.option(
-    "--scheduler", metavar="URL", default=None, help="Work on a Dask cluster, such as tcp://host:8786 (docs/fleet.md)."
+    "--scheduler", metavar="URL", default=None, help="Use a Dask cluster, such as tcp://host:8786 (docs/fleet.md)."
 )
 
 
 def locking_options(default: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """What is locked and from which records; `default` says which environments are, when none is named."""
+    """Return a decorator with the options of what to lock and from which records; `default` is for the help text."""
     options = (
         click.option("--env", "env_name", default=None, help=f"One environment (default: {default})."),
         click.option("--platform", default=None, help="One platform (default: all of the environment)."),
@@ -61,7 +61,7 @@ environment_option = click.option(
 
 
 def locked_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Which lock, which platform and environment of it: an environment of the matrix, or anybody's lockfile."""
+    """Add the argument and options that select a lock (of the matrix, or a file), its platform and environment."""
     command = environment_option(command)
     command = click.option("--platform", default=None, help="Platform (default: this machine's, or the only one).")(
         command
@@ -70,7 +70,7 @@ def locked_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def note_environment(lock: Lock) -> None:
-    """Say which environment of a pixi.lock of several is meant."""
+    """Print which environment of a pixi.lock with several is used."""
     if len(lock.environments) > 1:
         from torchlocks.core.quantities import shortened
 
@@ -79,7 +79,7 @@ def note_environment(lock: Lock) -> None:
 
 
 def write_or_print(text: str, output: Path | None, *, folder: bool = False) -> None:
-    """Put `text` into a file, whole or not at all, or print it; `folder`: make its folder. Raises MissingFileError."""
+    """Write `text` to a file atomically, or print it; `folder`: create its folder. Raises MissingFileError."""
     from torchlocks.core.files import write_whole
 
     if output is None:
@@ -99,7 +99,7 @@ def write_or_print(text: str, output: Path | None, *, folder: bool = False) -> N
 
 
 def show_verdict(verdict: Verdict, env_name: str, as_json: bool) -> None:
-    """Print a verdict; raise VerificationError when it is not good."""
+    """Print a verdict. Raises VerificationError if it is not ok."""
     from torchlocks.core.errors import VerificationError
     from torchlocks.verify.suite import summary_table, verdict_json
 
@@ -113,7 +113,7 @@ def show_verdict(verdict: Verdict, env_name: str, as_json: bool) -> None:
         raise VerificationError(
             f"{env_name} is installed, but it failed its verification: {verdict.failure_line()}.",
             where=f"reports/{env_name}.json",
-            fix=f"the environment stays in envs/{env_name}, marked unverified, for you to look at",
+            fix=f"see the report; the environment stays in envs/{env_name}, marked unverified",
         )
 
 
@@ -131,7 +131,7 @@ def installed_prefix(env_name: str) -> Path:
         raise MissingFileError(
             f"The environment {env_name!r} is not installed.",
             where=str(prefix),
-            fix=f"{make}" + (f", or name one that is: {', '.join(there)}" if there else ""),
+            fix=f"{make}" + (f", or use an installed one: {', '.join(there)}" if there else ""),
         )
     if found.verified is False:
         click.echo(f"note: {env_name} failed its verification; see {found.report}", err=True)

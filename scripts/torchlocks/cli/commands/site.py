@@ -1,4 +1,4 @@
-"""The catalogue: the site, and the question which environment a machine wants."""
+"""The verbs site and pick."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def pick(
     client: str | None,
     as_json: bool,
 ) -> None:
-    """Say which environment a machine wants that is described here, and the line that installs it.
+    """Print the best environment for a described machine, and the command that installs it.
 
-    `torchlocks doctor` looks at the machine it runs on; this looks at none.
+    `torchlocks doctor` inspects the machine it runs on; this command inspects none.
     """
     from pathlib import Path
 
@@ -57,7 +57,7 @@ def pick(
 
     clients = [find_client(client)] if client else list(CLIENTS.values())
     if gpu is not None and driver is None:
-        raise UnfitHostError("A GPU needs a driver to run on.", fix="name it: --driver 535")
+        raise UnfitHostError("A GPU requires a driver.", fix="give it: --driver 535")
     machine = Machine(platform=platform or host_platform(), driver=driver, gpu=gpu, wsl=wsl, glibc=glibc)
     layout = find_layout()
     picked = choose(read_catalogue(layout).index, machine, cuda)
@@ -77,14 +77,14 @@ def pick(
         }
         click.echo(json.dumps(answer, indent=2))
         return
-    click.echo(_told(picked))
+    click.echo(_summary(picked))
     for remark in (*(reason.text for reason in picked.fit.reasons), *picked.refused):
         click.echo(f"note: {remark}")
     for name, line in lines.items():
         click.echo(line if client else f"{name + ':':12} {line}")
 
 
-def _told(picked: Pick) -> str:
+def _summary(picked: Pick) -> str:
     from torchlocks.core.quantities import size
 
     entry = picked.platform

@@ -1,4 +1,4 @@
-"""Where packages come from and who vouches for them: signatures, licences, bills of materials, attestations."""
+"""Verbs on the supply chain: signatures, attestations, bills of materials, licences."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     default=Path("~/.ssh/id_ed25519"),
     show_default=True,
-    help="Private key, or a public one whose private half the SSH agent holds.",
+    help="Private key, or a public one whose private key is in the SSH agent.",
 )
 def sign(locks: tuple[Path, ...], key: Path) -> None:
     """Sign lockfiles, or all in a folder, with an SSH key: writes LOCK.sig beside each."""
@@ -52,14 +52,14 @@ def verify_signature(locks: tuple[str, ...], allowed: Path, signer: str | None) 
 @locked_options
 @click.option("--snapshot", type=click.Path(path_type=Path), default=None, help="Folder of repodata for the records.")
 @mirror_option
-@click.option("--identity", default=None, help="Who must have signed: the URL of the workflow in the certificate.")
-@click.option("--issuer", default=None, help="Who must have issued the certificate, as a URL.")
+@click.option("--identity", default=None, help="Required signer: the URL of the workflow in the certificate.")
+@click.option("--issuer", default=None, help="Required issuer of the certificate, as a URL.")
 @click.option(
     "--trusted-root",
     default=None,
     help="A trusted_root.json, or `embedded` for py-rattler's own (default: the newest, from Sigstore).",
 )
-@click.option("--require", is_flag=True, help="End with exit code 63 when a package has no attestation, too.")
+@click.option("--require", is_flag=True, help="Exit with 63 also when a package has no attestation.")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON, and nothing else.")
 def attestations(
     name: str,
@@ -136,10 +136,10 @@ def sbom(name: str, platform: str | None, environment: str | None, form: str, ou
     "--fail-on",
     multiple=True,
     type=click.Choice(["proprietary", "copyleft", "weak-copyleft", "unknown"]),
-    help="End with exit code 62 when there are packages of this kind; may be repeated.",
+    help="Exit with 62 when there are packages of this kind; may be repeated.",
 )
 def licences(name: str, platform: str | None, environment: str | None, as_json: bool, fail_on: tuple[str, ...]) -> None:
-    """Report the licences of a lock's packages, the ones to look at first."""
+    """Report the licences of a lock's packages, the most restrictive kinds first."""
     import json
 
     from torchlocks.core.errors import LicenceError
@@ -175,7 +175,7 @@ def licences(name: str, platform: str | None, environment: str | None, as_json: 
         _print_licences(locked, found)
     if found and not any(each.licence.text for each in found):
         kind = {"explicit": "An explicit file", "conda-lock": "A conda-lock.yml"}.get(locked.lock.kind, "This lock")
-        click.echo(f"note: {kind} holds no licences: name the pixi.lock, or put it beside a conda-lock.yml", err=True)
+        click.echo(f"note: {kind} has no licences: use the pixi.lock, or copy it beside a conda-lock.yml", err=True)
     if others:
         click.echo(f"note: left to pip, so that their licences are not known: {shortened(others)}", err=True)
     failing = [each.package.name for each in found if each.licence.kind in fail_on]

@@ -1,4 +1,4 @@
-"""All locks to the newest state at once, as the stuff of a pull request."""
+"""The verb update-all: relock everything and draft the pull request."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torchlocks.cli.commands.shared import locking_options
 
 @click.command()
 @locking_options("all")
-@click.option("--since", default=None, metavar="REV", help="Lock nothing: account for the locks since a git revision.")
+@click.option("--since", default=None, metavar="REV", help="Lock nothing: describe changes since a git revision.")
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), default=None, help="The account (default: reports/update.md)."
+    "-o", "--output", type=click.Path(path_type=Path), default=None, help="File to write (default: reports/update.md)."
 )
 def update_all(
     env_name: str | None,
@@ -27,7 +27,7 @@ def update_all(
 ) -> None:
     """Lock everything on the newest state of the channels, check it, and write the text of a pull request.
 
-    Prints the text's title; says so when nothing moved.
+    Prints the title of the text, or that nothing changed.
     """
     from torchlocks.cli.commands.shared import write_or_print
     from torchlocks.cli.console import make_progress
