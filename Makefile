@@ -16,6 +16,7 @@ REQUIRE_GPU ?=#        1: make env-gpu fails where no GPU can be used
 OFFLINE  ?=#           1: use the package cache alone
 FIX      ?=#           1: make fsck puts damaged files back
 PORTABLE ?=#           1: a bundle for machines that cannot read Zstandard
+QUICK    ?=#           1: verify with the short set of checks
 SCHEDULER ?=#          Dask scheduler whose workers lock or verify, such as tcp://host:8786
 GROWTH   ?=#           the largest number of environments that make bench locks (1000)
 FILE     ?=#           a bundle to unpack into the package cache
@@ -59,8 +60,8 @@ run: $(READY) ## run a command in an environment  [ENV=cpu or auto; CMD='python 
 	@$(TOOL) run $(ONE) $(if $(CMD),'$(subst ','\'',$(CMD))',$(error name the command: make run ENV=$(ENV) CMD='python train.py'))
 shell: $(READY) ## start a shell in an environment  [ENV=cpu or auto]
 	@$(TOOL) shell $(ONE)
-verify: $(READY) ## run the torch suite again in an installed environment  [ENV=cpu SCHEDULER=]
-	@$(TOOL) verify $(ONE) $(DASK)
+verify: $(READY) ## run the torch suite again in an installed environment  [ENV=cpu QUICK= SCHEDULER=]
+	@$(TOOL) verify $(ONE) $(if $(QUICK),--quick) $(DASK)
 fsck: $(READY) ## compare every file of an environment with its packages  [ENV=cpu FIX=1]
 	@$(TOOL) fsck $(ONE) $(if $(FIX),--fix)
 rollback: $(READY) ## go back to the previous environment  [ENV=cpu]

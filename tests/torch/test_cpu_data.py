@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
+from torchsuite import skips
 from torchsuite.tiers import check
 
 
@@ -28,16 +29,16 @@ def _epoch(context: str, batch_size: int) -> torch.Tensor:
 @check("data loaders start workers; OpenMP after a fork, spawn without a main module, and full /dev/shm break them")
 def test_workers(context: str) -> None:
     if context not in multiprocessing.get_all_start_methods():
-        pytest.skip(f"{sys.platform} has no {context}")
+        skips.skip(skips.Reason.PLATFORM, f"{sys.platform} has no {context}")
     if context == "fork" and sys.platform == "darwin":
-        pytest.skip("macOS libraries do not survive a fork")
+        skips.skip(skips.Reason.PLATFORM, "macOS libraries do not survive a fork")
     assert torch.equal(_epoch(context, batch_size=16), torch.arange(64))
 
 
 @check("an exception in a worker has to reach the training program, with its own message")
 def test_worker_errors_arrive() -> None:
     if "fork" not in multiprocessing.get_all_start_methods() or sys.platform == "darwin":
-        pytest.skip(f"{sys.platform} has no fork")
+        skips.skip(skips.Reason.PLATFORM, f"{sys.platform} has no fork")
 
     def refuse(batch: object) -> object:
         raise ValueError("no such sample")

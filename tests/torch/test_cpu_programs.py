@@ -1,11 +1,10 @@
-"""Programs made of models: export, TorchScript, torch.compile."""
+"""Programs made of models: export, TorchScript, ONNX, torch.compile's front end."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
-import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch
 import torch._dynamo
 import torch.export
 
+from torchsuite import skips
 from torchsuite.tiers import Measure, check
 
 
@@ -42,7 +42,7 @@ def test_export(model: Any, tmp_path: Path, measure: Measure) -> None:
 @check("TorchScript files are what older deployments run")
 def test_torchscript(model: Any, tmp_path: Path) -> None:
     if sys.version_info >= (3, 14):
-        pytest.skip("TorchScript does not support Python 3.14 and newer")
+        skips.skip(skips.Reason.RELEASE, "TorchScript does not support Python 3.14 and newer")
     path = os.fspath(tmp_path / "model.pt")
     torch.jit.trace(model, torch.randn(3, 8)).save(path)
     y = torch.randn(5, 8)
@@ -51,7 +51,9 @@ def test_torchscript(model: Any, tmp_path: Path) -> None:
 
 def _needs_dynamo() -> None:
     if not torch._dynamo.is_dynamo_supported():
-        pytest.skip(f"this torch compiles nothing on Python {sys.version_info[0]}.{sys.version_info[1]}")
+        skips.skip(
+            skips.Reason.RELEASE, f"this torch compiles nothing on Python {sys.version_info[0]}.{sys.version_info[1]}"
+        )
 
 
 @check("torch.compile's front end rewrites bytecode, and so depends on the exact Python")
@@ -65,29 +67,19 @@ def test_dynamo(model: Any) -> None:
     torch.testing.assert_close(gradient, torch.autograd.grad(model(x).sum(), x)[0])
 
 
-@pytest.fixture
-def compiler_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A cache of its own for compiled code: nothing from an earlier run stands in for a compiler."""
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", os.fspath(tmp_path / "inductor"))
-    monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")
-    torch._dynamo.reset()
-    yield tmp_path / "inductor"
-    torch._dynamo.reset()
+@check("ONNX is how a model leaves PyTorch", seconds=120)
+def test_onnx(model: Any, tmp_path: Path, measure: Measure) -> None:
+    missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
+    if missing:
+        skips.skip(skips.Reason.ABSENT, f"the environment has no {missing[0]}")
+    import onnx
+    from onnx.reference import ReferenceEvaluator
 
-
-@check("torch.compile writes C++ and builds it with the host's compiler against torch's headers", seconds=180)
-def test_compile(model: Any, compiler_cache: Path, measure: Measure) -> None:
-    _needs_dynamo()
-    names = (os.environ.get("CXX"), "cl") if sys.platform == "win32" else (os.environ.get("CXX"), "g++", "clang++")
-    compiler = next((found for name in names if name and (found := shutil.which(name))), None)
-    if compiler is None:
-        pytest.skip("the host has no C++ compiler")
-    measure("compiler", compiler)
-
-    def step(x: Any) -> Any:
-        return torch.softmax(model(x).sin() * 2 + x[:, :2], -1)
-
-    x = torch.randn(5, 8)
-    with torch.no_grad():
-        torch.testing.assert_close(torch.compile(step, fullgraph=True)(x), step(x))
-    assert list(compiler_cache.rglob("*.so")) or list(compiler_cache.rglob("*.pyd")), "nothing was compiled"
+    path = os.fspath(tmp_path / "model.onnx")
+    torch.onnx.export(model, (torch.randn(3, 8),), path, dynamo=True)
+    stored = onnx.load(path)
+    onnx.checker.check_model(stored)
+    measure("opset", stored.opset_import[0].version)
+    y = torch.randn(3, 8)
+    (result,) = ReferenceEvaluator(stored).run(None, {stored.graph.input[0].name: y.numpy()})
+    torch.testing.assert_close(torch.from_numpy(result), model(y).detach(), rtol=1e-4, atol=1e-5)

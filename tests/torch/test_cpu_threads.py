@@ -7,9 +7,9 @@ import sys
 import threading
 from pathlib import Path
 
-import pytest
 import torch
 
+from torchsuite import skips
 from torchsuite.errors import U32, gamma, worst
 from torchsuite.tiers import Measure, check
 
@@ -24,7 +24,7 @@ def test_threads_are_used(measure: Measure) -> None:
     measure("threads", torch.get_num_threads())
     measure("interop_threads", torch.get_num_interop_threads())
     if _cores() == 1:
-        pytest.skip("the host has one core")
+        skips.skip(skips.Reason.ONE_CORE, "the host has one core")
     assert torch.get_num_threads() > 1
     torch.randn(1 << 22).sin_().sum()
     if sys.platform.startswith("linux"):
@@ -36,7 +36,7 @@ def test_threads_are_used(measure: Measure) -> None:
 @check("a result that depends on the number of threads is one that cannot be repeated elsewhere")
 def test_parallel_equals_serial(measure: Measure) -> None:
     if _cores() == 1:
-        pytest.skip("the host has one core")
+        skips.skip(skips.Reason.ONE_CORE, "the host has one core")
     torch.manual_seed(3)
     a, b, x = torch.randn(300, 300), torch.randn(300, 300), torch.randn(1 << 20)
     before = torch.get_num_threads()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from torchsuite import compilers, cuda_library
+from torchsuite import compilers, cuda_library, skips
 from torchsuite.imports import Imports, ending
 from torchsuite.prefix import Prefix, is_cuda_file
 from torchsuite.tiers import Measure, check
@@ -44,7 +44,7 @@ def test_nvrtc(architectures: list[str], prefix: Prefix, tmp_path: Path, measure
     files = (path for path in prefix.files if is_cuda_file(path) and cuda_library.is_asked(path))
     library = next((path for path in files if re.search(r"/(libnvrtc\.so\.\d+|nvrtc64_\d+_\d+\.dll)$", path)), None)
     if library is None:
-        pytest.skip("the environment has no NVRTC of its own")
+        skips.skip(skips.Reason.ABSENT, "the environment has no NVRTC of its own")
     results = _compile("nvrtc", [*architectures, os.fspath(prefix.root / library)], tmp_path)
     measure("bytes", [f"{each}: {size}" for each, size in results.items()])
     failed = [f"sm_{each}: {result}" for each, result in results.items() if not (isinstance(result, int) and result)]
@@ -54,7 +54,7 @@ def test_nvrtc(architectures: list[str], prefix: Prefix, tmp_path: Path, measure
 @check("Triton brings an assembler of NVIDIA's, or finds one in the environment: torch.compile ends there", seconds=120)
 def test_triton(architectures: list[str], tmp_path: Path, measure: Measure) -> None:
     if importlib.util.find_spec("triton") is None:
-        pytest.skip("the environment has no Triton")
+        skips.skip(skips.Reason.ABSENT, "the environment has no Triton")
     # Triton compiles for Volta and newer.
     results = _compile("triton", [each for each in architectures if int(each) >= 70], tmp_path)
     measure("compiled", [each for each, result in results.items() if isinstance(result, int)])

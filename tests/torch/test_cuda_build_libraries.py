@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from torchsuite import cuda_library, cuda_versions
+from torchsuite import cuda_library, cuda_versions, skips
 from torchsuite.cuda_library import DRIVER, Loaded
 from torchsuite.expect import Expectation, Package
 from torchsuite.imports import Imports
@@ -41,7 +41,7 @@ def test_every_library_loads(loaded: tuple[Loaded, ...], measure: Measure) -> No
     broken = [f"{library.path.name}: {library.error}" for library in loaded if library.error and library not in waiting]
     assert not broken, f"{len(broken)} of {len(loaded)} CUDA libraries do not load: {'; '.join(broken)}"
     if not loaded:
-        pytest.skip("the environment has no CUDA libraries of its own: torch has them built in")
+        skips.skip(skips.Reason.ABSENT, "the environment has no CUDA libraries of its own: torch has them built in")
 
 
 @check("CUDA libraries of the system stand in for those that the lock names", accelerator="cuda")

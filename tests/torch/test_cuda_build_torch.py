@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from torchsuite import cuda_versions
+from torchsuite import cuda_versions, skips
 from torchsuite.expect import Expectation
 from torchsuite.imports import Imports
 from torchsuite.tiers import Measure, check
@@ -60,7 +60,7 @@ def test_architectures(torch_says: dict[str, Any], expectation: Expectation, mea
     measure("ptx", ptx)
     assert found, f"the build names no architecture: {flags!r}"
     if not expectation.architectures:
-        pytest.skip("no row tells what this build should run on")
+        skips.skip(skips.Reason.NO_ROW, "no row tells what this build should run on")
     missing = [each for each in expectation.architectures if each not in found]
     assert not missing, f"the row promises machine code for {', '.join(missing)}, torch has {', '.join(found)}"
     if expectation.ptx:
@@ -85,7 +85,7 @@ def test_cudnn(torch_says: dict[str, Any], expectation: Expectation, measure: Me
 @check("NCCL is what GPUs speak to each other; torch may have one built in that no lock names", accelerator="cuda")
 def test_nccl(torch_says: dict[str, Any], expectation: Expectation, measure: Measure) -> None:
     if expectation.platform.startswith("win"):
-        pytest.skip("there is no NCCL for Windows")
+        skips.skip(skips.Reason.PLATFORM, "there is no NCCL for Windows")
     told = torch_says["cuda_build"]["nccl"]
     assert isinstance(told, list), f"torch has no working NCCL: {told}"
     measure("version", ".".join(map(str, told)))
@@ -96,7 +96,7 @@ def _same(told: tuple[int, ...], expectation: Expectation, *names: str) -> None:
     """The version that torch tells is that of the locked package, where one of these names is in the lock."""
     package = cuda_versions.package(expectation, *names)
     if package is None:
-        pytest.skip(f"the lock has no package {names[0]} of its own")
+        skips.skip(skips.Reason.ABSENT, f"the lock has no package {names[0]} of its own")
     assert cuda_versions.agree(told, package.version), (
         f"the lock has {package.name} {package.version}, torch runs with {'.'.join(map(str, told))}"
     )

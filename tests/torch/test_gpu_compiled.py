@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from torchsuite import capability
+from torchsuite import capability, skips
 from torchsuite.tiers import Measure, check
 
 SQUARED_DISTANCE = "template <typename T> T squared_distance(T x, T y) { return (x - y) * (x - y) + T(1); }"
@@ -58,11 +58,13 @@ def test_compile(
     gpu: Any, run_python: Callable[..., str], tmp_path: Any, monkeypatch: pytest.MonkeyPatch, measure: Measure
 ) -> None:
     if not torch._dynamo.is_dynamo_supported():
-        pytest.skip(f"this torch compiles nothing on Python {sys.version_info[0]}.{sys.version_info[1]}")
+        skips.skip(
+            skips.Reason.RELEASE, f"this torch compiles nothing on Python {sys.version_info[0]}.{sys.version_info[1]}"
+        )
     if importlib.util.find_spec("triton") is None:
         pytest.skip("the environment has no Triton")
     if why := capability.lacks(torch.cuda.get_device_capability(gpu), capability.TRITON, "Triton"):
-        pytest.skip(why)
+        skips.skip(skips.Reason.GPU_TOO_OLD, why)
     compiler = next(
         (found for name in (os.environ.get("CC"), "gcc", "clang", "cc") if name and (found := shutil.which(name))), None
     )

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from torchsuite import capability, usable
+from torchsuite import capability, skips, usable
 from torchsuite.expect import Expectation
 from torchsuite.tiers import Measure, check, machine
 
@@ -41,8 +41,10 @@ def test_driver_floor(gpu: Any, expectation: Expectation, measure: Measure) -> N
     driver = machine().driver
     measure("driver", driver)
     measure("driver_cuda", machine().cuda)
-    if driver is None or expectation.driver_floor is None:
-        pytest.skip("the driver's version is not known" if driver is None else "no row tells the oldest driver")
+    if expectation.driver_floor is None:
+        skips.skip(skips.Reason.NO_ROW, "no row tells the oldest driver")
+    if driver is None:
+        pytest.skip("the driver's version is not known")
     # An older driver is enough where a newer libcuda stands beside it (NVIDIA's cuda-compat, on data-centre GPUs).
     newer = bool(machine().cuda and expectation.cuda) and _numbers(machine().cuda) >= _numbers(expectation.cuda)
     measure("forward_compatibility", newer and _numbers(driver) < _numbers(expectation.driver_floor))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from torchsuite import capability, derivatives, draws, philox, training
+from torchsuite import capability, derivatives, draws, philox, skips, training
 from torchsuite.precision import tf32
 from torchsuite.probe import SEED
 from torchsuite.tiers import Measure, check
@@ -104,7 +104,7 @@ def test_mixed_precision(gpu: Any, dtype: Any, measure: Measure) -> None:
     if dtype is torch.bfloat16 and (
         why := capability.lacks(torch.cuda.get_device_capability(gpu), capability.BF16, "bf16")
     ):
-        pytest.skip(why)
+        skips.skip(skips.Reason.GPU_TOO_OLD, why)
     run = training.mixed_precision(gpu, dtype)
     measure("loss", [run["losses"][0], run["losses"][-1]])
     assert (run["product"], run["weights"]) == (dtype, torch.float32)

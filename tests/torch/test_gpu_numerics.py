@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from torchsuite import capability, numerics
+from torchsuite import capability, numerics, skips
 from torchsuite.precision import tf32
 from torchsuite.tiers import Measure, check
 
@@ -29,7 +28,7 @@ def _seeded() -> Iterator[None]:
 
 def _needs(gpu: Any, needed: capability.Capability, what: str) -> None:
     if why := capability.lacks(torch.cuda.get_device_capability(gpu), needed, what):
-        pytest.skip(why)
+        skips.skip(skips.Reason.GPU_TOO_OLD, why)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
@@ -127,26 +126,3 @@ def test_fused_layers(gpu: Any, within_bounds: Judge) -> None:
 @check("indices run over memory unchecked; scattered additions meet in one place")
 def test_indexing(gpu: Any, within_bounds: Judge) -> None:
     within_bounds(numerics.indexing(gpu))
-
-
-@pytest.mark.parametrize("backend", ["MATH", "EFFICIENT_ATTENTION", "FLASH_ATTENTION", "CUDNN_ATTENTION"])
-@check("attention has four implementations, compiled for other GPUs each; one that is missing is replaced in silence")
-def test_attention(gpu: Any, backend: str, within_bounds: Judge) -> None:
-    dtype = torch.float32 if backend in ("MATH", "EFFICIENT_ATTENTION") else torch.float16
-    kind = getattr(SDPBackend, backend, None)
-    if kind is None:
-        pytest.skip("this torch does not know it")
-    if backend == "FLASH_ATTENTION":
-        if not torch.backends.cuda.is_flash_attention_available():
-            pytest.skip("the build has no flash attention")
-        _needs(gpu, capability.FLASH_ATTENTION, "flash attention")
-    if backend == "CUDNN_ATTENTION":
-        # cuDNN decides by its version and by the GPU which shapes it takes.
-        query = torch.randn(2, 4, 19, 64, dtype=dtype, device=gpu)
-        try:
-            with sdpa_kernel(kind):
-                torch.nn.functional.scaled_dot_product_attention(query, query, query)
-        except RuntimeError as refusal:
-            pytest.skip(f"cuDNN has no attention for this GPU: {str(refusal).splitlines()[0]}")
-    with sdpa_kernel(kind):
-        within_bounds(numerics.attention(gpu, dtype, width=64))

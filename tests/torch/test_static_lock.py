@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from torchsuite import skips
 from torchsuite.expect import Expectation
 from torchsuite.prefix import Prefix, is_bytecode, is_cuda_file, is_cuda_package
 from torchsuite.tiers import Measure, check
@@ -18,14 +19,14 @@ from torchsuite.tiers import Measure, check
 def known_lock(expectation: Expectation) -> None:
     """For checks that nothing was added: where no lock is known, nothing says what was there before."""
     if not expectation.locked:
-        pytest.skip("no lock is known for this environment")
+        skips.skip(skips.Reason.NO_LOCK, "no lock is known for this environment")
 
 
 @pytest.fixture
 def conda_records(prefix: Prefix, expectation: Expectation) -> None:
     """For checks of package records. Only where no lock promises any may an environment have none."""
     if not expectation.locked and not prefix.records:
-        pytest.skip("no conda environment: no package records to compare with")
+        skips.skip(skips.Reason.NOT_CONDA, "no conda environment: no package records to compare with")
 
 
 @check("the packages installed are those of the lock, in version and build, no more and no fewer")
@@ -77,7 +78,7 @@ def test_torch_files_are_those_of_the_package(prefix: Prefix, expectation: Expec
         file.path: file.size for record in prefix.records if record.name in _TORCH_PACKAGES for file in record.files
     }
     if not expectation.locked and not torch_files:
-        pytest.skip("torch is of no conda package here")
+        skips.skip(skips.Reason.NOT_CONDA, "torch is of no conda package here")
     folder = f"{prefix.site_packages}/torch/"
     strangers = [path for path in prefix.files if path.startswith(folder) and path not in prefix.owners]
     assert not strangers, _some(strangers, "not of any package")

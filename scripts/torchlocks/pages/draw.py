@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 #: The number of fills that can be distinguished without colour; further parts use the last one.
-FILLS, _COLOURS = 8, 5
+FILLS, _COLOURS = 9, 5
 _MARKS = (
     "",
     '<path class="mark" d="M-2 2 2-2M0 8 8 0M6 10 10 6"/>',
@@ -20,6 +20,7 @@ _MARKS = (
     '<path class="mark" d="M4 0V8"/>',
     '<path class="mark" d="M0 4H8M4 0V8"/>',
     '<path class="mark" d="M-2 6 2 10M0 0 8 8M6-2 10 2"/>',
+    '<circle class="dot" cx="2" cy="2" r="1.2"/><circle class="dot" cx="6" cy="6" r="1.2"/>',
 )
 
 

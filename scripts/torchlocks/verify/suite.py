@@ -1,7 +1,7 @@
 """The verdict on an environment: the torch suite, run by the environment's own Python, sealed off from the outside.
 
-The suite (`tests/torch`) never imports this package. What it is told is a JSON file; what it answers is a file of
-JSON lines that grows as checks finish. Both formats are described by the models here.
+The suite (`tests/torch`) never imports this package. Its command, torch-verify, is given a JSON file with what the
+lock promises, writes events as checks finish, and leaves a report: `verdict.py` has its model.
 """
 
 from __future__ import annotations
@@ -9,156 +9,36 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import platform as host_platform
-import re
-import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Annotated, Literal, TextIO
+from typing import TextIO
 
-from pydantic import Field, JsonValue, TypeAdapter, ValidationError
+from pydantic import ValidationError
 
+from torchlocks import __version__
 from torchlocks.core.errors import LockfileError, MissingFileError, VerificationError
 from torchlocks.core.progress import Progress, Task
-from torchlocks.install.activate import activation_environment, python_of
+from torchlocks.install.activate import python_of
 from torchlocks.lockfile.models import Lock
 from torchlocks.matrix.model import Target
 from torchlocks.verify.report import summary_table, verdict_json, write_reports
-from torchlocks.verify.verdict import TIERS, Accelerator, Check, Frozen, Host, TierState, Verdict
+from torchlocks.verify.seal import sealed_environment
+from torchlocks.verify.verdict import Accelerator, Check, Host, Verdict
 
 __all__ = ["Verdict", "sealed_environment", "summary_table", "verdict_json", "verify_environment"]
 
-#: The suite limits every check's time by itself; a process that says nothing for this long is stuck between two.
-SILENCE_SECONDS = 600.0
 _POLL_SECONDS = 0.05
 
-#: How many processes a run may take: each check that ends one costs the start of another.
-PROCESSES = 4
+#: How long the suite has to end its own processes before it is killed.
+_GRACE_SECONDS = 10.0
 
-#: What the suite may know of the outside. Everything else (PYTHONPATH, LD_LIBRARY_PATH, LD_PRELOAD, DYLD_*,
-#: PYTEST_*, OMP_NUM_THREADS, another environment's variables) would change what is tested.
-_KEPT = frozenset(
-    {
-        "COMSPEC", "CUDA_DEVICE_ORDER", "CUDA_VISIBLE_DEVICES", "LANG", "NUMBER_OF_PROCESSORS",
-        "NVIDIA_VISIBLE_DEVICES", "PATHEXT",
-        "PROCESSOR_ARCHITECTURE", "SYSTEMDRIVE", "SYSTEMROOT", "TEMP", "TERM", "TMP", "TMPDIR", "TZ", "WINDIR",
-    }
-)  # fmt: skip
-
-#: And what begins so: the locale, where other nodes are, and which network interfaces lead to them.
-_KEPT_PREFIXES = ("LC_", "TORCH_VERIFY_", "NCCL_", "GLOO_")
-
-#: The files of an NVIDIA driver on Linux and on WSL, as shell patterns.
-_DRIVER_FILES = ("libcuda.so*", "libcudadebugger.so*", "libnvidia-*.so*", "libdxcore.so*", "libd3d12*.so*")
-
-
-# What the suite says, one event a line; its `stream.py` is the writing end.
-
-
-class _Collecting(Frozen):
-    event: Literal["collecting"]
-    id: str
-
-
-class _Tiers(Frozen):
-    event: Literal["tiers"]
-    tiers: tuple[TierState, ...]
-
-
-class _Plan(Frozen):
-    id: str
-    tier: str
-    reason: str
-
-
-class _Planned(Frozen):
-    event: Literal["planned"]
-    checks: tuple[_Plan, ...]
-
-
-class _Started(Frozen):
-    event: Literal["started"]
-    id: str
-
-
-class _Finished(Check):
-    event: Literal["finished"]
-
-
-class _Facts(Frozen):
-    event: Literal["facts"]
-    facts: dict[str, JsonValue]
-
-
-class _Ended(Frozen):
-    event: Literal["ended"]
-
-
-_Event = Annotated[
-    _Collecting | _Tiers | _Planned | _Started | _Finished | _Facts | _Ended, Field(discriminator="event")
-]
-_EVENT: TypeAdapter[_Event] = TypeAdapter(_Event)
-
-
-class _Transcript:
-    """The events so far, and what they add up to."""
-
-    def __init__(self) -> None:
-        self.finished: dict[str, Check] = {}
-        self.planned: tuple[_Plan, ...] = ()
-        self.tiers: tuple[TierState, ...] = ()
-        self.facts: dict[str, JsonValue] = {}
-        self.running: str | None = None
-        self.ended = False
-
-    def add(self, line: str, task: Task) -> None:
-        try:
-            event = _EVENT.validate_json(line)
-        except ValidationError as error:
-            raise VerificationError(
-                "The suite said something that cannot be understood.",
-                where=line[:200],
-                fix="use the tests/torch of this torchlocks.",
-                details=str(error),
-            ) from None
-        match event:
-            case _Collecting(id=check) | _Started(id=check):
-                self.running = check
-            case _Finished():
-                self.finished[event.id] = Check(**event.model_dump(exclude={"event"}))
-                self.running = None
-                task.advance(1, note=event.id)
-            case _Planned(checks=checks):
-                self.running, self.planned = None, checks
-                task.total(len(checks) + len(self.finished))
-            case _Tiers(tiers=tiers):
-                self.tiers = tiers
-            case _Facts(facts=facts):
-                self.facts.update(facts)
-            case _Ended():
-                self.ended = True
-
-    def died(self, why: str, error: str) -> None:
-        """The process is gone before its time: blame the check that was running."""
-        guilty = self.running or "the suite itself"
-        plan = next(
-            (plan for plan in self.planned if plan.id == guilty),
-            _Plan(id=guilty, tier=_tier_of(guilty), reason="the suite runs to its end"),
-        )
-        self.finished[guilty] = Check(**plan.model_dump(), outcome="failed", why=why, error=error or None)
-        self.running = None
-
-    def give_up(self) -> None:
-        """Account for the checks that never ran."""
-        for plan in self.planned:
-            if plan.id not in self.finished:
-                why = "not run: the suite's process ended too often"
-                self.finished[plan.id] = Check(**plan.model_dump(), outcome="skipped", why=why)
+#: The exit codes of torch-verify after which there is a report; 2: it refused what it was asked for.
+_REPORTED, _REFUSED = (0, 1), 2
 
 
 def verify_target(
@@ -170,6 +50,7 @@ def verify_target(
     reports: Path,
     progress: Progress,
     select: str | None = None,
+    quick: bool = False,
 ) -> Verdict:
     """`verify_environment`, for an environment that should be what the matrix says of `target`."""
     return verify_environment(
@@ -183,6 +64,7 @@ def verify_target(
         reports=reports,
         progress=progress,
         select=select,
+        quick=quick,
         architectures=target.architectures,
         ptx=target.ptx,
         driver_floor=target.driver_floor,
@@ -201,112 +83,119 @@ def verify_environment(
     reports: Path,
     progress: Progress,
     select: str | None = None,
-    tiers: Sequence[str] | None = None,
+    quick: bool = False,
+    tiers: Sequence[str] = (),
     architectures: Sequence[str] = (),
     ptx: str | None = None,
     driver_floor: str | None = None,
 ) -> Verdict:
     """Run the suite inside the environment at `prefix`, and write `reports/<env>.json` and `.xml`.
 
-    `lock` and `platform` are what the environment was made from; `select` is a pytest -k expression; `tiers` names
-    the tiers to run (default: all). `architectures` are the compute capabilities ("9.0") that the environment's row of
-    the matrix promises machine code for, `ptx` the one that newer GPUs compile from, `driver_floor` the oldest driver
-    it runs on: left out for environments that no row speaks of. The verdict is returned whatever it says: its `ok`
-    decides.
+    `lock` and `platform` are what the environment was made from; `select` is a pytest -k expression; `quick` runs the
+    suite's short set of checks; `tiers` names the tiers to run (default: all). `architectures` are the compute
+    capabilities ("9.0") that the environment's row of the matrix promises machine code for, `ptx` the one that newer
+    GPUs compile from, `driver_floor` the oldest driver it runs on: left out for environments without a row. The
+    verdict is returned whatever it says: its `ok` decides.
     Raises MissingFileError when there is no environment or no suite, LockfileError when the lock is not of a torch
     environment of that platform, VerificationError when `tiers` or `select` is not one.
     """
-    selected = _selected(tiers)
     python = python_of(prefix)
     if not (suite / "conftest.py").is_file():
         raise MissingFileError("The verification suite is not here.", where=str(suite), fix="use a whole checkout.")
-    began, clock = datetime.now(timezone.utc), time.monotonic()
+    about = {
+        "lock_path": os.fspath(lock.path),
+        "lock_sha256": lock.sha256,
+        "channels": tuple(dict.fromkeys(package.channel for package in lock.packages.get(platform, ()))),
+    }
+    expected = {
+        **_expectation(prefix, lock, platform, env, accelerator, cuda),
+        **{"architectures": tuple(architectures), "ptx": ptx, "driver_floor": driver_floor},
+        **about,
+    }
     with tempfile.TemporaryDirectory(prefix="torchlocks-verify-", ignore_cleanup_errors=True) as folder:
         work = Path(folder).resolve()
-        expectation = {
-            **_expectation(prefix, lock, platform, env, accelerator, cuda, selected, work / "events.jsonl"),
-            **{"architectures": tuple(architectures), "ptx": ptx, "driver_floor": driver_floor},
-        }
+        (work / "expected.json").write_text(json.dumps(expected), encoding="utf-8")
         command = [
-            *(os.fspath(python), "-I", "-m", "pytest", os.fspath(suite.resolve()), "-q"),
-            *("-c", os.fspath(suite.resolve() / "pytest.ini"), "--rootdir", os.fspath(suite.resolve())),
-            *("--confcutdir", os.fspath(suite.resolve()), "--basetemp", os.fspath(work / "tmp")),
-            *(("-k", select) if select else ()),
+            *(os.fspath(python), "-I", os.fspath(suite.resolve() / "torchsuite" / "__main__.py")),
+            *("--expectation", os.fspath(work / "expected.json"), "--report", os.fspath(work / "report.json")),
+            *("--events", os.fspath(work / "events.jsonl"), *(("-k", select) if select else ())),
+            *(("--quick",) if quick else ()),
+            *(part for tier in tiers for part in ("--tier", tier)),
         ]
+        began = datetime.now(timezone.utc)
         with progress.task(f"Verifying {env}") as task:
-            transcript = _run(command, sealed_environment(prefix, os.environ, work), expectation, work, task)
-    verdict = Verdict(
-        env=env,
-        platform=platform,
-        accelerator=accelerator,
-        cuda=cuda,
-        prefix=os.fspath(prefix),
-        lock_path=os.fspath(lock.path),
-        lock_sha256=lock.sha256,
-        channels=tuple(dict.fromkeys(package.channel for package in lock.packages[platform])),
-        select=select,
-        tiers_selected=selected,
-        started_at=began,
-        duration_s=round(time.monotonic() - clock, 3),
-        host=_host(transcript.facts),
-        facts=transcript.facts,
-        tiers=transcript.tiers,
-        checks=tuple(transcript.finished.values()),
-    )
+            status = _run(command, sealed_environment(prefix, os.environ, work), work, task)
+        if status in _REPORTED:
+            verdict = _read(work / "report.json", prefix)
+        elif status == _REFUSED:
+            raise _refusal(work / "suite.log")
+        else:
+            verdict = Verdict.model_validate(
+                {
+                    **{name: expected[name] for name in ("env", "platform", "accelerator", "cuda")},
+                    **about,
+                    **_no_report(status, work / "suite.log"),
+                    "prefix": os.fspath(prefix),
+                    "select": select,
+                    "quick": quick,
+                    "started_at": began,
+                    "duration_s": round((datetime.now(timezone.utc) - began).total_seconds(), 3),
+                }
+            )
     write_reports(verdict, reports)
     return verdict
 
 
-def sealed_environment(prefix: Path, outside: Mapping[str, str], work: Path) -> dict[str, str]:
-    """The variables that the suite runs with: the activated environment's and the system's, nobody else's.
+def _read(report: Path, prefix: Path) -> Verdict:
+    """The suite's report as a verdict of this torchlocks. Raises VerificationError when it is of another form."""
+    try:
+        told = json.loads(report.read_text(encoding="utf-8"))
+        return Verdict.model_validate({**told, "torchlocks": __version__, "prefix": os.fspath(prefix)})
+    except (OSError, ValueError, ValidationError) as error:
+        raise VerificationError(
+            "The suite's report cannot be read.",
+            where=str(report),
+            fix="use the tests/torch of this torchlocks.",
+            details=str(error),
+        ) from None
 
-    The home folder is an empty one below `work`, so that no user's site-packages, caches or configuration count.
-    A driver that is found through LD_LIBRARY_PATH alone (clusters, NixOS, some containers) is handed on without the
-    rest of its folder, which may hold a CUDA toolkit, too.
-    """
-    kept = {
-        name: value
-        for name, value in outside.items()
-        if name.upper() in _KEPT or name.upper().startswith(_KEPT_PREFIXES)
-    }
-    home = work / "home"
-    home.mkdir(exist_ok=True)
-    if sys.platform == "win32":
-        root = outside.get("SYSTEMROOT", r"C:\Windows")
-        kept |= {"PATH": rf"{root}\System32;{root}", "USERPROFILE": os.fspath(home), "APPDATA": os.fspath(home)}
-    else:
-        kept |= {"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "HOME": os.fspath(home)}
-    if driver := _driver_folder(outside.get("LD_LIBRARY_PATH", ""), work):
-        kept["LD_LIBRARY_PATH"] = os.fspath(driver)
-    # -I does this for the suite's own process and for those it starts; these are for whoever starts Python without.
-    kept |= {"PYTHONNOUSERSITE": "1", "PYTHONSAFEPATH": "1"}
+
+def _refusal(log: Path) -> VerificationError:
+    """The error for a request that torch-verify refused; its message is the last line that starts with its name."""
+    lines = _tail(log).splitlines()
+    said = next((line for line in reversed(lines) if line.startswith("torch-verify: ")), "torch-verify: no message")
+    message = said.removeprefix("torch-verify: ").removeprefix("error: ")
+    return VerificationError(
+        f"The suite refused what was asked: {message}.",
+        fix="name tiers as docs/verification.md lists them, and checks as for pytest -k: 'matmul and not bf16'.",
+        details=_tail(log),
+    )
+
+
+def _no_report(status: int, log: Path) -> dict[str, object]:
+    """The rest of a verdict when the suite's command ended without a report: one failure that says how."""
+    last = [line.strip() for line in _tail(log).splitlines() if line.strip()][-1:]
+    how = f"was killed by signal {-status}" if status < 0 else f"ended with exit code {status}"
+    why = f"the suite {how}{': ' + last[0] if last else ''}"
+    check = Check(
+        id="the suite itself",
+        tier="static",
+        reason="the suite runs to its end",
+        outcome="failed",
+        why=why,
+        error=_tail(log) or None,
+    )
     return {
-        **activation_environment(prefix, kept),
-        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
-        "TORCH_VERIFY_EXPECT": os.fspath(work / "expect.json"),
-        "TORCHINDUCTOR_CACHE_DIR": os.fspath(work / "inductor"),
+        "tiers_selected": (),
+        "host": Host.unknown(),
+        "facts": {},
+        "tiers": (),
+        "checks": (check,),
+        "ok": False,
+        "complete": False,
+        "state": "failed",
+        "headline": f"FAILED: {check.id}: {why}",
     }
-
-
-def _driver_folder(search_path: str, work: Path) -> Path | None:
-    """A folder below `work` with links to the NVIDIA driver's files, if `search_path` leads to one; Linux."""
-    folders = (Path(folder) for folder in search_path.split(os.pathsep) if folder)
-    found = next((folder for folder in folders if (folder / "libcuda.so.1").exists()), None)
-    if found is None or not sys.platform.startswith("linux"):
-        return None
-    links = work / "driver"
-    links.mkdir(exist_ok=True)
-    for file in (file for pattern in _DRIVER_FILES for file in found.glob(pattern)):
-        with contextlib.suppress(FileExistsError):
-            (links / file.name).symlink_to(file.absolute())
-    return links
-
-
-def _selected(tiers: Sequence[str] | None) -> tuple[str, ...]:
-    unknown = [tier for tier in tiers or () if tier not in TIERS]
-    if unknown:
-        raise VerificationError(f"There is no tier {unknown[0]!r}.", fix=f"choose from {', '.join(TIERS)}.")
-    return tuple(tier for tier in TIERS if tiers is None or tier in tiers)
 
 
 def _expectation(
@@ -316,8 +205,6 @@ def _expectation(
     env: str,
     accelerator: Accelerator,
     cuda: str | None,
-    tiers: tuple[str, ...],
-    events: Path,
 ) -> dict[str, object]:
     """What the suite is told: the fields of its own `Expectation`."""
     if platform not in lock.packages:
@@ -344,162 +231,67 @@ def _expectation(
         "packages": [
             {"name": package.name, "version": package.version, "build": package.build} for package in packages
         ],
-        "tiers": tiers,
-        "events": os.fspath(events),
     }
 
 
-def _run(
-    command: list[str], environment: dict[str, str], expectation: dict[str, object], work: Path, task: Task
-) -> _Transcript:
-    """Run the suite to its end, whichever that is, and account for every check.
-
-    When a check ends the process, it is blamed, and a new process goes on behind it.
-    """
-    transcript = _Transcript()
-    events = work / "events.jsonl"
+def _run(command: list[str], environment: dict[str, str], work: Path, task: Task) -> int:
+    """Run torch-verify to its end, and show its progress; its exit code. No process is left when this raises."""
+    events, plan = work / "events.jsonl", _Plan(task)
     events.touch()
-    with events.open(encoding="utf-8") as stream:
-        for _ in range(PROCESSES):
-            told = {**expectation, "done": sorted(transcript.finished)}
-            (work / "expect.json").write_text(json.dumps(told), encoding="utf-8")
-            failure = _run_process(command, environment, work, stream, transcript, task)
-            if failure is None:
-                return transcript
-            known = transcript.running is not None
-            transcript.died(failure, _faults(events) + _tail(work / "suite.log"))
-            if not known:
-                break
-    transcript.give_up()
-    return transcript
-
-
-def _run_process(
-    command: list[str], environment: dict[str, str], work: Path, stream: TextIO, transcript: _Transcript, task: Task
-) -> str | None:
-    """Run one process of the suite and listen to it; how it failed, or None when it came to its end."""
-    log, events = work / "suite.log", work / "events.jsonl"
-    transcript.ended = False
-    with log.open("w") as output:
+    with (work / "suite.log").open("wb") as log, events.open(encoding="utf-8") as stream:
         process = subprocess.Popen(
-            command,
-            env=environment,
-            cwd=work,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            # A session of its own, so that worker processes which a crash leaves behind can be ended with it.
-            start_new_session=True,
+            command, env=environment, cwd=work, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
         )
         try:
-            heard, rest = time.monotonic(), ""
+            lines = _lines(stream)
             while True:
                 over = process.poll() is not None
-                lines = (rest + stream.read()).split("\n")
-                rest = lines.pop()
                 for line in lines:
-                    transcript.add(line, task)
-                    heard = time.monotonic()
+                    if line is None:
+                        break
+                    plan.add(json.loads(line))
                 if over:
-                    break
-                if time.monotonic() - heard > SILENCE_SECONDS:
-                    return f"nothing happened for {SILENCE_SECONDS:.0f} s"
+                    return process.returncode
                 time.sleep(_POLL_SECONDS)
         finally:
             _end(process)
-    wrong = re.search(r"Wrong expression passed to '-k': (.*)", _tail(log))
-    if process.returncode == 4 and wrong:  # pytest: 4 is a usage error.
-        raise VerificationError(
-            f"The selection of checks is not an expression: {wrong[1]}",
-            fix="name checks, or parts of names, joined by and, or, not: 'matmul and not bf16'.",
-        )
-    if not transcript.ended:
-        return _ending(process.returncode, events, log)
-    if process.returncode not in (0, 1, 5):
-        # pytest: 0 all passed, 1 some failed, 5 nothing was selected; anything else is an error of the run itself.
-        return f"pytest ended with exit code {process.returncode}"
-    return None
+
+
+class _Plan:
+    """Shows the suite's events as progress: how many checks there are, and each as it finishes."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._planned: set[str] = set()
+        self._finished: set[str] = set()
+
+    def add(self, event: dict[str, object]) -> None:
+        if event["event"] == "planned" and isinstance(checks := event["checks"], list) and checks:
+            self._planned.update(check["id"] for check in checks)
+            self._task.total(len(self._planned | self._finished))
+        elif event["event"] == "finished" and (check := str(event["id"])) not in self._finished:
+            self._finished.add(check)
+            self._task.advance(1, note=check)
+
+
+def _lines(stream: TextIO) -> Iterator[str | None]:
+    """The complete lines of a growing file; None where there is no further one yet."""
+    rest = ""
+    while True:
+        *lines, rest = (rest + stream.read()).split("\n")
+        yield from lines
+        yield None
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the suite's process and all that it started."""
-    if sys.platform == "win32":
-        process.kill()
-    else:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
+    """Ask the suite to end its processes and itself; kill it when it does not."""
+    if process.poll() is None and sys.platform != "win32":
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_GRACE_SECONDS)
+    process.kill()
     process.wait()
-
-
-def _ending(status: int, events: Path, log: Path) -> str:
-    """How the suite's process died, in one line."""
-    faults = _faults(events)
-    if "Timeout (" in faults:
-        return "hung in native code and was ended"
-    if status < 0:
-        name = signal.Signals(-status).name
-        hint = " (out of memory?)" if name == "SIGKILL" else ""
-        return f"the process was killed by {name}{hint}"
-    last = [line for line in _tail(log).splitlines() if line.strip()][-1:]
-    return f"the process ended with exit code {status}{': ' + last[0].strip() if last else ''}"
-
-
-def _faults(events: Path) -> str:
-    """The stacks that Python wrote down as it crashed or was ended."""
-    faults = events.with_suffix(".faults")
-    return faults.read_text(encoding="utf-8", errors="replace") if faults.is_file() else ""
 
 
 def _tail(log: Path, lines: int = 60) -> str:
     return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
-
-
-def _tier_of(check: str) -> str:
-    names = {f"test_{tier.replace('-', '_')}_": tier for tier in sorted(TIERS, key=len, reverse=True)}
-    return next((tier for start, tier in names.items() if check.startswith(start)), TIERS[0])
-
-
-def _host(facts: Mapping[str, JsonValue]) -> Host:
-    """This machine; what it has of NVIDIA's, the suite has found out."""
-    libc, version = host_platform.libc_ver()
-    return Host(
-        system=host_platform.system(),
-        release=_system_release(),
-        machine=host_platform.machine(),
-        libc=f"{libc} {version}" if libc else None,
-        cpu=_cpu_model(),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        memory_bytes=_memory_bytes(),
-        driver=_text(facts.get("driver_version")),
-        driver_cuda=_text(facts.get("driver_cuda")),
-        gpus=tuple(map(str, gpus)) if isinstance(gpus := facts.get("gpus"), list) else (),
-    )
-
-
-def _text(value: JsonValue) -> str | None:
-    return value if isinstance(value, str) else None
-
-
-def _system_release() -> str:
-    try:
-        return host_platform.freedesktop_os_release()["PRETTY_NAME"]
-    except (OSError, KeyError):
-        return host_platform.release()
-
-
-def _cpu_model() -> str | None:
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        if sys.platform == "linux":
-            for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
-        if sys.platform == "darwin":
-            command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
-            return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    return host_platform.processor() or None
-
-
-def _memory_bytes() -> int | None:
-    if sys.platform == "win32":
-        return None
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

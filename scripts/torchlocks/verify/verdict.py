@@ -1,4 +1,4 @@
-"""The verdict on an environment, as `reports/<env>.json` holds it: the models are the format."""
+"""The verdict on an environment, as the suite's command reports it and `reports/<env>.json` holds it."""
 
 from __future__ import annotations
 
@@ -6,18 +6,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError, computed_field
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from torchlocks import __version__
 
 Accelerator = Literal["cpu", "cuda"]
 Outcome = Literal["passed", "failed", "skipped"]
 
-#: The suite's tiers, in the order they run.
-TIERS = ("static", "import", "cpu", "cuda-build", "gpu", "multi-gpu", "multi-node")
-
-#: What a verdict comes to. `partial`: only a part of the suite was asked for, or ran. `cuda-build`: a CUDA environment
-#: is what its lock says, and no GPU was there to compute on.
+#: What a verdict comes to. `partial`: a part of what a full verdict needs was not run, or not proven. `cuda-build`: a
+#: CUDA environment is what its lock says, and no GPU was there to compute on.
 State = Literal["failed", "nothing", "partial", "cpu", "cuda-build", "gpu"]
 
 
@@ -30,8 +27,9 @@ class Frozen(BaseModel):
 class Check(Frozen):
     """One check and what came of it.
 
-    `id` is the file and function of the suite. `why` is one line: the failure, or why it was skipped. `error` is
-    the full text of a failure. `values` are what the check measured. Times are in seconds.
+    `id` is the file and function of the suite. `why` is one line: the failure, or why it was skipped. `skip` is the
+    code of a skip's reason where it is one that leaves no gap. `error` is the full text of a failure. `values` are what
+    the check measured. Times are in seconds.
     """
 
     id: str
@@ -39,6 +37,7 @@ class Check(Frozen):
     reason: str
     outcome: Outcome
     why: str | None = None
+    skip: str | None = None
     error: str | None = None
     duration_s: float = 0.0
     values: dict[str, JsonValue] = {}
@@ -69,15 +68,32 @@ class Host(Frozen):
     driver_cuda: str | None = None
     gpus: tuple[str, ...] = ()
 
+    @classmethod
+    def unknown(cls) -> Host:
+        """A machine of which no report was written."""
+        return cls(system="", release="", machine="", libc=None, cpu=None, cores=1, memory_bytes=None)
+
+
+class Gap(Frozen):
+    """A required check that proves nothing here: `name` is what the headline says is missing."""
+
+    tier: str
+    id: str
+    name: str
+    why: str
+
 
 class Verdict(Frozen):
     """What the suite found, bound to the lock that the environment was made from.
 
-    `lock_sha256` is the hash of the lockfile's bytes. `select` and `tiers_selected` tell what of the suite was asked
-    for. `facts` are what the environment says of itself.
+    The suite's command concludes; this is the form of its report. `lock_sha256` is the hash of the lockfile's bytes.
+    `select`, `quick` and `tiers_selected` tell what of the suite was asked for, `workers` how many processes ran it.
+    `facts` are what the environment says of itself. `ok`: nothing failed, and something ran. `complete`: the whole
+    suite was asked for, so that `ok` speaks for the environment. `gaps` are the required checks that proved nothing,
+    `headline` is the conclusion in one line.
     """
 
-    # A report holds `ok`, `complete`, `state` and `headline` beside the fields; reading one back works them out again.
+    # Reports of a newer suite may have further fields.
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     schema_version: Literal[1] = 1
@@ -91,53 +107,20 @@ class Verdict(Frozen):
     lock_sha256: str
     channels: tuple[str, ...]
     select: str | None
+    quick: bool = False
     tiers_selected: tuple[str, ...]
     started_at: datetime
     duration_s: float
+    workers: int = 1
     host: Host
     facts: dict[str, JsonValue]
     tiers: tuple[TierState, ...]
     checks: tuple[Check, ...]
-
-    @computed_field  # type: ignore[prop-decorator]
-    @property
-    def ok(self) -> bool:
-        """Nothing failed, and something ran."""
-        return not self.failures and any(check.outcome == "passed" for check in self.checks)
-
-    @computed_field  # type: ignore[prop-decorator]
-    @property
-    def complete(self) -> bool:
-        """The whole suite was asked for, so that `ok` speaks for the environment."""
-        return self.select is None and self.tiers_selected == TIERS
-
-    @computed_field  # type: ignore[prop-decorator]
-    @property
-    def state(self) -> State:
-        """What the checks come to, in one word."""
-        if not self.ok:
-            return "failed" if self.failures else "nothing"
-        passed = {check.tier for check in self.checks if check.outcome == "passed"}
-        reached: tuple[State, ...] = ("cpu",) if self.accelerator == "cpu" else ("gpu", "cuda-build")
-        return next((tier for tier in reached if self.complete and tier in passed), "partial")
-
-    @computed_field  # type: ignore[prop-decorator]
-    @property
-    def headline(self) -> str:
-        """What the checks come to, in one line."""
-        passed = sum(check.outcome == "passed" for check in self.checks)
-        if self.state == "failed":
-            return f"FAILED: {self.failure_line()}"
-        if self.state == "nothing":
-            return "nothing ran, so nothing is proven"
-        if self.state == "partial":
-            return f"{passed} checks passed, of a part of the suite"
-        if self.state == "cpu":
-            return "CPU environment verified"
-        if self.state == "gpu":
-            return f"CUDA environment verified on {_gpus(self.host.gpus)}"
-        obstacle = next((tier.obstacle for tier in self.tiers if tier.tier == "gpu"), None) or "no check ran on it"
-        return f"CUDA build verified, GPU not verified ({obstacle.removeprefix('not run: ')})"
+    ok: bool
+    complete: bool
+    state: State
+    gaps: tuple[Gap, ...] = ()
+    headline: str
 
     def failure_line(self) -> str:
         """What is wrong, in one line: the failures by name, or that nothing ran."""
@@ -158,8 +141,3 @@ def read_verdict(path: Path) -> Verdict | None:
         return Verdict.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):
         return None
-
-
-def _gpus(names: tuple[str, ...]) -> str:
-    """`2 x NVIDIA H100`; drivers that name no GPU leave the number of kinds unknown."""
-    return ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names)) or "a GPU"

@@ -95,17 +95,26 @@ def make_environment(layout: Layout, request: Request, progress: Progress) -> Ou
     return Outcome(prefix=result.prefix, verdict=verdict, notes=source.notes)
 
 
-def verify_installed(layout: Layout, env: str, progress: Progress, *, select: str | None = None) -> Verdict:
+def verify_installed(
+    layout: Layout, env: str, progress: Progress, *, select: str | None = None, quick: bool = False
+) -> Verdict:
     """Run the suite again in an installed environment, with the lock that it was installed from.
 
-    A run of all checks marks the environment as verified or not; a selection (`select`, as for pytest -k) does not.
-    Raises MissingFileError when the environment's lock no longer exists.
+    A run of all checks marks the environment as verified or not; a selection (`select`, as for pytest -k) and the
+    short set (`quick`) do not. Raises MissingFileError when the environment's lock no longer exists.
     """
     lock, target = installed_lock(layout, env)
-    return _verify(layout, target, lock, progress, select)
+    return _verify(layout, target, lock, progress, select, quick)
 
 
-def _verify(layout: Layout, target: Target, lock: Lock, progress: Progress, select: str | None = None) -> Verdict:
+def _verify(
+    layout: Layout,
+    target: Target,
+    lock: Lock,
+    progress: Progress,
+    select: str | None = None,
+    quick: bool = False,
+) -> Verdict:
     from torchlocks.install.provenance import mark_verified
     from torchlocks.verify.suite import verify_target
 
@@ -116,9 +125,10 @@ def _verify(layout: Layout, target: Target, lock: Lock, progress: Progress, sele
         target,
         suite=layout.suite,
         # A selection does not replace the report of a complete run.
-        reports=layout.reports if select is None else layout.reports / "selections",
+        reports=layout.reports if select is None and not quick else layout.reports / "selections",
         progress=progress,
         select=select,
+        quick=quick,
     )
     if verdict.complete:
         mark_verified(prefix, verdict.ok, _short(layout, layout.reports / f"{target.env}.json"))

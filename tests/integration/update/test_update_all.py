@@ -7,12 +7,12 @@ import re
 import shutil
 import subprocess
 import sys
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import get_args
 
 import pytest
 
+import sample_reports
 from torchlocks.check.model import Report
 from torchlocks.core.errors import MissingFileError
 from torchlocks.core.layout import Layout
@@ -23,7 +23,7 @@ from torchlocks.matrix.model import load_matrix
 from torchlocks.publish.metapackages import update_generated
 from torchlocks.update.pull_request import body, headline
 from torchlocks.update.relock import account_since
-from torchlocks.verify.verdict import TIERS, Check, Host, TierState, Verdict
+from torchlocks.verify.verdict import Verdict
 
 ROOT = Path(__file__).parents[3]
 TORCHLOCKS = Path(sys.executable).parent / "torchlocks"
@@ -119,25 +119,10 @@ def read_lock_of(checkout: Path, revision: str) -> Lock:
 
 
 def verdict(lock_sha256: str, *, ok: bool = True, select: str | None = None) -> Verdict:
-    check = Check(id="test_x.py::test_y", tier="static", reason="r", outcome="passed" if ok else "failed", why="y")
-    nothing = Host(system="Linux", release="6", machine="x86_64", libc=None, cpu=None, cores=2, memory_bytes=None)
-    return Verdict(
-        env="cpu",
-        platform="linux-64",
-        accelerator="cpu",
-        cuda=None,
-        prefix="envs/cpu",
-        lock_path="locks/cpu/conda-lock.yml",
-        lock_sha256=lock_sha256,
-        channels=("https://conda.anaconda.org/conda-forge",),
-        select=select,
-        tiers_selected=TIERS,
-        started_at=datetime(2026, 7, 1, tzinfo=timezone.utc),
-        duration_s=1.0,
-        host=nothing,
-        facts={},
-        tiers=(TierState(tier="static", obstacle=None),),
-        checks=(check,),
+    told = sample_reports.verdict(sample_reports.check("y", "passed" if ok else "failed", why="y"))
+    headline = "CPU environment verified" if ok else told.headline
+    return told.model_copy(
+        update={"lock_sha256": lock_sha256, "select": select, "complete": select is None, "headline": headline}
     )
 
 

@@ -15,6 +15,8 @@ Capability = tuple[int, int]
 BF16: Capability = (8, 0)
 TF32: Capability = (8, 0)
 FLASH_ATTENTION: Capability = (8, 0)
+CUDNN_ATTENTION: Capability = (8, 0)
+FP8: Capability = (8, 9)
 
 #: Triton compiles for GPUs from Volta on.
 TRITON: Capability = (7, 0)

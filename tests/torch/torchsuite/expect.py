@@ -36,7 +36,10 @@ class Expectation:
     no lock is known: `packages` are what was found, and there is nothing to compare them with. `architectures` are the
     compute capabilities ("9.0") that torch's row promises machine code for, `ptx` the one that newer GPUs compile from,
     `driver_floor` the oldest driver that the lock runs on; empty or None where no row says. Where `gpu_required`, a
-    machine without a GPU is a failure, and not only one whose GPU is not used.
+    machine without a GPU is a failure, and not only one whose GPU is not used. `worker` is the number of this process
+    among those of the run, `claims` the folder in which they claim test files; without one, this process runs all.
+    `only` are the ids of the checks to run; None: all. `threads` is how many threads a
+    computation may use beside the other processes; None: as many as torch likes.
     """
 
     env: str
@@ -55,6 +58,21 @@ class Expectation:
     ptx: str | None = None
     driver_floor: str | None = None
     gpu_required: bool = False
+    worker: int = 0
+    claims: Path | None = None
+    only: tuple[str, ...] | None = None
+    threads: int | None = None
+
+    @property
+    def lead(self) -> bool:
+        """Whether this process reports what every process sees, and runs what needs a device."""
+        return self.worker == 0
+
+    def wants(self, check: str) -> bool:
+        """Whether a check or a file is among those to run."""
+        return self.only is None or any(
+            check in (each, each.partition("::")[0]) or check.startswith(f"{each}[") for each in self.only
+        )
 
     def package(self, name: str) -> Package | None:
         """The locked package of that name."""
@@ -86,13 +104,15 @@ def load(path: Path | None = None) -> Expectation:
         ptx=data.get("ptx"),
         driver_floor=data.get("driver_floor"),
         gpu_required=data.get("gpu_required", False),
+        worker=data.get("worker", 0),
+        claims=Path(data["claims"]) if data.get("claims") else None,
+        threads=data.get("threads"),
+        only=tuple(data["only"]) if data.get("only") is not None else None,
     )
 
 
-def document(
-    environment: Found, accelerator: str, cuda: str | None, tiers: tuple[str, ...], events: Path
-) -> dict[str, Any]:
-    """What the suite is told of an environment that describes itself: the JSON that `load` reads."""
+def document(environment: Found, accelerator: str, cuda: str | None, tiers: tuple[str, ...]) -> dict[str, Any]:
+    """What the suite is told of an environment that describes itself: the JSON that `load` reads, but for `events`."""
     return {
         "env": environment.prefix.name,
         "platform": environment.platform,
@@ -101,7 +121,6 @@ def document(
         "prefix": os.fspath(environment.prefix),
         "packages": [asdict(package) for package in environment.packages],
         "tiers": tiers,
-        "events": os.fspath(events),
         "done": [],
         "locked": environment.locked,
         "gpu_required": accelerator == "cuda",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -29,7 +30,7 @@ def pytest_configure(config: pytest.Config) -> None:
         expectation=expectation,
         prefix=Prefix(expectation.prefix),
         stream=Stream(expectation.events),
-        imports=Imports(expectation.events.parent),
+        imports=Imports(expectation.events.parent, expectation.lead),
     )
     config.stash[SUITE] = suite
     config.pluginmanager.register(Plugin(suite), "torchsuite")
@@ -92,6 +93,20 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True)
+def _threads(request: pytest.FixtureRequest, expectation: Expectation) -> Iterator[None]:
+    """As many threads as cores are left beside the other processes: more would wait for each other."""
+    torch = sys.modules.get("torch")
+    # What threads there are without a limit is for the checks of threads.
+    if expectation.threads is None or torch is None or request.path.name == "test_cpu_threads.py":
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(expectation.threads)
+    yield
+    torch.set_num_threads(before)
+
+
 #: The check after which CUDA answered every call of this process with an error.
 _LOST: list[str] = []
 
@@ -131,3 +146,14 @@ def run_python(tmp_path: Path) -> Callable[..., str]:
         return done.stdout
 
     return run
+
+
+@pytest.fixture
+def compiler(measure: Measure) -> str:
+    """The host's C++ compiler. Without one, nothing is proven of torch.compile."""
+    names = (os.environ.get("CXX"), "cl") if sys.platform == "win32" else (os.environ.get("CXX"), "g++", "clang++")
+    found = next((found for name in names if name and (found := shutil.which(name))), None)
+    if found is None:
+        pytest.skip("the host has no C++ compiler")
+    measure("compiler", found)
+    return found

@@ -6,7 +6,7 @@ import contextlib
 import faulthandler
 import signal
 import textwrap
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -14,11 +14,23 @@ from typing import TypedDict
 
 import pytest
 
+from torchsuite import skips
 from torchsuite.expect import Expectation
 from torchsuite.imports import Imports
 from torchsuite.prefix import Prefix
 from torchsuite.stream import Stream
-from torchsuite.tiers import DEFAULT_SECONDS, TIERS, WITHOUT_TORCH, declared, machine, obstacle, seconds_of, tier_of
+from torchsuite.tier_names import TIERS
+from torchsuite.tiers import (
+    DEFAULT_SECONDS,
+    LONG_FIRST,
+    ON_DEVICES,
+    WITHOUT_TORCH,
+    declared,
+    machine,
+    obstacle,
+    seconds_of,
+    tier_of,
+)
 
 #: After its time limit a check is interrupted; where that does not help (a deadlock in native code), the process
 #: is ended this many seconds later, with every thread's stack written down.
@@ -58,6 +70,8 @@ class Plugin:
         self._stream.close()
 
     def pytest_sessionstart(self) -> None:
+        if not self._suite.expectation.lead:
+            return
         tiers = [{"tier": tier, "obstacle": obstacle(tier, self._suite.expectation)} for tier in TIERS]
         self._stream.emit("tiers", tiers=tiers)
         if self._suite.expectation.accelerator == "cuda":
@@ -74,12 +88,15 @@ class Plugin:
         """Leave out modules that cannot or need not be imported, and say so: a broken torch must not end the run."""
         if not (collection_path.name.startswith("test_") and collection_path.suffix == ".py"):
             return None
-        if collection_path.name in self._suite.expectation.done:
+        expectation = self._suite.expectation
+        if collection_path.name in expectation.done or not expectation.wants(collection_path.name):
             return True
         tier = tier_of(collection_path.name)
         if tier in WITHOUT_TORCH:
             return None
-        why = obstacle(tier, self._suite.expectation)
+        if tier in ON_DEVICES and not expectation.lead:
+            return True
+        why = obstacle(tier, expectation)
         if why is None and self._suite.imports.get("torch").failure is not None:
             why = "not run: torch cannot be imported"
         if why is None:
@@ -89,6 +106,8 @@ class Plugin:
 
     def _left_out(self, file: Path, tier: str, why: str) -> None:
         """Account for the checks of a file that is not imported, each by its name."""
+        if not self._suite.expectation.lead:
+            return
         try:
             checks = declared(file)
         except (OSError, SyntaxError) as error:
@@ -96,7 +115,7 @@ class Plugin:
             return
         for entry in checks:
             name = f"{file.name}::{entry.name}"
-            if name not in self._suite.expectation.done:
+            if name not in self._suite.expectation.done and self._suite.expectation.wants(name):
                 self._finished(name, tier, entry.reason, outcome="skipped", why=why)
 
     def pytest_collectstart(self, collector: pytest.Collector) -> None:
@@ -112,7 +131,8 @@ class Plugin:
             )
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        items[:] = [item for item in items if item.nodeid not in self._suite.expectation.done]
+        expectation = self._suite.expectation
+        items[:] = [item for item in items if item.nodeid not in expectation.done and expectation.wants(item.nodeid)]
         items.sort(key=lambda item: TIERS.index(_tier(item)))
         for item in items:
             marker = item.get_closest_marker("check")
@@ -121,18 +141,35 @@ class Plugin:
             only = marker.kwargs["accelerator"]
             why = obstacle(_tier(item), self._suite.expectation)
             if why is None and only not in (None, self._suite.expectation.accelerator):
-                why = f"for {only} environments"
+                why = skips.coded(skips.Reason.OTHER_ACCELERATOR, f"for {only} environments")
             if why is not None:
                 item.add_marker(pytest.mark.skip(reason=why))
 
     def pytest_deselected(self, items: list[pytest.Item]) -> None:
+        if not self._suite.expectation.lead:
+            return
         for item in items:
             why = f"not selected by {item.config.getoption('keyword')!r}"
             self._finished(item.nodeid, _tier(item), _reason(item), outcome="skipped", why=why)
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
+        if not self._suite.expectation.lead:
+            self._stream.emit("planned", checks=[])
+            return
         checks = [{"id": item.nodeid, "tier": _tier(item), "reason": _reason(item)} for item in session.items]
         self._stream.emit("planned", checks=checks)
+
+    def pytest_runtestloop(self, session: pytest.Session) -> object:
+        """Run the checks file by file: those that no other process has claimed."""
+        claims = self._suite.expectation.claims
+        if claims is None:
+            return None  # pytest's own loop
+        for file, items in by_file(session.items):
+            if not claim(claims, file, self._suite.expectation.worker):
+                continue
+            for item, following in zip(items, [*items[1:], None], strict=True):
+                item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+        return True
 
     # Running: time limits, and one event a check.
 
@@ -179,6 +216,7 @@ class Plugin:
         *,
         outcome: str,
         why: str | None,
+        skip: str | None = None,
         error: str | None = None,
         duration_s: float = 0.0,
         values: dict[str, object] | None = None,
@@ -190,10 +228,33 @@ class Plugin:
             reason=reason,
             outcome=outcome,
             why=why,
+            skip=skip,
             error=error,
             duration_s=duration_s,
             values=values or {},
         )
+
+
+def by_file(items: Iterable[pytest.Item]) -> list[tuple[str, list[pytest.Item]]]:
+    """The checks of each file, what takes longest first; what needs a device comes before all else."""
+    files: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.path.name, []).append(item)
+
+    def place(file: str) -> tuple[bool, int]:
+        return tier_of(file) not in ON_DEVICES, LONG_FIRST.index(file) if file in LONG_FIRST else len(LONG_FIRST)
+
+    return [(file, files[file]) for file in sorted(files, key=place)]
+
+
+def claim(claims: Path, file: str, worker: int) -> bool:
+    """Whether this process is the first to claim a file. The claim's text is the worker's number."""
+    try:
+        with (claims / file).open("x", encoding="utf-8") as made:
+            made.write(str(worker))
+    except FileExistsError:
+        return False
+    return True
 
 
 def _tier(item: pytest.Item) -> str:
@@ -232,10 +293,11 @@ def limit(seconds: float) -> Iterator[None]:
 
 
 class Judged(TypedDict):
-    """The outcome of a check: passed, failed or skipped; why, in one line; the full text of an error."""
+    """The outcome of a check: passed, failed or skipped; why, in one line; the code of a skip; the text of an error."""
 
     outcome: str
     why: str | None
+    skip: str | None
     error: str | None
 
 
@@ -247,14 +309,16 @@ def judge(phases: list[pytest.TestReport]) -> Judged:
             crash = getattr(report.longrepr, "reprcrash", None)
             why = crash.message.strip().splitlines()[0] if crash else first_error(report.longreprtext)
             why = why.removeprefix("Failed: ").removeprefix("AssertionError: ")
-            return {"outcome": "failed", "why": textwrap.shorten(why, WHY_CHARACTERS), "error": report.longreprtext}
+            why = textwrap.shorten(why, WHY_CHARACTERS)
+            return {"outcome": "failed", "why": why, "skip": None, "error": report.longreprtext}
         if report.skipped and isinstance(report.longrepr, tuple):
             skipped = str(report.longrepr[2]).removeprefix("Skipped: ")
     if not phases:
-        return {"outcome": "failed", "why": "interrupted", "error": None}
+        return {"outcome": "failed", "why": "interrupted", "skip": None, "error": None}
     if skipped is not None:
-        return {"outcome": "skipped", "why": skipped, "error": None}
-    return {"outcome": "passed", "why": None, "error": None}
+        code, why = skips.split(skipped)
+        return {"outcome": "skipped", "why": why, "skip": code, "error": None}
+    return {"outcome": "passed", "why": None, "skip": None, "error": None}
 
 
 def first_error(text: str) -> str:

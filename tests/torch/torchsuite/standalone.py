@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from torchsuite import expect, found
-from torchsuite.tiers import TIERS
+from torchsuite.tier_names import TIERS
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -33,9 +33,10 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
         raise pytest.UsageError(str(error)) from None
     folder = tempfile.TemporaryDirectory(prefix="torch-verify-", ignore_cleanup_errors=True)
     path = Path(folder.name) / "expect.json"
-    told = expect.document(
-        environment, "cuda" if wanted == "gpu" else "cpu", None, TIERS, path.with_name("events.jsonl")
-    )
+    told = {
+        **expect.document(environment, "cuda" if wanted == "gpu" else "cpu", None, TIERS),
+        "events": os.fspath(path.with_name("events.jsonl")),
+    }
     path.write_text(json.dumps(told), encoding="utf-8")
     os.environ[expect.VARIABLE] = os.fspath(path)
 

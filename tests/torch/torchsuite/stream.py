@@ -1,15 +1,16 @@
-"""Results as they happen: one JSON object a line, for the tool that watches.
+"""Results as they happen: one JSON object a line, for the runner that watches.
 
 Events, by their `event` field:
 
 - `collecting` {id}: a module is about to be imported (what a crash then is to be blamed on);
 - `tiers` {tiers: [{tier, obstacle}]}: what can run here;
 - `planned` {checks: [{id, tier, reason}]}: every check, in the order they run;
-- `started` {id}; `finished` {id, tier, reason, outcome, why, error, duration_s, values};
+- `started` {id}; `finished` {id, tier, reason, outcome, why, skip, error, duration_s, values};
 - `facts` {facts}: what the environment says of itself;
 - `ended` {}: the suite came to its end.
 
-`outcome` is passed, failed or skipped; `why` is one line; `error` is the full text.
+`outcome` is passed, failed or skipped; `why` is one line; `skip` is the code of a reason of `skips.py`, or null;
+`error` is the full text.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The tiers of checks, in the order they run, and what each needs of the host.
+"""What each tier of checks needs of the host, and how checks are declared.
 
 A check's tier is in the name of its file: `test_<tier>_<topic>.py`.
 """
@@ -6,6 +6,8 @@ A check's tier is in the name of its file: `test_<tier>_<topic>.py`.
 from __future__ import annotations
 
 import ast
+import json
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -15,17 +17,19 @@ import pytest
 
 from torchsuite import gpus, nodes
 from torchsuite.expect import Expectation
-
-#: static: the prefix against the lock, nothing imported. import: torch in processes of its own.
-#: cpu: computation. cuda-build: a CUDA build, no GPU needed. gpu, multi-gpu: one GPU, two or more.
-#: multi-node: several machines.
-TIERS = ("static", "import", "cpu", "cuda-build", "gpu", "multi-gpu", "multi-node")
+from torchsuite.tier_names import TIERS
 
 #: Tiers whose modules do not import torch into the suite's own process.
 WITHOUT_TORCH = ("static", "import", "cuda-build")
 
 #: Tiers that only an environment for CUDA has. Several nodes compute together over gloo, too.
 FOR_CUDA = ("cuda-build", "gpu", "multi-gpu")
+
+#: Tiers that need a device, or other machines, for themselves: one process of a run runs them, one check at a time.
+ON_DEVICES = ("mps", "gpu", "multi-gpu", "multi-node")
+
+#: Files that take longest, in the order in which they are claimed: the rest fills the gaps behind them.
+LONG_FIRST = ("test_cpu_compiled.py", "test_cpu_packaged.py", "test_cpu_distributed.py", "test_cpu_data.py")
 
 DEFAULT_SECONDS = 60.0
 
@@ -66,6 +70,8 @@ def obstacle(tier: str, expectation: Expectation) -> str | None:
         return "tier not selected"
     if tier in FOR_CUDA and expectation.accelerator != "cuda":
         return "a CPU environment"
+    if tier == "mps":
+        return mps_obstacle(expectation)
     if tier == "gpu" and expectation.gpu_required:
         return None
     if tier in ("gpu", "multi-gpu") and (absence := machine().absence()):
@@ -73,6 +79,27 @@ def obstacle(tier: str, expectation: Expectation) -> str | None:
     if tier == "multi-gpu" and (machine().visible or 0) < 2:
         return "not run: only one GPU" if machine().visible else "not run: no GPU can be used"
     return nodes.obstacle() if tier == "multi-node" else None
+
+
+def mps_obstacle(expectation: Expectation) -> str | None:
+    """Why no check can run on the GPU of a Mac. Whether torch uses the GPU that is there is for a check to find out."""
+    if expectation.platform != "osx-arm64":
+        return "only Macs with Apple silicon have MPS"
+    return None if metal_gpus() else "not run: this Mac shows no GPU"
+
+
+@cache
+def metal_gpus() -> tuple[str, ...]:
+    """The names of this Mac's GPUs by the system, not by torch; virtual machines often have none."""
+    command = ["/usr/sbin/system_profiler", "-json", "SPDisplaysDataType"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+        displays = json.loads(done.stdout)["SPDisplaysDataType"]
+    except (OSError, subprocess.SubprocessError, ValueError, KeyError):
+        return ()
+    return tuple(
+        str(each.get("sppci_model", "a GPU")) for each in displays if each.get("spdisplays_mtlgpufamilysupport")
+    )
 
 
 @cache

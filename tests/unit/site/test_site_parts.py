@@ -22,7 +22,7 @@ from torchlocks.site.docs import page_link, read_docs, render_page
 from torchlocks.site.history import committed_revision, read_history, revision
 from torchlocks.site.index import Index, index_json, index_schema
 from torchlocks.verify.report import write_reports
-from torchlocks.verify.verdict import TIERS
+from torchsuite.tier_names import TIERS
 
 LAYOUT = Layout(Path(__file__).parents[3])
 
@@ -41,22 +41,24 @@ def checkout(tmp_path: Path) -> Layout:
 def report(layout: Layout, **changed: object) -> None:
     """Write a report on the lock of gpu-cu118 in `layout`, but for what is changed."""
     sha256 = read_lock(layout.locks / "gpu-cu118" / "conda-lock.yml").sha256
-    fields = {"env": "gpu-cu118", "accelerator": "cuda", "cuda": "11.8", "lock_sha256": sha256, **changed}
-    write_reports(verdict(check("a", tier="gpu")).model_copy(update=fields), layout.reports)
+    fields = {"env": "gpu-cu118", "accelerator": "cuda", "cuda": "11.8", "lock_sha256": sha256}
+    write_reports(
+        verdict(check("a", tier="gpu")).model_copy(update={**fields, "state": "gpu", **changed}), layout.reports
+    )
 
 
 LOCAL = {"lock_sha256": "0" * 64, "channels": ("file:///build/channel",)}
-BROKEN = {"checks": (check("a", "failed", why="broken"),)}
+BROKEN = {"ok": False, "state": "failed"}
 
 
 @pytest.mark.parametrize(
     ("changed", "state"),
     [
         ({}, "verified"),
-        ({"checks": (check("a", tier="cuda-build"),)}, "build-verified"),
-        ({"select": "static"}, "partial"),
+        ({"state": "cuda-build"}, "build-verified"),
+        ({"state": "partial"}, "partial"),
         (BROKEN, "failed"),
-        ({"checks": ()}, "failed"),
+        ({"ok": False, "state": "nothing"}, "failed"),
         ({"lock_sha256": "0" * 64}, "outdated"),
         (LOCAL, "local"),
         ({**LOCAL, **BROKEN}, "local-failed"),
@@ -88,7 +90,7 @@ def test_rows_without_a_lock_are_named(checkout: Layout) -> None:
 
 
 def test_builds_of_the_local_channel_have_rows_of_their_own(checkout: Layout) -> None:
-    local = {"env": "gpu-cu130", "accelerator": "cuda", "cuda": "13.0", **LOCAL}
+    local = {"env": "gpu-cu130", "accelerator": "cuda", "cuda": "13.0", "state": "gpu", **LOCAL}
     write_reports(verdict(check("a", tier="gpu")).model_copy(update=local), checkout.reports)
     rows = {(row.target.env, row.target.platform): row.verdict for row in read_catalogue(checkout).local}
     built = rows.pop(("gpu-cu130", "linux-64"))

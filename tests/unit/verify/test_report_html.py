@@ -14,7 +14,7 @@ from sample_reports import check, verdict
 from torchlocks.core.quantities import seconds
 from torchlocks.verify.report import write_reports
 from torchlocks.verify.report_html import report_html
-from torchlocks.verify.verdict import TIERS
+from torchsuite.tier_names import TIERS
 
 
 class _Page(HTMLParser):

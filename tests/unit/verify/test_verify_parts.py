@@ -6,17 +6,14 @@ import importlib
 import os
 import sys
 from collections.abc import Iterator
-from datetime import datetime, timezone
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torchlocks.verify.suite import sealed_environment
-from torchlocks.verify.verdict import TIERS, Check, Host, TierState, Verdict
+from torchlocks.verify.seal import sealed_environment
 
 SUITE = Path(__file__).parents[2] / "torch"
 
@@ -169,68 +166,3 @@ def test_a_search_path_without_a_driver_is_not_handed_on(tmp_path: Path) -> None
     (tmp_path / "libcublas.so.12").touch()
     outside = {"LD_LIBRARY_PATH": os.fspath(tmp_path)}
     assert "LD_LIBRARY_PATH" not in sealed_environment(Path(sys.prefix), outside, tmp_path)
-
-
-# What a verdict comes to.
-
-
-def verdict(
-    *checks: tuple[str, str], accelerator: str = "cuda", gpus: tuple[str, ...] = (), obstacle: str | None = None
-) -> Verdict:
-    """A verdict of checks given as (tier, outcome)."""
-    known: dict[str, Any] = {
-        "checks": tuple(
-            Check(id=f"test_{tier}.py::test_{index}", tier=tier, reason="-", outcome=outcome, why="it broke")  # type: ignore[arg-type]
-            for index, (tier, outcome) in enumerate(checks)
-        ),
-        "accelerator": accelerator,
-    }
-    host = Host(
-        system="Linux", release="-", machine="x86_64", libc=None, cpu=None, cores=2, memory_bytes=None, gpus=gpus
-    )
-    return Verdict(
-        env="env", platform="linux-64", cuda="12.9", prefix="/env", lock_path="lock", lock_sha256="ab", channels=(),
-        select=None, tiers_selected=TIERS, started_at=datetime.now(timezone.utc), duration_s=1.0, host=host, facts={},
-        tiers=(TierState(tier="gpu", obstacle=obstacle),), **known,
-    )  # fmt: skip
-
-
-def test_a_gpu_that_computed_is_named() -> None:
-    proven = verdict(("cuda-build", "passed"), ("gpu", "passed"), gpus=("NVIDIA H100", "NVIDIA H100"))
-    assert (proven.state, proven.headline) == ("gpu", "CUDA environment verified on 2 x NVIDIA H100")
-    mixed = verdict(("gpu", "passed"), gpus=("NVIDIA A100", "NVIDIA T4"))
-    assert mixed.headline == "CUDA environment verified on 1 x NVIDIA A100, 1 x NVIDIA T4"
-
-
-def test_a_build_without_a_gpu_is_no_more_than_a_build() -> None:
-    built = verdict(("cuda-build", "passed"), ("gpu", "skipped"), obstacle="not run: no NVIDIA driver")
-    assert (built.state, built.headline) == ("cuda-build", "CUDA build verified, GPU not verified (no NVIDIA driver)")
-
-
-def test_a_failure_leads_whatever_passed() -> None:
-    wrong = verdict(("cuda-build", "passed"), ("gpu", "passed"), ("gpu", "failed"), ("gpu", "failed"))
-    assert (wrong.state, wrong.headline) == ("failed", "FAILED: test_gpu.py::test_2: it broke, and 1 more")
-
-
-def test_the_cpu_tier_of_a_cuda_environment_proves_no_cuda() -> None:
-    assert verdict(("cpu", "passed")).state == "partial"
-    assert verdict(("cpu", "passed"), accelerator="cpu").headline == "CPU environment verified"
-    assert verdict().state == "nothing"
-
-
-def test_the_command_concludes_what_the_tool_concludes() -> None:
-    conclusion = module("command").conclusion
-    cases = [
-        verdict(("cuda-build", "passed"), ("gpu", "passed"), gpus=("A", "B", "A")),
-        verdict(("gpu", "passed")),
-        verdict(("cuda-build", "passed"), obstacle="not run: no NVIDIA driver"),
-        verdict(("cuda-build", "passed")),
-        verdict(("cpu", "passed")),
-        verdict(("cpu", "passed"), accelerator="cpu"),
-        verdict(("cpu", "skipped"), accelerator="cpu"),
-        verdict(("static", "failed"), ("cpu", "passed"), accelerator="cpu"),
-        verdict(("static", "failed"), ("gpu", "failed")),
-    ]
-    for case in cases:
-        told = case.model_dump(mode="json")
-        assert conclusion(told) == {"state": case.state, "headline": case.headline}

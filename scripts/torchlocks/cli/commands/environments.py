@@ -85,6 +85,7 @@ def _gpu_environment(layout: Layout, cuda: str, channel: ChannelChoice, require_
 @click.command()
 @click.argument("env_name")
 @click.option("-k", "select", default=None, help="Run only the checks that match, as for pytest -k.")
+@click.option("--quick", is_flag=True, help="Run the suite's short set of checks, about ten seconds.")
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON, and nothing else.")
 @scheduler_option
 @click.option(
@@ -100,6 +101,7 @@ def _gpu_environment(layout: Layout, cuda: str, channel: ChannelChoice, require_
 def verify(
     env_name: str,
     select: str | None,
+    quick: bool,
     as_json: bool,
     scheduler: str | None,
     per: Literal["node", "kind", "worker"],
@@ -113,10 +115,12 @@ def verify(
     if scheduler is not None:
         from torchlocks.cli.commands.fleet import verify_on_nodes
 
+        if quick:
+            raise click.UsageError("--quick verifies this machine; nodes of a cluster run the whole suite, or -k.")
         verify_on_nodes(env_name, select, as_json, scheduler, per, install)
         return
     installed_prefix(env_name)
-    verdict = verify_installed(find_layout(), env_name, make_progress(quiet=as_json), select=select)
+    verdict = verify_installed(find_layout(), env_name, make_progress(quiet=as_json), select=select, quick=quick)
     show_verdict(verdict, env_name, as_json)
 
 

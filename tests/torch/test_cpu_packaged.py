@@ -1,0 +1,60 @@
+"""Compiled models that leave Python, and C++ that comes in: what is built with the host's compiler."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch._inductor
+import torch.export
+
+from torchsuite import skips
+from torchsuite.tiers import check
+
+
+@check("an AOTInductor package is how a compiled model leaves Python", seconds=180)
+def test_package(compiler: str, tmp_path: Path) -> None:
+    if not hasattr(torch._inductor, "aoti_load_package") or sys.platform == "win32":
+        skips.skip(skips.Reason.RELEASE, "this torch packages no compiled models here")
+    model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 2)).eval()
+    x = torch.randn(3, 8)
+    dynamic = ({0: torch.export.Dim("batch", min=2, max=64)},)
+    package = torch._inductor.aoti_compile_and_package(
+        torch.export.export(model, (x,), dynamic_shapes=dynamic), package_path=os.fspath(tmp_path / "model.pt2")
+    )
+    loaded = torch._inductor.aoti_load_package(package)
+    for batch in (3, 17):
+        y = torch.randn(batch, 8)
+        torch.testing.assert_close(loaded(y), model(y))
+
+
+@check("C++ extensions are built against torch's headers by ninja and the host's compiler", seconds=180)
+def test_cpp_extension(compiler: str, tmp_path: Path, run_python: Callable[..., str]) -> None:
+    if importlib.util.find_spec("ninja") is None and shutil.which("ninja") is None:
+        skips.skip(skips.Reason.ABSENT, "the environment has no ninja")
+    source = tmp_path / "twice.cpp"
+    source.write_text(EXTENSION, encoding="utf-8")
+    assert run_python(LOAD, os.fspath(source), os.fspath(tmp_path), timeout=170).split()[-1] == "[0.0,2.0,4.0]"
+
+
+EXTENSION = """
+#include <ATen/ops/mul.h>
+#include <torch/library.h>
+at::Tensor twice(const at::Tensor& x) { return at::mul(x, 2); }
+TORCH_LIBRARY(torch_verify, library) { library.def("twice", &twice); }
+"""
+
+LOAD = """
+import os, sys, sysconfig
+os.environ["PATH"] = sysconfig.get_path("scripts") + os.pathsep + os.environ["PATH"]
+import torch
+from torch.utils.cpp_extension import load
+os.makedirs(sys.argv[2] + "/build")
+load("torch_verify_twice", sys.argv[1], build_directory=sys.argv[2] + "/build", is_python_module=False)
+print(str(torch.ops.torch_verify.twice(torch.arange(3.0)).tolist()).replace(" ", ""))
+"""

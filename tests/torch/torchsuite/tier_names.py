@@ -1,0 +1,8 @@
+"""The tiers of checks, in the order they run; standard library only, for those who read reports."""
+
+from __future__ import annotations
+
+#: static: the prefix against the lock, nothing imported. import: torch in processes of its own.
+#: cpu: computation. mps: the GPU of a Mac. cuda-build: a CUDA build, no GPU needed. gpu, multi-gpu: one GPU, two or
+#: more. multi-node: several machines.
+TIERS = ("static", "import", "cpu", "mps", "cuda-build", "gpu", "multi-gpu", "multi-node")
