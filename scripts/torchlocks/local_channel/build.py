@@ -1,14 +1,14 @@
-"""The local channel: a conda channel built from recipes, PyPI wheels and the running CPython.
+"""Build the local channel, a conda channel from recipes, PyPI wheels and the running CPython.
 
 For machines that reach PyPI and no conda channel. A recipe is a folder `recipes/local/<name>/` with a `recipe.yaml`
 (conda-forge's format, version 1). One that names a PyPI project as `context.distribution` is built from that project's
-wheel; its version is the wheel's pin in `wheels.txt` or `torch-….txt` beside the recipes. Proven on Linux.
+wheel; its version is the wheel's pin in `wheels.txt` or `torch-….txt` beside the recipes. Tested on Linux.
 
-There is one channel for the CPU and one for each CUDA version, since each has a torch of its own; what they have in
-common is built once and linked.
+There is one channel for the CPU and one for each CUDA version, since each has its own torch; common packages are built
+once and hard-linked.
 
-The channel is never half built: packages are made beside it, in `<channel>.next`, kept there from run to run, and the
-whole folder takes the channel's place with a rename once it is complete.
+The channel is replaced atomically: packages are built in `<channel>.next`, which is kept between runs and renamed once
+it is complete.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ if TYPE_CHECKING:
 NOTHING_LOST = "free some space and run the command again; finished packages are kept."
 
 LARGE_WHEEL = 50_000_000
-"""Bytes from which on a wheel is worth a run of pip of its own."""
+"""Size in bytes from which a wheel is downloaded by a run of pip of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LocalChannel:
-    """A local channel that is complete.
+    """A complete local channel.
 
     `url` is the channel's, without a subdir; `python` is the full version of its CPython; `versions` maps each
-    package to its version; `rebuilt` names what this run built.
+    package to its version; `rebuilt` names the packages that this run built.
     """
 
     url: str
@@ -65,13 +65,13 @@ def build_local_channel(
     installs_into: Path | None = None,
     progress: Progress,
 ) -> LocalChannel:
-    """Bring the local channel up to date: build what is missing, changed or damaged, and nothing else.
+    """Update the local channel: build missing, changed and damaged packages, and no others.
 
     `accelerator` is `cpu` or a CUDA version (`13.0`). `recipes` (default `<layout.recipes>/local`) and `channel`
     (default `local_channel(layout, accelerator)`) can be other folders. Wheels are kept in `<layout.build>/wheels` and
-    logs in `<layout.build>/logs`. A channel that was there stays as it is until the new one is complete. Raises
-    RecipeError, WheelError, FetchError or DiskFullError: the last before anything is downloaded where a CUDA build
-    cannot fit, with the environment that will be made from it in the folder `installs_into`, if one is named.
+    logs in `<layout.build>/logs`. An existing channel stays until the new one is complete. Raises RecipeError,
+    WheelError, FetchError or DiskFullError: the last before any download if a CUDA build does not fit on the disk,
+    together with the environment in the folder `installs_into`, if given.
     """
     recipes = recipes or layout.recipes / "local"
     channel = (channel or local_channel(layout, accelerator)).absolute()
@@ -82,7 +82,7 @@ def build_local_channel(
 
 
 def local_channel(layout: Layout, accelerator: str = CPU) -> Path:
-    """Where the local channel for the CPU (`cpu`) or a CUDA version (`13.0`) is."""
+    """Return the folder of the local channel for the CPU (`cpu`) or a CUDA version (`13.0`)."""
     suffix = "" if accelerator == CPU else f"-cu{accelerator.replace('.', '')}"
     return layout.channel.with_name(layout.channel.name + suffix)
 
@@ -140,7 +140,7 @@ def _bring_up_to_date(
 
 
 def _prepare(following: Path, channel: Path, intact: Mapping[str, Record], plan: Plan) -> dict[str, Record]:
-    """Fill `<channel>.next` with what need not be built, from the channel and from a run that was cut short."""
+    """Fill `<channel>.next` with valid packages of the channel, of an interrupted run and of other channels."""
     from torchlocks.local_channel.manifest import FILE_NAME as MANIFEST
     from torchlocks.local_channel.manifest import Manifest, intact_records, package_files, read_manifest
 
@@ -154,12 +154,12 @@ def _prepare(following: Path, channel: Path, intact: Mapping[str, Record], plan:
         if name not in records:
             _link(channel / record.subdir / record.file, following / record.subdir / record.file)
             records[name] = record
-    # The channels beside this one, for the CPU and other CUDA versions, have much in common with it.
+    # The channels for the CPU and other CUDA versions have many packages in common with this one.
     others = {path.parent for path in channel.parent.glob(f"channel*/{MANIFEST}")} - {channel, following}
     for other in sorted(others):
         wanting = {name: fingerprint for name, fingerprint in plan.fingerprints.items() if name not in records}
         for name, record in intact_records(read_manifest(other), other, wanting).items():
-            # Another process may be replacing that channel: what is gone is built here.
+            # Another process may be replacing that channel; missing packages are built here.
             with contextlib.suppress(FileNotFoundError):
                 _link(other / record.subdir / record.file, following / record.subdir / record.file)
                 records[name] = record
@@ -170,10 +170,9 @@ def _prepare(following: Path, channel: Path, intact: Mapping[str, Record], plan:
 def _announce(
     layout: Layout, folder: Path, cuda: str, pins: Iterable[Pin], installs_into: Path | None, progress: Progress
 ) -> tuple[str, ...]:
-    """Say how much a CUDA row will download and take, and refuse a disk that is too small for it.
+    """Print the sizes of the download and of the environment of a CUDA row, and check the free disk space.
 
-    Returns the names of the wheels that are large. Raises DiskFullError, and WheelError where there is no wheel for
-    this Python.
+    Returns the names of the large wheels. Raises DiskFullError, and WheelError if there is no wheel for this Python.
     """
     from torchlocks.core.package_cache import cache_folder
     from torchlocks.local_channel.wheel_sizes import COMMON, PACKAGED, row_size, sizes_here
@@ -195,7 +194,7 @@ def _announce(
     # the package twice (as the engine makes it, hardly compressed, and as it stays).
     scratch = sum(sorted((3 * wheel.unpacked + 3 * wheel.size for wheel in due), reverse=True)[:WORKERS])
     needed = {
-        # pip has two copies of the wheel at hand.
+        # pip keeps two copies of the wheel.
         layout.build / "wheels": ("wheels", download + max(absent, default=0)),
         layout.build: ("packages", int(sum(wheel.size for wheel in due) * PACKAGED) + COMMON),
         layout.build / "work": ("building", scratch),

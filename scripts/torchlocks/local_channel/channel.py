@@ -1,4 +1,4 @@
-"""The folder of a channel: locked, written beside the old one, and exchanged with it."""
+"""The folder of a channel: its lock, its repodata, and its atomic replacement."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def channel_lock(channel: Path, progress: Progress) -> Iterator[None]:
-    """Held by the one process that builds a channel; others wait for it, and say so."""
+    """Hold the lock of a channel while it is built; waits for another process, with a message."""
     from filelock import FileLock, Timeout
 
     lock = FileLock(channel.with_name(f".{channel.name}.lock"))
@@ -35,7 +35,7 @@ def channel_lock(channel: Path, progress: Progress) -> Iterator[None]:
 
 @contextlib.contextmanager
 def work_folder(channel: Path) -> Iterator[Path]:
-    """An empty folder on the channel's file system. What a killed run left in it is removed first."""
+    """Yield an empty folder on the channel's file system; remains of a killed run are removed."""
     work = channel.with_name(f".{channel.name}.work")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
@@ -46,9 +46,9 @@ def work_folder(channel: Path) -> Iterator[Path]:
 
 
 def write_repodata(channel: Path, packages: Iterable[Built]) -> None:
-    """Write the channel's repodata, from what is known of all its packages.
+    """Write the channel's repodata from the packages' index files.
 
-    rattler's indexer writes the same, but reads every package for that: a minute of work for a CUDA channel.
+    rattler's indexer would read every package for this: a minute for a CUDA channel.
     """
     records: dict[str, dict[str, object]] = {"noarch": {}, subdir_here(): {}}
     for package in packages:
@@ -61,7 +61,7 @@ def write_repodata(channel: Path, packages: Iterable[Built]) -> None:
 
 
 def swap_channel(following: Path, channel: Path) -> None:
-    """Let `following` take the channel's place. A run that ends between the two renames is completed by the next."""
+    """Replace `channel` by `following`. If killed between the two renames, the next run completes it."""
     old = channel.with_name(f".{channel.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if channel.exists():

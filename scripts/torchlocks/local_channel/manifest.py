@@ -1,4 +1,4 @@
-"""The local channel's own record of what it holds: each package's hash, and a fingerprint of what it was made from."""
+"""The manifest of a local channel: each package's hash, and a fingerprint of its inputs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Record(Built):
 
 
 class Manifest(BaseModel):
-    """What a channel holds: packages by name, and the SHA-256 of each subdir's repodata.json once it is complete."""
+    """A channel's content: packages by name, and the SHA-256 of each subdir's repodata.json once it is complete."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -28,12 +28,12 @@ class Manifest(BaseModel):
     repodata: Mapping[str, str] = {}
 
     def write(self, channel: Path) -> None:
-        """Replace the channel's manifest by this one, at once."""
+        """Replace the channel's manifest by this one, atomically."""
         write_whole(channel / FILE_NAME, self.model_dump_json(indent=2) + "\n")
 
 
 def read_manifest(channel: Path) -> Manifest:
-    """The channel's manifest; an empty one where there is none, or none that can be read: all is then built again."""
+    """Return the channel's manifest; an empty one if it is missing or not valid, so that everything is built again."""
     try:
         return Manifest.model_validate_json((channel / FILE_NAME).read_bytes())
     except (OSError, ValidationError):
@@ -41,7 +41,7 @@ def read_manifest(channel: Path) -> Manifest:
 
 
 def intact_records(manifest: Manifest, channel: Path, fingerprints: Mapping[str, str]) -> dict[str, Record]:
-    """The packages that need not be built: made from what `fingerprints` says, and with the right bytes on disk."""
+    """Return the packages that need not be built: with a current fingerprint, and with the right hash on disk."""
     return {
         name: record
         for name, record in manifest.packages.items()
@@ -57,10 +57,10 @@ def _has_hash(path: Path, record: Record) -> bool:
 
 
 def repodata_hashes(channel: Path) -> dict[str, str]:
-    """The SHA-256 of each `repodata.json` in the channel, by subdir."""
+    """Return the SHA-256 of each `repodata.json` in the channel, by subdir."""
     return {path.parent.name: hash_file(path) for path in sorted(channel.glob("*/repodata.json"))}
 
 
 def package_files(channel: Path) -> set[str]:
-    """All package files in the channel, as `<subdir>/<file>`."""
+    """Return all package files in the channel, as `<subdir>/<file>`."""
     return {f"{path.parent.name}/{path.name}" for path in channel.glob("*/*.conda")}

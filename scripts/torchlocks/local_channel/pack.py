@@ -1,8 +1,7 @@
-"""One recipe in, one conda package out: built by py-rattler-build, then repacked so that its bytes are reproducible.
+"""Build one conda package from a recipe with py-rattler-build, and repack it so that its bytes are reproducible.
 
-Runs as a process of its own, `python -m torchlocks.local_channel.pack`: the engine writes to the terminal, keeps
-the interpreter busy and starts build scripts; a process can be given a log for all of that, and can be killed with
-all of it.
+Runs as a process of its own, `python -m torchlocks.local_channel.pack`: the engine writes to the terminal, holds the
+GIL and starts build scripts; a process has a log of its own and can be killed with its children.
 """
 
 from __future__ import annotations
@@ -32,22 +31,22 @@ ENGINE_NAMES = {
     *("target_platform", "build_platform", "host_platform", "linux", "osx", "win", "unix"),
     *("compiler", "stdlib", "cdt", "pin_subpackage", "pin_compatible", "match", "hash", "env", "load_from_file"),
 }
-"""What rattler-build defines in every recipe (its documentation of Jinja functions and variables)."""
+"""Names that rattler-build defines in every recipe (its documentation of Jinja functions and variables)."""
 
 LONGEST_PREFIX = 240
-"""Less than conda's 255 by the characters that tell a placeholder from a plain path."""
+"""conda's 255 minus the characters that distinguish a placeholder from a plain path."""
 
 LOG_TAIL_LINES = 30
 
 KEPT = "free some space and run the command again; finished packages are kept."
-"""What to do about a full disk."""
+"""Advice for a full disk."""
 
 
 class Job(BaseModel):
-    """What to build.
+    """A package to build.
 
-    `newest` is the package's timestamp, in seconds since 1970; `forbidden` are machine paths. Only a metapackage
-    `may_be_empty`.
+    `newest` is the package's timestamp, in seconds since 1970; `forbidden` are paths of this machine that it must not
+    contain. Only a metapackage `may_be_empty`.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -80,7 +79,7 @@ class Built(BaseModel):
 
 
 class Outcome(BaseModel):
-    """What the process writes to its standard output; `failure` is that of `TorchlocksError.as_data`."""
+    """The result that the process writes to its standard output; `failure` is from `TorchlocksError.as_data`."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -89,9 +88,9 @@ class Outcome(BaseModel):
 
 
 def pack(job: Job, log: Path) -> Built:
-    """Build `job.recipe` and leave the package in `job.target/<subdir>/`.
+    """Build `job.recipe` and write the package to `job.target/<subdir>/`.
 
-    `log` is the file that holds the build's output, for the error message. Raises RecipeError or DiskFullError.
+    `log` is the file with the build's output, for error messages. Raises RecipeError or DiskFullError.
     """
     _refuse_long_path(job)
     package = _build(_render(job), job, log)
@@ -122,7 +121,7 @@ def _render(job: Job) -> RenderedVariant:
 
 
 def _refuse_long_path(job: Job) -> None:
-    """The engine pads the path of the host environment, and breaks down where it is too long already."""
+    """Raise RecipeError if the path of the host environment, which the engine pads, is too long."""
     prefix = job.work / "out" / "bld" / f"rattler-build_{job.recipe.parent.name}" / "host_env"
     if (excess := len(os.fsencode(prefix)) - LONGEST_PREFIX) > 0:
         raise RecipeError(
@@ -133,7 +132,7 @@ def _refuse_long_path(job: Job) -> None:
 
 
 def _refuse_undefined(job: Job, context: set[str]) -> None:
-    """Raise RecipeError for a variable that nobody defines: in a script, the engine would put nothing in its place."""
+    """Raise RecipeError for an undefined variable, which the engine would replace by nothing in a script."""
     import jinja2
     from jinja2 import meta
 
@@ -143,7 +142,7 @@ def _refuse_undefined(job: Job, context: set[str]) -> None:
         try:
             names = meta.find_undeclared_variables(environment.parse(line))
         except jinja2.TemplateSyntaxError:
-            continue  # an expression over several lines, or one in a way that only the engine understands
+            continue  # an expression over several lines, or one that only the engine can parse
         if undefined := sorted(names - known):
             raise RecipeError(
                 f"The recipe uses {', '.join(undefined)}, which is not defined.",
@@ -164,7 +163,7 @@ def _build(variant: RenderedVariant, job: Job, log: Path) -> Path:
             progress_callback=_printer(),
             no_build_id=True,
             no_include_recipe=True,
-            # Unpacked again at once: the least compression that there is.
+            # The lowest compression, since the package is unpacked again at once.
             package_format="conda:-7",
         )
     except (RattlerBuildError, OSError, RuntimeError) as error:
@@ -185,7 +184,7 @@ def _build(variant: RenderedVariant, job: Job, log: Path) -> Path:
 
 
 def _printer() -> ProgressCallback:
-    """Writes what the engine says, and when, to standard output, which is the log."""
+    """Return a callback that writes the engine's messages with times to standard output, which is the log."""
     from rattler_build.progress import LogEvent, SimpleProgressCallback
 
     begin = time.monotonic()
@@ -199,7 +198,7 @@ def _printer() -> ProgressCallback:
 
 
 def _repack(package: Path, job: Job) -> Built:
-    """Leave the package in the target folder, with nothing in it of this machine or this moment."""
+    """Write the package to the target folder, without paths of this machine or the current time."""
     from torchlocks.local_channel.repack import repack
 
     file = job.work / package.name
@@ -225,9 +224,9 @@ def _repack(package: Path, job: Job) -> Built:
 
 
 def _has_little_room(work: Path) -> bool:
-    """Whether the disk has less room than the engine needs to pack what is in `work`.
+    """Return whether the disk has less free space than the engine needs to pack the files in `work`.
 
-    It copies the files and writes an archive of them. Where it cannot, it does not say why, and tidies up.
+    It copies the files and writes an archive of them. If that fails it does not report the reason, and cleans up.
     """
     size = sum(path.lstat().st_size for path in work.rglob("*") if not path.is_dir())
     return free_bytes(work) < 2 * size
@@ -244,7 +243,7 @@ def _disk_full(job: Job) -> DiskFullError:
 
 
 def log_tail(log: Path) -> str:
-    """The end of a build's log; empty where there is none."""
+    """Return the end of a build's log; empty if there is none."""
     with contextlib.suppress(OSError):
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
         return "\n".join(lines[-LOG_TAIL_LINES:])
@@ -252,12 +251,12 @@ def log_tail(log: Path) -> str:
 
 
 def package_timestamp(newest: datetime) -> int:
-    """Seconds since 1970 of a time in UTC, and not before 1980, where zip archives begin."""
+    """Return a time in UTC as seconds since 1970, at least 1980, the earliest time of a zip archive."""
     return max(int(newest.timestamp()), int(datetime(1980, 1, 1, tzinfo=timezone.utc).timestamp()))
 
 
 def _die_with_parent() -> None:
-    """End this process and its build scripts when standard input ends: the parent holds the other end."""
+    """Kill this process and its build scripts when standard input, the parent's pipe, is closed."""
     # Not sys.stdin: its lock would keep the interpreter from ending.
     while os.read(0, 4096):
         pass
@@ -269,7 +268,7 @@ def _die_with_parent() -> None:
 def main() -> None:
     """Read a Job as one line of JSON from standard input, write an Outcome to standard output.
 
-    All else that is written goes to standard error, which is the log, and whose path is the only argument.
+    All other output goes to standard error, which is the log; its path is the only argument.
     """
     with os.fdopen(0, "rb", closefd=False) as stream:
         job = Job.model_validate_json(stream.readline())

@@ -1,4 +1,4 @@
-"""The hash-pinned wheels that a local channel is made from: reading the pin files, and choosing what runs here."""
+"""Read the hash-pinned wheels of a local channel, and select those for this Python and platform."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ class Pin:
 
     @property
     def requirement(self) -> str:
-        """The pin as pip wants it in hash-checking mode, without its marker."""
+        """The pin in the format of pip's hash-checking mode, without its marker."""
         return " ".join([f"{self.name}=={self.version}", *(f"--hash=sha256:{h}" for h in sorted(self.hashes))])
 
 
 def read_pins(path: Path) -> tuple[Pin, ...]:
-    """All pins of a requirements file, also those whose marker does not apply here.
+    """Return all pins of a requirements file, including those whose marker does not apply here.
 
-    Raises WheelError, naming file and line, for a line that is no exact version with SHA-256 hashes.
+    Raises WheelError, with file and line, unless each line is an exact version with SHA-256 hashes.
     """
     return tuple(_parse_pin(text, f"{path}:{number}") for number, text in _logical_lines(path))
 
 
 def _logical_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """(number of its first line, text) of each requirement: continuations joined, comments dropped."""
+    """Yield (number of its first line, text) of each requirement, with continuations joined and comments removed."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -93,7 +93,7 @@ def _parse_pin(text: str, where: str) -> Pin:
 
 
 def select_pins(pins: Iterable[Pin]) -> dict[str, Pin]:
-    """The pins that apply to this Python, by name. Raises WheelError where two of one name do."""
+    """Return the pins that apply to this Python, by name. Raises WheelError for two pins of one name."""
     chosen: dict[str, Pin] = {}
     for pin in pins:
         if not pin.applies:

@@ -1,6 +1,6 @@
-"""Recipes that are written from a template: `recipe.yaml.in` and the like, filled in with << … >> and <% … %>.
+"""Render recipes from templates (`recipe.yaml.in`) with the delimiters << … >> and <% … %>.
 
-Other marks than Jinja's own: `${{ … }}` belongs to the recipe that is made.
+Jinja's own delimiters, `${{ … }}`, belong to the rendered recipe.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torchlocks.core.errors import RecipeError
 
 
 def render_recipe(template: Path, values: Mapping[str, object]) -> str:
-    """The text of the recipe. Raises RecipeError, with the line, where `template` cannot be read or filled in."""
+    """Return the text of the recipe. Raises RecipeError, with the line, if `template` cannot be read or rendered."""
     import jinja2
 
     environment = jinja2.Environment(

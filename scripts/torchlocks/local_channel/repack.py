@@ -1,7 +1,7 @@
-"""Make a conda package reproducible: write a .conda file again with nothing in it of the machine or the moment.
+"""Make a conda package reproducible: rewrite a .conda file without machine paths and build time.
 
-What py-rattler-build leaves in a package that differs from build to build: the time of the build, the channel it was
-given, and the folder it worked in (inside the placeholder that stands for the prefix, which an installer replaces).
+py-rattler-build's packages differ from build to build in the time of the build, the channel, and the work folder (in
+the placeholder of the prefix, which an installer replaces).
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ import zstandard
 from torchlocks.core.errors import RecipeError
 
 COMPRESSION_LEVEL = 3
-"""zstd: of the levels that keep a build short, the last whose gain in size is worth its time (recipes/README.md)."""
+"""zstd: the highest level whose gain in size is worth its time (recipes/README.md)."""
 
 COMPRESSION_THREADS = 2
 """zstd's output is the same for any number of threads from 1 on."""
 
 IN_MEMORY = 1 << 24
-"""Files up to this size (bytes) are looked at as a whole; larger ones, libraries of up to a gigabyte, in pieces."""
+"""Files up to this size (bytes) are read as a whole; larger ones, libraries of up to a gigabyte, in chunks."""
 
 PLACEHOLDER = "/torchlocks/" + "_placehold" * 30
-"""Cut to the length of the engine's own placeholder, and put in its place."""
+"""Replaces the engine's own placeholder, truncated to its length."""
 
 _SHELL_START = re.compile(
     rb"\A#!/bin/sh\n'{3}exec' (?P<quote>\"?)(?P<program>[^\"\n]+)(?P=quote) \"\$0\" \"\$@\"\n' '{3}\n"
 )
-"""How pip starts a script where the prefix is long, and in another way where it has a space.
+"""The start of pip's scripts for long prefixes, and for prefixes with a space.
 
-conda's convention is a plain shebang: the installer, which knows the real prefix, does what is needed.
+conda's convention is a plain shebang, which the installer adapts to the real prefix.
 """
 
 NOT_KEPT = {"info/hash_input.json"}
-"""What the engine adds that describes the build and not the package: it names the folder of the wheels."""
+"""Files of the engine that describe the build and not the package; they contain the folder of the wheels."""
 
 
 def repack(
@@ -53,8 +53,8 @@ def repack(
     """Write `package` as `target`, and return its `info/index.json`.
 
     `newest` is the time of the package and of each file in it, in seconds since 1970. `forbidden` are texts that no
-    file may hold, such as folders of this machine: RecipeError, naming the file, if one does. A metapackage
-    `may_be_empty`; for any other package that is an error.
+    file may contain, such as folders of this machine; raises RecipeError, with the file's name, if one does. Only a
+    metapackage `may_be_empty`; any other empty package raises RecipeError.
     """
     with zipfile.ZipFile(package) as source:
         info = {member.name: (member, contents.read()) for member, contents in _read(source, "info")}
@@ -66,7 +66,7 @@ def repack(
         refused = [text.encode() for text in {*forbidden, *placeholders.values()}]
         large = sum(int(entry.get("size_in_bytes", 0)) for entry in entries.values()) > zipfile.ZIP64_LIMIT
         with zipfile.ZipFile(target, "x", zipfile.ZIP_STORED) as archive:
-            # A ZipInfo without a date has the first of 1980. The libraries that write this format put today's there.
+            # A ZipInfo without a date has the first of 1980.
             archive.writestr(zipfile.ZipInfo("metadata.json"), json.dumps({"conda_pkg_format_version": 2}))
             with _part(archive, "pkg", target, large) as tar:
                 links: dict[str, str] = {}
@@ -101,7 +101,7 @@ def repack(
 
 
 def _read(source: zipfile.ZipFile, part: str) -> Iterator[tuple[tarfile.TarInfo, IO[bytes]]]:
-    """Header and contents of each file of a part, in the order of the archive; read each before asking for the next."""
+    """Yield header and contents of each file of a part, in order; read the contents before the next step."""
     (name,) = (n for n in source.namelist() if n.startswith(f"{part}-") and n.endswith(".tar.zst"))
     with (
         source.open(name) as raw,
@@ -134,11 +134,11 @@ def _add(tar: tarfile.TarFile, old: tarfile.TarInfo, contents: IO[bytes] | _Watc
     else:
         member.mode = 0o755 if old.mode & 0o100 else 0o644
         member.size = size
-    tar.addfile(member, contents)  # type: ignore[arg-type]  # it reads, and asks for nothing else
+    tar.addfile(member, contents)  # type: ignore[arg-type]  # it only calls read
 
 
 class _Watched:
-    """A large file on its way from one archive to the other, in pieces: RecipeError if it holds a refused text."""
+    """A large file that is copied in chunks; reading raises RecipeError if it contains a refused text."""
 
     def __init__(self, contents: IO[bytes], texts: Sequence[bytes], name: str) -> None:
         self._contents, self._texts, self._name = contents, texts, name
@@ -154,9 +154,9 @@ class _Watched:
 
 
 def _canonical(name: str, data: bytes, placeholders: Mapping[str, str], packaged: Set[str]) -> bytes:
-    """The contents with one fixed placeholder in the place of the engine's.
+    """Return the contents with a fixed placeholder instead of the engine's.
 
-    Both have the same length, so that binaries stay valid and an installer pads as it would have.
+    Both have the same length, so that binaries stay valid and an installer's padding does not change.
     """
     if placeholder := placeholders.get(name):
         data = _SHELL_START.sub(rb"#!\g<program>\n", data)
@@ -167,9 +167,9 @@ def _canonical(name: str, data: bytes, placeholders: Mapping[str, str], packaged
 
 
 def blank_record(name: str, data: bytes, fixed: Set[str]) -> bytes:
-    """A wheel's RECORD in which only the `fixed` files have a hash and a size.
+    """Return a wheel's RECORD in which only the `fixed` files have a hash and a size.
 
-    An installer makes or changes the others: it puts its prefix into some, and writes the programs of noarch packages.
+    An installer creates or changes the others: it writes its prefix into some, and the scripts of noarch packages.
     `name` and `fixed` are paths in the package. The format is that of PEP 376: path, hash and size, the last two
     optional; paths are relative to the folder that holds the .dist-info.
     """
@@ -184,7 +184,7 @@ def blank_record(name: str, data: bytes, fixed: Set[str]) -> bytes:
 
 
 def _follow_links(entries: Mapping[str, dict[str, Any]], links: Mapping[str, str]) -> None:
-    """Give each symbolic link the hash and size of the file it leads to, as the engine does, but of the final bytes."""
+    """Set hash and size of each symbolic link to those of its target's final bytes."""
     for name in links:
         target = name
         while target in links:

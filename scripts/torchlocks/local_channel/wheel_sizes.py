@@ -1,7 +1,7 @@
-"""How large a CUDA row of the local channel is, before any of it is downloaded.
+"""Sizes of a CUDA row of the local channel, before the download.
 
 `wheel-sizes.json`, beside the pins, has the size of every pinned CUDA wheel and of its contents; `pin.py`, beside it,
-writes it. What the wheels grow to on the way to an environment is estimated from these.
+writes it. The sizes of packages and environment are estimated from these.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PACKAGED = 0.95
 """Bytes of a finished package for each byte of its wheel, rounded up: 0.92 for CUDA 13.0 (recipes/README.md)."""
 
 COMMON = 400_000_000
-"""Bytes that CPython and the wheels of every row take installed, with room to spare."""
+"""An upper bound in bytes of CPython and the common wheels, installed."""
 
 
 class _Entry(BaseModel):
@@ -51,8 +51,8 @@ class WheelSize:
 class RowSize:
     """A CUDA version of the local channel for this Python and platform.
 
-    `torch` is its version, None where this Python has no wheel of it. `download` is what its wheels are, in bytes,
-    `unpacked` what they take installed; what every row shares (COMMON) is in neither.
+    `torch` is its version, None if this Python has no wheel of it. `download` is the size of its wheels and `unpacked`
+    their installed size, in bytes, both without the packages that all rows share (COMMON).
     """
 
     cuda: str
@@ -62,7 +62,7 @@ class RowSize:
 
 
 def row_size(recipes: Path, cuda: str) -> RowSize:
-    """The size of the row for CUDA `cuda`. Raises WheelError where its pins or the sizes cannot be read."""
+    """Return the sizes of the row for CUDA `cuda`. Raises WheelError if its pins or the sizes cannot be read."""
     pins = select_pins(read_pins(pin_file(recipes, cuda)))
     found = sizes_here(recipes, pins.values())
     return RowSize(
@@ -74,7 +74,7 @@ def row_size(recipes: Path, cuda: str) -> RowSize:
 
 
 def sizes_here(recipes: Path, pins: Iterable[Pin]) -> dict[str, WheelSize]:
-    """By name, the size of the wheel that each pin means on this machine; what is not known is left out."""
+    """Return the size of the wheel of each pin on this machine, by name, without unknown ones."""
     rank = {tag: place for place, tag in enumerate(sys_tags())}
     best: dict[str, tuple[int, WheelSize]] = {}
     wanted = {pin.name: pin for pin in pins}

@@ -1,7 +1,7 @@
-"""Pinned wheels: read the pins, say which of them this Python needs, and fetch them with pip, by name.
+"""Download pinned wheels with pip.
 
-A pin is a line of a requirements file with an exact version and hashes, as pip's hash-checking mode has them. Nothing
-that has another hash is ever used, wherever it came from: an index, a folder, or an earlier run.
+A pin is a line of a requirements file with an exact version and hashes, as in pip's hash-checking mode. Files with
+another hash are never used, whether from an index, a folder, or an earlier run.
 """
 
 from __future__ import annotations
@@ -39,13 +39,12 @@ _PROGRESS = re.compile(r"Progress (\d+) of (\d+)")
 
 @dataclass(frozen=True, kw_only=True)
 class Wheel:
-    """A wheel on disk whose hash was checked.
+    """A wheel on disk with a verified hash.
 
-    `requires_python` is its own metadata's version specifier (`>=3.10`), or `*`; `requires` are the requirements whose
-    markers hold here, without extras; `license` is an SPDX expression, `summary` one line. `glibc` is the oldest glibc
-    that its tags name (`2.28`), or None for a wheel that needs none. `kind` is what it may be installed for: `pure`
-    anything, `library` one platform and any Python, `compiled` one platform and one Python. `newest` is the time of
-    the newest file inside, in UTC: a time that belongs to the wheel and not to the machine that unpacks it.
+    `requires_python` is the version specifier of its metadata (`>=3.10`), or `*`; `requires` are the requirements whose
+    markers apply here, without extras; `license` is an SPDX expression, `summary` one line. `glibc` is the oldest glibc
+    of its tags (`2.28`), or None. `kind` is what it is compatible with: `pure` everything, `library` one platform and
+    any Python, `compiled` one platform and one Python. `newest` is the time of the newest file inside, in UTC.
     """
 
     pin: Pin
@@ -63,18 +62,18 @@ class Wheel:
 def fetch_wheels(
     pins: Iterable[Pin], folder: Path, progress: Progress, *, large: Collection[str] = ()
 ) -> dict[str, Wheel]:
-    """The wheel of every pin, from `folder` where its hash is right, else fetched by pip into `folder`.
+    """Return the wheel of every pin, from `folder` if its hash is right, else downloaded by pip into `folder`.
 
-    A wheel in the folder that should be the one but has another hash is removed and fetched again. The `large` ones,
-    by name, are fetched one by one, so that a run that breaks off loses no more than one of them. Raises WheelError
-    where pip finds no wheel with a pinned hash, FetchError where it reaches no index, DiskFullError.
+    A wheel in the folder with another hash is removed and downloaded again. The `large` ones, by name, are downloaded
+    one by one, so that an interrupted run loses at most one of them. Raises WheelError if pip finds no wheel with a
+    pinned hash, FetchError if it reaches no index, DiskFullError.
     """
     folder.mkdir(parents=True, exist_ok=True)
     pins = tuple(pins)
     wheels = {pin.name: wheel for pin in pins if (wheel := _stored_wheel(pin, folder, progress))}
     missing = [pin for pin in pins if pin.name not in wheels]
     if missing:
-        # torch first: where it cannot be had, nothing else is worth fetching.
+        # torch first: without it, the others are useless.
         missing.sort(key=lambda pin: (pin.name != "torch", pin.name))
         progress.say(f"Fetching {len(missing)} wheels with pip: {', '.join(pin.name for pin in missing)}")
         rest = [pin for pin in missing if pin.name not in large]
@@ -127,9 +126,9 @@ def _supported_tags() -> frozenset[Tag]:
 
 
 def glibc_floor(tags: Iterable[Tag]) -> str | None:
-    """The oldest glibc that a wheel with these tags runs on, as `MAJOR.MINOR`; None where no tag names one.
+    """Return the oldest glibc that a wheel with these tags runs on, as `MAJOR.MINOR`; None without such a tag.
 
-    A wheel with several manylinux tags runs wherever one of them holds (PEP 600).
+    A wheel with several manylinux tags runs where any of them applies (PEP 600).
     """
     aliases = {"manylinux1": "manylinux_2_5", "manylinux2010": "manylinux_2_12", "manylinux2014": "manylinux_2_17"}
     floors = []
@@ -175,16 +174,16 @@ def _kind(tags: Iterable[Tag]) -> Literal["pure", "library", "compiled"]:
 
 
 def _spdx(text: str) -> str:
-    """An SPDX expression for what a wheel from before `License-Expression` (PEP 639) says of its licence."""
+    """Return an SPDX expression for the `License` field of a wheel without `License-Expression` (PEP 639)."""
     named = {"NVIDIA Proprietary Software": "LicenseRef-NVIDIA-Proprietary", "Apache 2.0": "Apache-2.0"}
     text = named.get(text, text)
     return text if re.fullmatch(r"[A-Za-z0-9.+-]+", text) else "LicenseRef-see-the-wheel"
 
 
 def _pip_download(pins: list[Pin], target: Path, uncached: bool, task: Task, before: int) -> int:
-    """Let pip download wheels into `target`; bytes until then in, bytes until now out.
+    """Download wheels with pip into `target`; return the bytes downloaded so far, with the `before` of earlier calls.
 
-    `uncached` keeps gigabytes out of pip's own cache and of the system's temporary folder.
+    `uncached` keeps gigabytes out of pip's cache and of the system's temporary folder.
     """
     requirements = target / "requirements.txt"
     requirements.write_text("".join(f"{pin.requirement}\n" for pin in pins), encoding="utf-8")
@@ -215,7 +214,7 @@ def _pip_download(pins: list[Pin], target: Path, uncached: bool, task: Task, bef
                         before, here = before + size, 0
                 else:
                     output.append(line)
-                    # A wheel in a folder is copied, without a word on how far that is.
+                    # A wheel from a folder is copied, without progress lines.
                     if (match := _COPIED.match(line)) and (file := Path(match[1])).is_file():
                         before += file.stat().st_size
                         task.total(before)
@@ -229,7 +228,7 @@ def _pip_download(pins: list[Pin], target: Path, uncached: bool, task: Task, bef
 
 
 def _pip_error(output: str, pins: list[Pin]) -> DiskFullError | FetchError | WheelError:
-    """What pip's output means. The texts are those of pip 25 and 26."""
+    """Return the error for pip's output, which is matched against the texts of pip 25 and 26."""
     tail = "\n".join(line for line in output.splitlines() if not line.startswith("WARNING: Location"))[-3000:]
     by_requirement: Mapping[str, Pin] = {f"{pin.name}=={pin.version}": pin for pin in pins}
     if reports_disk_full(output):
@@ -261,7 +260,7 @@ def _pip_error(output: str, pins: list[Pin]) -> DiskFullError | FetchError | Whe
 
 
 def no_cpu_torch(pin: Pin, found: Iterable[str]) -> WheelError:
-    """The error for a torch that is to be had for CUDA only. `found` are the versions that pip named."""
+    """Return the error for a torch without a CPU build. `found` are the versions that pip listed."""
     plain = pin.version.public in set(found)
     what = (
         f"pip only finds a CUDA build of torch {pin.version.public} for Python {_python_version()}, not a CPU build."
@@ -277,7 +276,7 @@ def no_cpu_torch(pin: Pin, found: Iterable[str]) -> WheelError:
 
 
 def no_cuda_torch(cuda: str, pins: Path) -> WheelError:
-    """The error for a CUDA version whose torch, or a library of it, is not in the file `pins` for this Python."""
+    """Return the error for a CUDA version whose torch, or a library of it, has no pin in `pins` for this Python."""
     return WheelError(
         f"PyPI has no torch for CUDA {cuda} with Python {_python_version()} on this platform, or none that is pinned.",
         where=str(pins),
