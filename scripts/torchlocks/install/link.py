@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from secrets import token_hex
 
 from rattler import PackageRecord, RepoDataRecord, Subdir, install
 from rattler.install import InstallerReporter
@@ -22,6 +24,7 @@ from torchlocks.core.urls import mask, strip_credentials
 from torchlocks.install.cache import Entry, read_paths
 from torchlocks.install.contained import refuse_outside
 from torchlocks.install.provenance import record_names
+from torchlocks.install.swap import hidden
 from torchlocks.lockfile.models import LockedPackage
 
 
@@ -55,7 +58,9 @@ def link(
 
     async def run() -> None:
         with progress.task(f"Linking {len(entries)} packages", len(entries)) as task:
-            root: str | os.PathLike[str] = next((entry.folder.parent for entry in entries.values()), new)
+            root: Path = next((entry.folder.parent for entry in entries.values()), new)
+            if not _can_write(root):
+                root = _stand_in(entries, scratch)
             await install(
                 [_record(package, entry, corrected) for package, entry in entries.items()],
                 new,
@@ -80,6 +85,8 @@ def link(
         scripts = (f"bin/.{package.name}-post-link.sh", f"Scripts/.{package.name}-post-link.bat")
         if any((entry.folder / script).exists() for script in scripts):
             progress.warn(f"{package.file_name} has a post-link script, which is not run")
+    # In the folder of leftovers, so that the next run removes it where this one is killed.
+    scratch = hidden(prefix, f"trash-{token_hex(4)}")
     try:
         if entries:
             asyncio.run(run())
@@ -95,8 +102,30 @@ def link(
             fix="see that the folder can be written to; where a package is at fault, lock another one.",
             details=mask(str(error)),
         ) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
     if len(record_names(new)) != len(entries):
         raise InstallError("Not all packages were linked; what was there is untouched.", where=str(prefix))
+
+
+def _stand_in(entries: Mapping[LockedPackage, Entry], folder: Path) -> Path:
+    """A cache of links to the entries of one that cannot be written to: rattler locks whatever it takes files from."""
+    folder.mkdir()
+    for entry in entries.values():
+        (folder / entry.folder.name).symlink_to(entry.folder, target_is_directory=True)
+        shutil.copyfile(entry.folder.with_name(f"{entry.folder.name}.lock"), folder / f"{entry.folder.name}.lock")
+    return folder
+
+
+def _can_write(cache: Path) -> bool:
+    """Whether a package cache can be locked: its lock file, or the folder where there is none yet, can be written."""
+    lock = cache / ".cache.lock"
+    try:
+        # Asking is not enough: a file system that is mounted read-only refuses root, too, and some only when written.
+        with lock.open("ab"):
+            return os.access(cache, os.W_OK)
+    except OSError:
+        return False
 
 
 def _record(package: LockedPackage, entry: Entry, corrected: bool) -> RepoDataRecord:
