@@ -158,7 +158,11 @@ def _read_explicit(path: Path) -> dict[str, str]:
 def check_files(bundle: Bundle, say: Callable[[str], None]) -> None:
     """Hold every file against SHA256SUMS, and every archive against the lock; BundleError at the first that differs."""
     expected = {}
-    for line in read_file(bundle.folder / "SHA256SUMS").decode("utf-8", "replace").splitlines():
+    try:
+        sums = read_file(bundle.folder / "SHA256SUMS")
+    except OSError as error:
+        raise BundleError(f"The bundle's SHA256SUMS cannot be read: {error}.") from error
+    for line in sums.decode("utf-8", "replace").splitlines():
         digest, _, name = line.partition("  ")
         expected[name] = digest
     for each in bundle.packages:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
+from torchlocks.core.printing import printable
 from torchlocks.cuda.packages import torch_package
 from torchlocks.cuda.python_packages import as_conda
 from torchlocks.extend.base import read_built
@@ -165,6 +166,9 @@ class Finding:
     fix: str | None = None
     environments: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        _make_printable(self)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Skipped:
@@ -174,6 +178,16 @@ class Skipped:
     path: str
     reason: str
     platform: str | None = None
+
+    def __post_init__(self) -> None:
+        _make_printable(self)
+
+
+def _make_printable(each: Finding | Skipped) -> None:
+    """Escape control characters and hide secrets in all texts: they hold names and URLs of anybody's lock."""
+    for name, value in vars(each).items():
+        if isinstance(value, str):
+            object.__setattr__(each, name, printable(value, lines=name in ("message", "fix")))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from torchlocks.core.errors import TorchlocksError
+from torchlocks.core.printing import printable
 from torchlocks.core.progress import Progress, Silent, Task, Unit
 
 if TYPE_CHECKING:
@@ -35,10 +36,10 @@ class _Lines:
     """Progress for logs: a line when a step begins and a line when it is done; no bars, no colour."""
 
     def say(self, message: str) -> None:
-        print(message, file=sys.stderr, flush=True)
+        print(printable(message, lines=True), file=sys.stderr, flush=True)
 
     def warn(self, message: str) -> None:
-        print(f"WARNING: {message}", file=sys.stderr, flush=True)
+        print(f"WARNING: {printable(message, lines=True)}", file=sys.stderr, flush=True)
 
     @contextmanager
     def task(self, title: str, total: float | None = None, *, unit: Unit = "items") -> Iterator[Task]:
@@ -69,10 +70,10 @@ class _Bars:
         self.console: rich.console.Console = Console(stderr=True, highlight=False)
 
     def say(self, message: str) -> None:
-        self.console.print(message, markup=False)
+        self.console.print(printable(message, lines=True), markup=False)
 
     def warn(self, message: str) -> None:
-        self.console.print(f"WARNING: {message}", style="bold yellow", markup=False)
+        self.console.print(f"WARNING: {printable(message, lines=True)}", style="bold yellow", markup=False)
 
     @contextmanager
     def task(self, title: str, total: float | None = None, *, unit: Unit = "items") -> Iterator[Task]:
@@ -108,7 +109,7 @@ class _BarTask:
         if note is None:
             self._progress.update(self._task, advance=amount)
         else:
-            self._progress.update(self._task, advance=amount, note=note[:40])
+            self._progress.update(self._task, advance=amount, note=printable(note)[:40])
 
     def total(self, amount: float) -> None:
         self._progress.update(self._task, total=amount)

@@ -118,13 +118,17 @@ def _refused(error: Exception) -> TorchlocksError | None:
     import errno
 
     from torchlocks.core.disk import is_disk_full
-    from torchlocks.core.errors import DiskFullError, TorchlocksError
+    from torchlocks.core.errors import DiskFullError, MissingFileError, TorchlocksError
 
     if not isinstance(error, OSError):
         return None
     where = str(error.filename2 or error.filename or "") or None
     if is_disk_full(error):
         return DiskFullError("The disk, or your quota of it, is full.", where=where, fix="make room, and run it again")
+    if error.errno in (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.ENOTDIR, errno.EISDIR, errno.EFBIG):
+        return MissingFileError(
+            f"The path cannot be used: {error.strerror}.", where=where and where[:500], fix="name another one"
+        )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return TorchlocksError(
             f"The system does not allow this: {error.strerror}.",

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
+from torchlocks.core.printing import printable
+
 
 class TorchlocksError(Exception):
     """The base class of all expected failures.
@@ -22,11 +24,12 @@ class TorchlocksError(Exception):
     def __init__(
         self, what: str, *, where: str | None = None, fix: str | None = None, details: str | None = None
     ) -> None:
-        super().__init__(what)
-        self.what = what
-        self.where = where
-        self.fix = fix
-        self.details = details
+        # Names, URLs and texts of others' files are in here: none may act on a terminal or show a secret.
+        self.what = printable(what)
+        self.where = None if where is None else printable(where)
+        self.fix = None if fix is None else printable(fix, lines=True)
+        self.details = None if details is None else printable(details, lines=True)
+        super().__init__(self.what)
 
     def __str__(self) -> str:
         lines = [self.what]

@@ -23,6 +23,9 @@ RECORD_BYTES = 256 << 20
 DEEPEST = 64
 """Deepest nesting of a document; real ones have about 10."""
 
+_LONGEST_SPEC = 4000
+"""Characters; the longest match specs of conda-forge have some 200."""
+
 
 def read_bytes(path: Path, limit: int) -> bytes:
     """Return the bytes of a regular file of at most `limit` bytes.
@@ -77,7 +80,14 @@ def load_json(data: bytes | str) -> Any:
             for child in (each.values() if isinstance(each, dict) else each)
             if isinstance(child, dict | list)
         ]
+    if not level:
+        return document
     raise ValueError("it is nested too deeply")
+
+
+def is_costly_spec(text: str) -> bool:
+    """Whether a text is no match spec but would crash a parser: py-rattler recurses on each parenthesis."""
+    return len(text) > _LONGEST_SPEC or text.count("(") > DEEPEST
 
 
 def refuse_costly_yaml(text: str) -> None:

@@ -1,17 +1,37 @@
-"""Remove or mask credentials in URLs."""
+"""URLs without their secrets."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import quote
 
 
 def mask(text: str) -> str:
-    """Return `text` with the credentials of all URLs masked: `user:password@` and `/t/<token>/`."""
-    text = re.sub(r"(?i)\b([a-z][a-z0-9+.-]*://)[^/\s@]+@", r"\1***@", text)
-    return re.sub(r"/t/[^/\s]+", "/t/***", text)
+    """Return `text` with the credentials of all URLs hidden: `user:password@`, `/t/<token>/` and secrets in the query.
 
+    A password may have an `@` in it: what comes before the last one of the authority is hidden. The token of a channel
+    can be anywhere in the path.
+    """
+    if "://" not in text:
+        return text
+    return _URL.sub(_masked, text)
+
+
+def mask_malformed(text: str) -> str:
+    """As `mask`, of a text that should be a URL and may be none: whatever looks like a credential is hidden."""
+    return _QUERY.sub(r"\1***", re.sub(r"/t/[^/\s]+", "/t/***", re.sub(r"[^\s/@]+:\S*@|\S*@", "***@", text)))
+
+
+def _masked(found: re.Match[str]) -> str:
+    scheme, authority, rest = found.groups()
+    if "@" in authority:
+        authority = "***@" + authority.rpartition("@")[2]
+    return scheme + authority + _QUERY.sub(r"\1***", re.sub(r"/t/[^/\s?#]+", "/t/***", rest))
+
+
+_URL = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://)([^\s/?#]*)(\S*)")
+_QUERY = re.compile(r"(?i)([?&][\w.-]*(?:token|secret|password|signature|sig|credential|key|auth)[\w.-]*=)[^&\s#]+")
 
 VARIABLE = re.compile(r"\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)\})")
 """An environment variable in a URL, `$NAME` or `${NAME}`, as conda-lock keeps secrets out of locks."""
@@ -40,7 +60,16 @@ _CREDENTIALS = re.compile(r"(?<=://)([^/\s@]+@)|(/t/[^/\s]+)")
 
 
 def strip_credentials(url: str) -> str:
-    """Return `url` without user, password and token, as it may be written into an environment."""
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=host, path=re.sub(r"^/t/[^/]+", "", parts.path)))
+    """Return `url` without user, password, token, query and fragment, as it may be written into an environment or report.
+
+    A token is found as conda finds it, anywhere in the path. What is no URL is masked.
+    """
+    if "://" not in url:
+        return mask_malformed(url) if "@" in url else url
+    scheme, _, rest = url.partition("://")
+    authority, slash, path = re.split(r"[?#]", rest, maxsplit=1)[0].partition("/")
+    path = slash + path
+    if scheme != "file":
+        authority = authority.rpartition("@")[2]
+        path = re.sub(r"/t/[^/]+", "", path, count=1)
+    return f"{scheme}://{authority}{path}"

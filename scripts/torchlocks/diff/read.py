@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from torchlocks.core.errors import LockfileError, MissingFileError, TorchlocksError
 from torchlocks.core.git import GitError, GitMissingError, git
+from torchlocks.core.reading import LOCK_BYTES, read_bytes
 from torchlocks.cuda.python_packages import as_conda
 from torchlocks.lockfile.formats import CONDA_LOCK, PIXI, merge, parse_environments
 from torchlocks.lockfile.models import Lock, LockedPackage
@@ -57,10 +59,12 @@ def read_side(named: str, environment: str | None = None) -> Side:
     LockfileError.
     """
     path = Path(named)
-    if path.is_dir() and (path / "conda-meta").is_dir():
+    # These two raise nothing, not for a name that is too long either.
+    is_folder, exists = os.path.isdir(path), os.path.exists(path)  # noqa: PTH110, PTH112
+    if is_folder and (path / "conda-meta").is_dir():
         return read_prefix(path)
-    if path.exists() or ":" not in named:
-        return _read_files(named, path, path.is_dir(), _from_disk, environment)
+    if exists or ":" not in named:
+        return _read_files(named, path, is_folder, _from_disk, environment)
     revision, _, inside = named.partition(":")
     inside = inside.rstrip("/")
     kind = _git("cat-file", "-t", f"{revision}:{inside}", named=named).decode().strip()
@@ -102,7 +106,7 @@ def read_prefix(prefix: Path) -> Side:
 
 def _from_disk(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_bytes(path, LOCK_BYTES)
     except OSError as error:
         raise MissingFileError(
             f"There is no such file: {error.strerror}.",

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from torchlocks.core.printing import printable
 from torchlocks.core.quantities import size
 from torchlocks.diff.compare import Change, Diff, Facts, PlatformDiff
 from torchlocks.lockfile.models import LockedPackage
@@ -130,7 +131,8 @@ def as_markdown(diff: Diff) -> str:
 
 
 def markdown_text(text: str) -> str:
-    """Text that Markdown takes as text, also in a table."""
+    """Text that Markdown takes as text, also in a table: without line breaks and control characters."""
+    text = printable(text)
     for character in "\\|*_<>`[]":
         text = text.replace(character, f"\\{character}")
     return text

@@ -17,6 +17,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from torchlocks.core.disk import disk_full, is_disk_full
 from torchlocks.core.errors import FetchError, MissingFileError, SignatureError
 from torchlocks.core.files import write_whole
 from torchlocks.lockfile.models import Lock
@@ -63,6 +64,8 @@ def sign(lock: Path, key: Path) -> Path:
     try:
         write_whole(signature, done.stdout.decode())
     except OSError as error:
+        if is_disk_full(error):
+            raise disk_full(signature.parent, "the lock was not signed", "make room, and sign it again.") from None
         raise SignatureError(
             f"The signature cannot be written: {error.strerror}.",
             where=str(signature),

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from torchlocks.core.errors import EnvironmentFileError
+from torchlocks.core.reading import is_costly_spec, read_bytes, refuse_costly_yaml
 from torchlocks.core.text import TO_UTF8, EncodingError, conflict_line, decode
 
 _SELECTORS = ("linux", "linux64", "aarch64", "osx", "osx64", "arm64", "unix", "win", "win64")
 _PLATFORMS = ("linux-64", "linux-aarch64", "osx-64", "osx-arm64", "win-64")
+_ENVIRONMENT_BYTES = 256 << 10
 _KEYS = ("name", "channels", "platforms", "dependencies")
 _LEFT_OUT = {
     "prefix": "`prefix` is where the environment was on another machine, and is ignored",
@@ -82,13 +84,14 @@ def read_wishes(path: Path) -> Wishes:
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
     try:
-        text = decode(path.read_bytes())
+        text = decode(read_bytes(path, _ENVIRONMENT_BYTES))
         if (line := conflict_line(text)) is not None:
             raise EnvironmentFileError(
                 "The environment file has unresolved merge conflicts.",
                 where=f"{path}, line {line}",
                 fix="take one side of each",
             )
+        refuse_costly_yaml(text)
         document = YAML(typ="rt").load(text)
     except OSError as error:
         raise EnvironmentFileError(
@@ -174,6 +177,8 @@ class _Reader:
             )
         if not isinstance(item, str):
             raise self._error(line, "Each of `dependencies` must be a match spec, such as `numpy >=2`.", None)
+        if is_costly_spec(item):
+            raise self._error(line, f"This is not a match spec: it has {len(item)} characters.", None)
         try:
             parsed = MatchSpec(item, strict=False)
         except InvalidMatchSpecError as error:

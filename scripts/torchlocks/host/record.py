@@ -5,7 +5,6 @@ A record is made on one machine and may be read on another: it answers "what run
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +12,7 @@ from packaging.version import Version
 from pydantic import ValidationError
 
 from torchlocks.core.errors import HostRecordError
+from torchlocks.core.reading import TEXT_BYTES, load_json, read_bytes
 from torchlocks.host.nvidia import DottedVersion, Frozen, Gpu
 
 HostKind = Literal["native", "wsl", "jetson"]
@@ -73,7 +73,7 @@ def read_host(path: Path) -> Host:
     fix = "make one on the machine in question: torchlocks doctor --json > host.json"
     try:
         # From bytes: Windows PowerShell's `>` writes UTF-16, and a mark at the beginning.
-        document = json.loads(path.read_bytes())
+        document = load_json(read_bytes(path, TEXT_BYTES))
     except OSError as error:
         raise HostRecordError(f"Cannot read the host record: {error.strerror}.", where=str(path), fix=fix) from error
     except (ValueError, RecursionError) as error:

@@ -29,7 +29,7 @@ from typing import Any
 
 from torchlocks.core.errors import IntegrityError
 from torchlocks.core.files import hash_file, write_whole
-from torchlocks.core.reading import RECORD_BYTES, load_json, read_bytes
+from torchlocks.core.reading import RECORD_BYTES, is_costly_spec, load_json, read_bytes
 from torchlocks.install.contained import Tree, leaves, site_packages
 from torchlocks.lockfile.models import LockedPackage
 
@@ -360,7 +360,10 @@ def refuse_other(folder: Path, package: LockedPackage) -> None:
         index: Any = load_json(read_bytes(folder / "info" / "index.json", RECORD_BYTES))
         said = {key: index.get(key) for key in ("name", "version", "build", "subdir")}
         site_packages(index, package.version, package.subdir)
-    except (OSError, ValueError, AttributeError) as error:
+        specs = [*(index.get("depends") or ()), *(index.get("constrains") or ())]
+        if any(not isinstance(spec, str) or is_costly_spec(spec) for spec in specs):
+            raise ValueError("a dependency is no match spec")
+    except (OSError, ValueError, AttributeError, TypeError) as error:
         raise IntegrityError(f"{package.file_name} has no readable info/index.json.", where=package.url) from error
     for key, value in said.items():
         locked = getattr(package, key)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -21,6 +20,7 @@ from torchlocks.core.disk import disk_full_as_error, is_disk_full
 from torchlocks.core.errors import InstallError, MissingFileError
 from torchlocks.core.files import hash_file
 from torchlocks.core.progress import Progress, Task
+from torchlocks.core.reading import RECORD_BYTES, load_json, read_bytes
 from torchlocks.install import swap
 from torchlocks.install.fetch import FetchOptions
 from torchlocks.install.installer import final_path, interruptible, prefix_lock
@@ -157,7 +157,7 @@ def _counted(findings: Iterable[Damage | None], task: Task) -> Iterator[Damage |
 
 
 def _files_of(record: Path) -> list[_File]:
-    content: dict[str, Any] = json.loads(record.read_bytes())
+    content: dict[str, Any] = load_json(read_bytes(record, RECORD_BYTES))
     paths = content.get("paths_data", {}).get("paths", [])
     files = [
         _File(
@@ -263,7 +263,7 @@ def _repair(prefix: Path, damaged: tuple[Damage, ...], options: FetchOptions, pr
     records: dict[str, dict[str, Any]] = {}
     for record in (prefix / "conda-meta").glob("*.json"):
         try:
-            records[record.stem] = json.loads(record.read_bytes())
+            records[record.stem] = load_json(read_bytes(record, RECORD_BYTES))
         except (OSError, ValueError) as error:
             raise InstallError(
                 "The record of a package is damaged, so that it cannot be repaired by itself.",

@@ -150,8 +150,25 @@ def rollback(prefix: Path, *, progress: Progress, wait_s: float | None = None) -
 
 
 def final_path(prefix: Path) -> Path:
-    """The path that is patched into an environment's files: absolute, and not a link itself."""
-    return prefix.resolve() if prefix.is_symlink() else prefix.absolute()
+    """The path that is patched into an environment's files: absolute, and not a link itself.
+
+    Raises InstallError for what can be no environment: the top of a disk, a loop of links, a name that is too long.
+    """
+    try:
+        final = prefix.resolve() if prefix.is_symlink() else prefix.absolute()
+        # Hidden siblings have the name and a suffix of up to 20 characters.
+        long = len(os.fsencode(final.name)) > 230
+        os.path.lexists(final)
+        final.is_dir()
+    except (OSError, RuntimeError, ValueError) as error:
+        said = getattr(error, "strerror", None) or error
+        raise InstallError(f"This path can be no environment: {said}.", where=str(prefix)[:500]) from None
+    if not final.name or long:
+        what = "it is the top of a disk" if not final.name else "its name is too long"
+        raise InstallError(
+            f"This path can be no environment: {what}.", where=str(final)[:500], fix="name a folder below it."
+        )
+    return final
 
 
 @contextmanager

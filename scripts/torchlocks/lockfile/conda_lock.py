@@ -6,7 +6,6 @@ own reader takes 1.2 s to import; this one reads a lock of 500 packages in a fra
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,6 @@ _Loader: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 _NONE = ("", "~", "null")
 _VIRTUAL = "virtual-packages "
 """Custom metadata in which torchlocks says what a platform was solved with: `virtual-packages linux-64`."""
-_DEEPEST = 50
-"""Nesting of a real lock is 5; what goes beyond this is no lock."""
 
 
 def parse_conda_lock(text: str, path: Path, sha256: str) -> Lock:
@@ -60,6 +57,12 @@ class _Reader:
             key: _Key = ("package", index)
             entry = self._mapping(entry, key)
             platform = self._text(entry, "platform", key)
+            if platform not in packages:
+                raise self._error(
+                    (*key, "platform"),
+                    f"{platform!r} is not among the lock's platforms ({', '.join(packages) or 'none'}).",
+                    fix="make the lock again; do not mend it by hand.",
+                )
             manager = self._text(entry, "manager", key)
             if manager == "pip":
                 pip.setdefault(platform, {}).setdefault(self._pip(entry, key))
@@ -157,8 +160,6 @@ class _Reader:
 
     def _load(self) -> Any:
         try:
-            if _may_be_deep(self.text) and _depth(self.text) > _DEEPEST:
-                raise RecursionError
             return yaml.load(self.text, Loader=_Loader)
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
@@ -219,29 +220,6 @@ class _Reader:
         line = _line_of(self.text, key)
         where = f"{self.path}" + (f", line {line}" if line else "") + (f", key {shown}" if shown else "")
         return LockfileError(what, where=where, fix=fix)
-
-
-def _may_be_deep(text: str) -> bool:
-    """Whether the text could nest beyond `_DEEPEST`; the count of `_depth` takes as long as reading does."""
-    brackets = text.count("[") + text.count("{") - text.count("[]") - text.count("{}")
-    return brackets > _DEEPEST or " " * _DEEPEST in text or re.search(r"(?:[-?:]\s+){8}", text) is not None
-
-
-def _depth(text: str) -> int:
-    """The deepest nesting of a YAML text, or the first beyond `_DEEPEST`.
-
-    libyaml recurses when it builds a document, so that 100,000 brackets end the process. Its events do not.
-    """
-    deepest = depth = 0
-    for event in yaml.parse(text, Loader=_Loader):
-        if isinstance(event, yaml.CollectionStartEvent):
-            depth += 1
-            deepest = max(deepest, depth)
-            if deepest > _DEEPEST:
-                break
-        elif isinstance(event, yaml.CollectionEndEvent):
-            depth -= 1
-    return deepest
 
 
 def _kind(value: Any) -> str:

@@ -14,7 +14,7 @@ import re
 from pathlib import Path
 
 from torchlocks.core.errors import LockfileError
-from torchlocks.core.urls import credential_variables
+from torchlocks.core.urls import credential_variables, mask_malformed
 from torchlocks.lockfile.fields import parse_hash, parse_package_url
 from torchlocks.lockfile.models import Lock, LockedPackage, PipPackage, pip_package
 
@@ -43,7 +43,9 @@ def parse_explicit(text: str, path: Path, sha256: str) -> Lock:
             marked = True
         elif line and not marked:
             raise LockfileError(
-                f"{line!r} stands before the line @EXPLICIT.", where=where, fix="put @EXPLICIT above the first package."
+                f"{mask_malformed(line)!r} stands before the line @EXPLICIT.",
+                where=where,
+                fix="put @EXPLICIT above the first package.",
             )
         elif line:
             packages.append(_parse_line(line, where))

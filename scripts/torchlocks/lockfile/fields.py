@@ -7,7 +7,7 @@ from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from torchlocks.core.errors import LockfileError
-from torchlocks.core.urls import VARIABLE
+from torchlocks.core.urls import VARIABLE, mask_malformed
 from torchlocks.lockfile.models import split_file_name
 
 _HEX = {"md5": re.compile(r"[0-9a-f]{32}"), "sha256": re.compile(r"[0-9a-f]{64}")}
@@ -42,12 +42,14 @@ def parse_package_url(url: str, where: str) -> PackageUrl:
             raise ValueError
     except ValueError:
         raise LockfileError(
-            f"{url!r} is not a URL.", where=where, fix="a package is named by its full URL, with https:// or file://."
+            f"{mask_malformed(url)!r} is not a URL.",
+            where=where,
+            fix="a package is named by its full URL, with https:// or file://.",
         ) from None
     segments = parts.path.rsplit("/", 2)
     if len(segments) < 3 or not segments[1] or parts.query or parts.fragment:
         raise LockfileError(
-            f"{url!r} is not the URL of a package in a channel.",
+            f"{mask_malformed(url)!r} is not the URL of a package in a channel.",
             where=where,
             fix="the URL must end in <subdir>/<name>-<version>-<build>.conda or .tar.bz2.",
         )

@@ -8,6 +8,7 @@ packages into py-rattler's records and back.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -15,9 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torchlocks.core.errors import LockfileError, MissingFileError
-from torchlocks.core.reading import LOCK_BYTES, read_bytes
+from torchlocks.core.reading import LOCK_BYTES, read_bytes, refuse_costly_yaml
 from torchlocks.core.text import TO_UTF8, EncodingError, conflict_line, decode
 from torchlocks.lockfile.models import Lock, LockedPackage, LockKind
+from torchlocks.lockfile.sound import require_sound
 
 if TYPE_CHECKING:
     from rattler import RepoDataRecord
@@ -57,7 +59,7 @@ def read_bytes_of(path: Path) -> bytes:
             "There is no such lockfile.", where=str(path), fix="check the path, or make the lock with `make lock`."
         ) from None
     except OSError as error:
-        fix = "name one of the files in it." if path.is_dir() else None
+        fix = "name one of the files in it." if os.path.isdir(path) else None  # noqa: PTH112
         raise LockfileError(
             f"The lockfile cannot be read: {error.strerror or error}.", where=str(path), fix=fix
         ) from None
@@ -96,10 +98,15 @@ def parse_environments(data: bytes, path: Path) -> tuple[Lock, ...]:
         ) from None
     sha256 = hashlib.sha256(data).hexdigest()
     kind = detect_kind(text, path)
+    if kind != "explicit":
+        try:
+            refuse_costly_yaml(text)
+        except ValueError as error:
+            raise LockfileError(f"The lockfile is not one: {error}.", where=str(path)) from None
     if kind == "pixi":
-        return pixi.parse_pixi(text, path, sha256)
+        return tuple(require_sound(lock, path) for lock in pixi.parse_pixi(text, path, sha256))
     parse = conda_lock.parse_conda_lock if kind == "conda-lock" else explicit.parse_explicit
-    return (parse(text, path, sha256),)
+    return (require_sound(parse(text, path, sha256), path),)
 
 
 def detect_kind(text: str, path: Path) -> LockKind:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -43,7 +44,7 @@ def read_bytes(name: str) -> bytes:
         except (FileNotFoundError, NotADirectoryError):
             raise MissingFileError("There is no such file.", where=name, fix="check the path.") from None
         except OSError as error:
-            fix = "name one of the files in it." if path_of(name).is_dir() else None
+            fix = "name one of the files in it." if os.path.isdir(path_of(name)) else None  # noqa: PTH112
             raise LockfileError(f"The file cannot be read: {error.strerror or error}.", where=name, fix=fix) from None
     from rattler.package_streaming import download_bytes
 

@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from torchlocks.core.errors import LockfileError
+from torchlocks.core.reading import is_costly_spec
 from torchlocks.lockfile.formats import to_record
 from torchlocks.lockfile.models import LockedPackage
 
@@ -19,6 +20,8 @@ def parse_spec(text: str) -> MatchSpec | None:
     from rattler import MatchSpec
     from rattler.exceptions import InvalidMatchSpecError
 
+    if is_costly_spec(text):
+        return None
     try:
         return MatchSpec(text)
     except InvalidMatchSpecError:

@@ -19,6 +19,7 @@ from typing import Any
 import torchlocks
 from torchlocks import __version__
 from torchlocks.core.files import hash_file, write_whole
+from torchlocks.core.reading import RECORD_BYTES, load_json, read_bytes
 from torchlocks.locking.options import LockOptions
 from torchlocks.matrix.model import Target
 
@@ -63,7 +64,7 @@ def made_from(target: Target, rendered: str, metadata: Mapping[str, str]) -> str
 def recall(folder: Path, env: str) -> Memory | None:
     """What is remembered of an environment; None where there is nothing that can be read."""
     try:
-        raw: Any = json.loads((folder / f"{env}.json").read_bytes())
+        raw: Any = load_json(read_bytes(folder / f"{env}.json", RECORD_BYTES))
         if raw["schema"] != SCHEMA:
             return None
         return Memory(made_from=dict(raw["made_from"]), files=dict(raw["files"]))

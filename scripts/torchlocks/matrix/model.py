@@ -14,6 +14,7 @@ from packaging.version import Version
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
 from torchlocks.core.errors import MatrixError, NoSuchRowError
+from torchlocks.core.reading import read_text, refuse_costly_yaml
 
 Accelerator = Literal["cpu", "cuda"]
 MinorVersion = Annotated[str, StringConstraints(pattern=r"^\d+\.\d+$")]
@@ -403,15 +404,20 @@ def load_matrix(path: Path) -> Matrix:
     from ruamel.yaml.error import YAMLError
 
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
+        refuse_costly_yaml(text)
     except OSError as error:
         raise MatrixError(f"Cannot read the matrix: {error.strerror}.", where=str(path)) from error
+    except UnicodeDecodeError as error:
+        raise MatrixError(f"The matrix is not UTF-8 text (byte {error.start}).", where=str(path)) from None
+    except ValueError as error:
+        raise MatrixError(f"The matrix is not valid YAML: {error}.", where=str(path)) from None
     try:
         document = YAML(typ="rt").load(text)
-    except YAMLError as error:
+    except (YAMLError, RecursionError, ValueError) as error:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
         where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        problem = getattr(error, "problem", None) or (str(error).splitlines() or ["it is nested too deeply"])[0]
         raise MatrixError(f"The matrix is not valid YAML: {problem}.", where=where, fix="mend that line") from error
     if not isinstance(document, Mapping):
         raise MatrixError("The matrix is not a mapping of keys to values.", where=str(path))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torchlocks.core.errors import TemplateError
+from torchlocks.core.reading import read_text
 from torchlocks.matrix.model import Target
 
 if TYPE_CHECKING:
@@ -28,9 +29,11 @@ def render(template: Path, target: Target) -> str:
     from jinja2.exceptions import TemplateError as JinjaError
 
     try:
-        source = template.read_text(encoding="utf-8")
+        source = read_text(template)
     except OSError as error:
         raise TemplateError(f"Cannot read the template: {error.strerror}.", where=str(template)) from error
+    except UnicodeDecodeError as error:
+        raise TemplateError(f"The template is not UTF-8 text (byte {error.start}).", where=str(template)) from None
     variables: dict[str, object] = {
         "env": target.env,
         "platform": target.platform,

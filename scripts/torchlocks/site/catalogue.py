@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from torchlocks import __version__
 from torchlocks.core.errors import LockfileError, TorchlocksError
 from torchlocks.core.files import hash_file
 from torchlocks.core.layout import Layout
+from torchlocks.core.reading import RECORD_BYTES, load_json, read_bytes
 from torchlocks.cuda.packages import torch_package
 from torchlocks.diff.compare import Facts, facts
 from torchlocks.diff.read import Side, row_of
@@ -257,7 +257,7 @@ def installed_sizes(prefix: Path) -> dict[str, int]:
     for name in record_names(prefix):
         path = prefix / "conda-meta" / f"{name}.json"
         try:
-            record = json.loads(path.read_bytes())
+            record = load_json(read_bytes(path, RECORD_BYTES))
             sizes[record["name"]] = sum(each.get("size_in_bytes") or 0 for each in record["paths_data"]["paths"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise LockfileError(

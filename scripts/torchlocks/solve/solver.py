@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torchlocks.core.errors import SolveError, TorchlocksError
+from torchlocks.core.reading import is_costly_spec
 from torchlocks.solve.repodata import RecordSource
 
 if TYPE_CHECKING:
@@ -79,6 +80,8 @@ def _match_specs(specs: Sequence[str]) -> list[MatchSpec]:
 
     parsed = []
     for spec in specs:
+        if is_costly_spec(spec):
+            raise SolveError(f"A match spec has {len(spec)} characters: it is none.", fix="correct it in the template")
         try:
             # Leniently: build strings of the pytorch channel hold dots (`py3.11_cuda12.4_…`).
             parsed.append(MatchSpec(spec, strict=False))

@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from torchlocks import __version__
+from torchlocks.core.reading import RECORD_BYTES, read_bytes
 
 Accelerator = Literal["cpu", "cuda"]
 Outcome = Literal["passed", "failed", "skipped"]
@@ -138,6 +139,6 @@ class Verdict(Frozen):
 def read_verdict(path: Path) -> Verdict | None:
     """The verdict of a report in JSON; None where there is none, or none that can be read: it proves nothing."""
     try:
-        return Verdict.model_validate_json(path.read_bytes())
+        return Verdict.model_validate_json(read_bytes(path, RECORD_BYTES))
     except (OSError, ValidationError):
         return None

@@ -10,6 +10,7 @@ from pathlib import Path
 from torchlocks.check.model import Expectation, Problem
 from torchlocks.check.rules.packages import RELOCK
 from torchlocks.core.errors import LockfileError, MissingFileError, SignatureError
+from torchlocks.core.reading import LOCK_BYTES, TEXT_BYTES, read_bytes
 from torchlocks.export.signatures import SUFFIX, matches
 from torchlocks.lockfile.fields import channel_urls
 from torchlocks.lockfile.formats import CONDA_LOCK, PIXI, explicit_name, read_lock
@@ -95,9 +96,11 @@ def signature_stale(folder: Folder) -> Iterator[Problem]:
         if signed == name or signed not in folder.names:
             continue
         try:
-            if not matches((folder.path / signed).read_bytes(), (folder.path / name).read_bytes()):
+            if not matches(read_bytes(folder.path / signed, LOCK_BYTES), read_bytes(folder.path / name, TEXT_BYTES)):
                 message = f"{name} is the signature of another {signed}"
                 yield Problem(message=message, file=name, fix=f"sign it again: torchlocks sign {folder.path / signed}")
+        except OSError as error:
+            yield Problem(message=f"{name} cannot be read: {error.strerror}", file=name)
         except SignatureError as error:
             yield Problem(message=f"{name} cannot be verified: {error.what}", file=name, fix=error.fix)
 

@@ -90,8 +90,12 @@ def write_or_print(text: str, output: Path | None, *, folder: bool = False) -> N
             output.parent.mkdir(parents=True, exist_ok=True)
         write_whole(output, text)
     except OSError as error:
+        from torchlocks.core.disk import disk_full, is_disk_full
         from torchlocks.core.errors import MissingFileError
 
+        if is_disk_full(error):
+            fix = "make room, or name another file with -o."
+            raise disk_full(output.parent, "what was there is untouched", fix) from None
         raise MissingFileError(
             f"The file cannot be written: {error.strerror or error}.", where=str(output), fix="name another with -o"
         ) from None

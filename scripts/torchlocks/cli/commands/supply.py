@@ -40,12 +40,13 @@ def sign(locks: tuple[Path, ...], key: Path) -> None:
 @click.option("--signer", default=None, help="The one identity that may have signed (default: any in the file).")
 def verify_signature(locks: tuple[str, ...], allowed: Path, signer: str | None) -> None:
     """Verify the signatures of lockfiles (paths or URLs), or of all in a folder."""
+    from torchlocks.core.printing import printable
     from torchlocks.export.signatures import open_signed_lock, signable
 
     names = [str(file) for name in locks for file in ([name] if "://" in name else signable(Path(name)))]
     for name in names:
         _, who = open_signed_lock(name, allowed, signer=signer)
-        click.echo(f"{name}: signed by {who.identity} ({who.key})")
+        click.echo(printable(f"{name}: signed by {who.identity} ({who.key})"))
 
 
 @click.command()

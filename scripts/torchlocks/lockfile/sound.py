@@ -1,0 +1,66 @@
+"""What holds for every lock that is read, whatever its format: no text that acts on a terminal or crashes a parser."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from torchlocks.core.errors import LockfileError
+from torchlocks.core.printing import printable
+from torchlocks.core.reading import is_costly_spec
+from torchlocks.lockfile.models import Lock, LockedPackage
+
+
+def require_sound(lock: Lock, path: Path) -> Lock:
+    """The lock, with licence texts made printable.
+
+    Raises LockfileError for names, versions, URLs and the like with control characters, and for match specs that no
+    package has, which crash parsers.
+    """
+    for text in (*lock.channels, *lock.platforms, *lock.environments):
+        _require_printable(text, str(path))
+    packages = {}
+    for platform, locked in lock.packages.items():
+        where = f"{path}, platform {platform}"
+        for each in locked:
+            _check(each, where)
+        packages[platform] = tuple(
+            replace(each, license=printable(each.license)) if each.license and not each.license.isprintable() else each
+            for each in locked
+        )
+    for platform, others in lock.pip.items():
+        for other in others:
+            for said in (other.name, other.version, other.location):
+                _require_printable(said or "", f"{path}, platform {platform}, pip")
+    for platform, sources in lock.sources.items():
+        for text in sources:
+            _require_printable(text, f"{path}, platform {platform}")
+    return replace(lock, packages=packages)
+
+
+def _check(package: LockedPackage, where: str) -> None:
+    for text in (package.name, package.version, package.build, package.subdir, package.url):
+        _require_printable(text, where)
+    for spec in _specs(package):
+        _require_printable(spec, f"{where}, {package.name}")
+        if is_costly_spec(spec):
+            raise LockfileError(
+                f"{package.name} depends on what is no match spec: it has {len(spec)} characters.",
+                where=where,
+                fix="make the lock again.",
+            )
+
+
+def _specs(package: LockedPackage) -> Iterator[str]:
+    yield from package.depends or ()
+    yield from package.constrains or ()
+
+
+def _require_printable(text: str, where: str) -> None:
+    if not text.isprintable():
+        raise LockfileError(
+            f"{text[:200]!r} has control characters, which no name, version or URL has.",
+            where=where,
+            fix="do not use this lock; ask where it came from.",
+        )

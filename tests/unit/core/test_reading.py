@@ -1,0 +1,226 @@
+"""Files of others: what is no file is refused at once, sizes and depths are limited, text is made printable."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from torchlocks.check.model import Finding, Skipped
+from torchlocks.core.errors import LockfileError, TorchlocksError
+from torchlocks.core.printing import printable
+from torchlocks.core.reading import DEEPEST, load_json, read_bytes, refuse_costly_yaml
+from torchlocks.core.urls import mask, mask_malformed, strip_credentials
+from torchlocks.diff.read import read_side
+from torchlocks.diff.report import markdown_text
+from torchlocks.export.signatures import open_signed_lock
+from torchlocks.extend.requested import read_wishes
+from torchlocks.host.record import read_host
+from torchlocks.lockfile.formats import parse_lock, read_lock
+from torchlocks.lockfile.open import open_lock
+from torchlocks.matrix.model import load_matrix
+
+Reader = Callable[[Path], object]
+READERS: dict[str, Reader] = {
+    "lock": read_lock,
+    "lock by name": lambda path: open_lock(str(path)),
+    "lock by URL": lambda path: open_lock(path.as_uri()),
+    "environment": read_wishes,
+    "matrix": load_matrix,
+    "host": read_host,
+    "diff": lambda path: read_side(str(path)),
+    "signature": lambda path: open_signed_lock(str(path), path),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("kind", ["FIFO", "device", "loop", "large", "folder", "long name", "not UTF-8"])
+def test_what_is_no_file_is_refused_at_once(tmp_path: Path, reader: str, kind: str) -> None:
+    path = tmp_path / "file"
+    if kind == "FIFO":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "loop":
+        path.symlink_to(path)
+    elif kind == "large":
+        with path.open("wb") as file:
+            file.truncate(1 << 40)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "long name":
+        path = tmp_path / ("x" * 300)
+    else:
+        path.write_bytes(b"\xff\xfe\xff")
+    started = time.monotonic()
+    with pytest.raises(TorchlocksError):
+        READERS[reader](path)
+    assert time.monotonic() - started < 5
+
+
+def test_a_file_without_a_size_is_read_up_to_the_limit() -> None:
+    if not Path("/proc/self/status").exists():
+        pytest.skip("needs /proc")
+    assert b"Name:" in read_bytes(Path("/proc/self/status"), 1 << 20)
+    with pytest.raises(OSError, match="larger than"):
+        read_bytes(Path("/proc/self/status"), 10)
+
+
+@pytest.mark.parametrize("text", ["[" * 2000, '{"a":' * 70 + "1" + "}" * 70, "[" * 100_000, "[1", ""])
+def test_json_that_is_deep_or_none_is_a_value_error(text: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011
+        load_json(text)
+    assert load_json("[" * DEEPEST + "]" * DEEPEST)
+
+
+BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"{new}: &{new} [{','.join([f'*{old}'] * 9)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+)
+COSTLY = {
+    "bomb": BOMB,
+    "many copies": "x: &x [1,2,3,4,5,6,7,8,9,10]\ny:\n" + "- *x\n" * 50_000,
+    "lists": "x: " + "[" * 900 + "]" * 900,
+    "more lists": "x: " + "[" * 2000 + "]" * 2000,
+    "dashes": "x:\n  " + "- " * 2000 + "1",
+    "indented": "".join(" " * depth + "k:\n" for depth in range(2000)),
+    "mappings": "x: " + "{a: " * 2000 + "}" * 2000,
+}
+
+
+@pytest.mark.parametrize("name", COSTLY)
+def test_yaml_that_costs_more_than_its_length_is_refused_soon(tmp_path: Path, name: str) -> None:
+    text = COSTLY[name]
+    started = time.monotonic()
+    with pytest.raises(ValueError, match=r"deep|copies"):
+        refuse_costly_yaml(text)
+    whole = f"version: 1\nmetadata:\n  platforms: []\npackage: []\n{text}\n"
+    with pytest.raises(LockfileError):
+        parse_lock(whole.encode(), Path("x"))
+    with pytest.raises(LockfileError):
+        parse_lock(f"environments: {{}}\n{text}\n".encode(), Path("x"))
+    path = tmp_path / "file.yml"
+    path.write_text(f"dependencies: []\n{text}\n")
+    for read in (read_wishes, load_matrix):
+        with pytest.raises(TorchlocksError):
+            read(path)
+    assert time.monotonic() - started < 5
+
+
+def test_a_large_lock_ends_in_seconds(tmp_path: Path) -> None:
+    path = tmp_path / "conda-lock.yml"
+    with path.open("wb") as file:
+        file.write(b"version: 1\nmetadata: {}\npackage:\n")
+        for _ in range(200):
+            file.write(b"- {name: x, version: '1'}\n" * 40_000)
+    started = time.monotonic()
+    with pytest.raises(LockfileError, match="larger than"):
+        read_lock(path)
+    assert time.monotonic() - started < 5
+
+
+def test_a_match_spec_of_parentheses_does_not_end_the_process(tmp_path: Path) -> None:
+    spec = "numpy " + "(" * 10_000 + ">=1" + ")" * 10_000
+    path = tmp_path / "environment.yml"
+    path.write_text(f"dependencies: ['{spec}']\n")
+    with pytest.raises(TorchlocksError):
+        read_wishes(path)
+    with pytest.raises(LockfileError, match="match spec"):
+        parse_lock(lock_text(depends=spec[6:]).encode(), Path("x"))
+
+
+def lock_text(name: str = "x", platform: str = "linux-64", depends: str = ">=1", url: str = "https://h.example") -> str:
+    return yaml.safe_dump(
+        {
+            "version": "1",
+            "metadata": {"content_hash": {}, "channels": [], "platforms": ["linux-64"], "sources": []},
+            "package": [
+                {
+                    "name": name,
+                    "version": "1",
+                    "manager": "conda",
+                    "platform": platform,
+                    "dependencies": {"numpy": depends},
+                    "url": f"{url}/c/linux-64/x-1-0.conda",
+                    "hash": {"sha256": "0" * 64},
+                    "category": "main",
+                }
+            ],
+        }
+    )
+
+
+@pytest.mark.parametrize("platform", ["linux-6", "LINUX-64", "linux-64 ", "osx-64"])
+def test_a_package_of_a_platform_that_the_lock_does_not_name_is_an_error(platform: str) -> None:
+    assert len(parse_lock(lock_text().encode(), Path("x")).packages["linux-64"]) == 1
+    with pytest.raises(LockfileError, match="not among the lock's platforms"):
+        parse_lock(lock_text(platform=platform).encode(), Path("x"))
+
+
+# --- secrets and escapes ------------------------------------------------------------------------
+
+SECRET = "s3cr3t"
+URLS = [
+    f"https://user:{SECRET}@h.example/c/linux-64/x-1-0.conda",
+    f"https://user:x@{SECRET}@h.example/c/linux-64/x-1-0.conda",
+    f"https://{SECRET}@h.example/c/linux-64/x-1-0.conda",
+    f"https://h.example/t/{SECRET}/c/linux-64/x-1-0.conda",
+    f"https://h.example/prefix/t/{SECRET}/c/linux-64/x-1-0.conda",
+    f"s3://key:{SECRET}@h.example/c/linux-64/x-1-0.conda",
+    f"https://h.example/c/x.yml?token={SECRET}",
+    f"https://h.example/c/x.yml?a=1&X-Amz-Signature={SECRET}&b=2",
+    f"git+https://user:{SECRET}@h.example/c.git@v1",
+]
+
+
+@pytest.mark.parametrize("url", URLS)
+def test_no_secret_of_a_url_is_shown_or_stored(url: str) -> None:
+    sentence = f"see {url}, or '{url}' ({url})"
+    for shown in (mask(sentence), mask_malformed(url), strip_credentials(url), printable(sentence)):
+        assert SECRET not in shown
+    assert "h.example" in mask(sentence)
+    error = TorchlocksError(sentence, where=url, fix=sentence, details=sentence)
+    assert SECRET not in f"{error} {error.args} {error.what} {error.where} {error.fix} {error.details}"
+    finding = Finding(rule="x", severity="error", path=url, message=sentence, fix=sentence)
+    assert SECRET not in f"{finding} {Skipped(rule='x', path='x', reason=sentence)}"
+
+
+@pytest.mark.parametrize(
+    "url", [*URLS, f"https//user:{SECRET}@h.example/x", f"user:{SECRET}@h.example x", f"h/t/{SECRET}/x"]
+)
+@pytest.mark.parametrize("text", ["@EXPLICIT\n{url}\n", "{url}\n@EXPLICIT\n", "@EXPLICIT\n{url}#sha256:xyz\n"])
+def test_a_malformed_line_is_not_quoted_with_its_secret(url: str, text: str) -> None:
+    said = ""
+    try:
+        parse_lock(text.format(url=url).encode(), Path("x"))
+    except LockfileError as error:
+        said = str(error)
+    assert SECRET not in said
+
+
+ESCAPES = ["\x1b[31mred", "a\nb", "a\rb", "\x9b2J", "\x07", "\u202egnp.exe", "a\u2028b", "\x00"]
+
+
+@pytest.mark.parametrize("text", ESCAPES)
+def test_escapes_and_line_breaks_of_others_are_printed_as_escapes(text: str) -> None:
+    for shown in (printable(text), markdown_text(text)):
+        assert shown.isprintable()
+    error = TorchlocksError(text, where=text, fix=text, details=text)
+    assert error.what.isprintable()
+    assert str(error).replace("\n", "").isprintable()
+    for lock in (lock_text(name=f"x{text}"), lock_text(depends=text), lock_text(url=f"https://h.example/{text}")):
+        with pytest.raises(LockfileError) as caught:
+            parse_lock(lock.encode(), Path("x"))
+        assert str(caught.value).replace("\n", "").isprintable()
+
+
+@given(st.text())
+def test_any_text_is_printable_afterwards(text: str) -> None:
+    shown = printable(text)
+    assert not any(character in shown for character in "\x1b\n\r\x00\x9b\u202e")
+    shown.encode()
