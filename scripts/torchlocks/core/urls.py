@@ -60,7 +60,7 @@ _CREDENTIALS = re.compile(r"(?<=://)([^/\s@]+@)|(/t/[^/\s]+)")
 
 
 def strip_credentials(url: str) -> str:
-    """Return `url` without user, password, token, query and fragment, as it may be written into an environment or report.
+    """Return `url` without user, password, token, query and fragment, as environments and reports hold it.
 
     A token is found as conda finds it, anywhere in the path. What is no URL is masked.
     """
