@@ -5,6 +5,8 @@
 PYTHON   ?= python3#   the Python that the tool runs on, and that the local channel packages (3.10 to 3.13)
 CHANNEL  ?= auto#      auto, conda-forge or local: where packages come from
 CUDA     ?= auto#      CUDA version of a GPU environment, or auto: what the driver runs
+PY       ?=#           another Python of a row, such as 3.13
+TORCH    ?=#           another PyTorch of a row, such as 2.12
 ENV      ?=#           one environment, such as cpu or gpu-cu118
 PLATFORM ?=#           one platform, such as linux-64
 PKG      ?=#           packages to update
@@ -37,23 +39,26 @@ CONDA := $(if $(filter command,$(firstword $(origin CONDA_EXE))),--conda $(CONDA
 COMPILE := $(VENV)/bin/uv pip compile -q --universal --generate-hashes --python-version 3.10 --no-header
 WHICH := $(if $(ENV),--env $(ENV)) $(if $(PLATFORM),--platform $(PLATFORM))
 FROM  := $(if $(SNAPSHOT),--snapshot $(SNAPSHOT)) $(if $(AS_OF),--as-of $(AS_OF)) $(if $(MIRROR),--mirror $(MIRROR))
+WANT  := $(if $(PY),--python $(PY)) $(if $(TORCH),--torch $(TORCH))
 DASK  := $(if $(SCHEDULER),--scheduler $(SCHEDULER))
 FETCH := --channel $(CHANNEL) $(if $(MIRROR),--mirror $(MIRROR)) $(if $(OFFLINE),--offline)
 ONE    = $(or $(ENV),$(error name the environment: make $@ ENV=cpu))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env-cpu env-gpu doctor run shell rollback verify fsck bundle matrix render lock update example check why diff channel \
+.PHONY: help env-cpu env-gpu pair doctor run shell rollback verify fsck bundle matrix render lock update example check why diff channel \
         export sbom licences sign update-all site recipes bench lint test test-unit requirements golden clean
 
 help: ## print this help
 	@awk -F ':.*## ' '/^#: /{print "\n" substr($$0, 4)} /^[a-z-]+:.*## /{printf "  %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 #: Environments
-env-cpu: $(READY) ## build the CPU environment and run the torch suite in it  [CHANNEL= MIRROR= OFFLINE=1]
-	@$(TOOL) env cpu $(FETCH)
-env-gpu: $(READY) ## the same for one CUDA version  [CUDA=11.8 CHANNEL= MIRROR= OFFLINE=1 REQUIRE_GPU=1]
-	@$(TOOL) env gpu $(if $(CUDA),--cuda $(CUDA)) $(FETCH) $(if $(REQUIRE_GPU),--require-gpu)
+env-cpu: $(READY) ## build the CPU environment and run the torch suite in it  [PY=3.13 TORCH=2.12 CHANNEL= MIRROR= OFFLINE=1]
+	@$(TOOL) env cpu $(WANT) $(FETCH)
+env-gpu: $(READY) ## the same for one CUDA version  [CUDA=11.8 PY= TORCH= CHANNEL= MIRROR= OFFLINE=1 REQUIRE_GPU=1]
+	@$(TOOL) env gpu $(if $(CUDA),--cuda $(CUDA)) $(WANT) $(FETCH) $(if $(REQUIRE_GPU),--require-gpu)
+pair: $(READY) ## build a CUDA environment and the CPU environment with the same versions  [CUDA=12.9 PY= TORCH= CHANNEL= MIRROR=]
+	@$(TOOL) env gpu --pair $(if $(CUDA),--cuda $(CUDA)) $(WANT) $(FETCH)
 doctor: $(READY) ## say which environments run on this machine, and why the others do not
 	@$(TOOL) doctor
 run: $(READY) ## run a command in an environment  [ENV=cpu or auto; CMD='python train.py']

@@ -20,6 +20,7 @@ from torchlocks.core.layout import Layout
 from torchlocks.extend.base import read_built
 from torchlocks.lockfile.formats import CONDA_LOCK, PIXI, merge, read_environments, read_lock
 from torchlocks.lockfile.models import Lock
+from torchlocks.lockfile.specs import spec_name
 from torchlocks.matrix.model import Matrix, Target
 
 LOCK_RULES: tuple[Rule, ...] = (*packages.RULES, *graph.RULES, *torch.RULES, *known_pairs.RULES)
@@ -303,31 +304,28 @@ def _unknown_folders(layout: Layout, matrix: Matrix) -> Report:
 
 
 def _parity(matrix: Matrix, subjects: Mapping[tuple[str, str], Subject]) -> Report:
-    """Hold every GPU environment against the CPU environment of its platform."""
+    """Compare every GPU environment with the CPU environment of the same Python, PyTorch and torchvision."""
     findings: list[Finding] = []
     skipped: list[Skipped] = []
-    cpu_of = {
-        platform: subject
-        for (_, platform), subject in subjects.items()
-        if subject.row is not None and subject.row.accelerator == "cpu"
-    }
     for (name, platform), subject in subjects.items():
         if subject.row is None or subject.row.accelerator == "cpu":
             continue
+        cpu = subjects.get((matrix.cpu_pair(name, platform) or "", platform))
         for rule in parity.RULES:
-            if platform not in cpu_of:
+            if cpu is None:
                 skipped.append(
                     Skipped(
                         rule=rule.id,
                         path=f"locks/{name}",
                         platform=platform,
-                        reason="there is no CPU lock of this platform",
+                        reason="there is no CPU lock with the same Python, PyTorch and torchvision",
                     )
                 )
                 continue
             pair = Pair(
-                cpu=cpu_of[platform],
+                cpu=cpu,
                 gpu=subject,
+                constraints=frozenset(spec_name(spec) for spec in matrix.environment(name).constraints),
                 accelerator=matrix.parity.accelerator,
                 variant=matrix.parity.variant,
             )

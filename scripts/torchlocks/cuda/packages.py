@@ -86,6 +86,23 @@ def variant_of(build: str) -> Variant | None:
     return Variant("cpu") if "cpu" in build else None
 
 
+def built_for(package: LockedPackage) -> Variant | None:
+    """Return what a package was built for, by its dependencies where they show it, else by its build string.
+
+    Build strings can be wrong: conda-forge's torchaudio 2.5.1 for CUDA 11.8 is called `cpu_py312h254f4b0_1`, and
+    depends on cudatoolkit 11.8. A build string that names CUDA is right, and often names the minor version as well.
+    """
+    named = variant_of(package.build)
+    if named is not None and named.accelerator == "cuda":
+        return named
+    for spec in package.depends or ():
+        name, _, bounds = spec.strip().partition(" ")
+        if name in ("cudatoolkit", "cuda-version", "pytorch-cuda", "cuda-cudart"):
+            lowest = re.search(r"(\d+\.\d+)", bounds)
+            return Variant("cuda", lowest[1] if lowest else None)
+    return named
+
+
 def torch_package(packages: Iterable[LockedPackage]) -> LockedPackage | None:
     """`pytorch`, else `libtorch`, else None."""
     by_name = {package.name: package for package in packages}

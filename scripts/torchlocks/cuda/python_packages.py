@@ -13,7 +13,9 @@ PYPI_NAMES: Mapping[str, str] = {"pytorch": "torch", "torchtriton": "triton", "m
 
 _CONDA_NAMES: Mapping[str, str] = {"torch": "pytorch"}
 
-NOT_ON_PYPI = frozenset({"python", "cpython", "python_abi", "python-gil", "python-freethreading", "pybind11-abi"})
+NOT_ON_PYPI = frozenset(
+    {"python", "cpython", "python_abi", "python-gil", "python-freethreading", "pybind11-abi", "libtorch"}
+)
 """Packages that depend on Python and are no Python packages: the interpreter and marks of its kind."""
 
 PIP = "pypi"

@@ -27,8 +27,8 @@ class Diagnosis:
 
 
 def diagnose(matrix: Matrix, host: Host, locked: Collection[str] | None = None) -> Diagnosis:
-    """Judge every environment of the matrix on `host`; only those in `locked`, where that is given."""
-    judged = tuple(judge(matrix, name, host) for name in matrix.environments if locked is None or name in locked)
+    """Judge the default of every row on `host`; only those in `locked`, where that is given."""
+    judged = tuple(judge(matrix, name, host) for name in matrix.rows if locked is None or name in locked)
     chosen = best(judged)
     return Diagnosis(
         host=host, fits=judged, best=chosen.env if chosen else None, advice=tuple(_advice(judged, chosen, host))
@@ -46,8 +46,8 @@ def judge(matrix: Matrix, env: str, host: Host) -> Fit:
 
 
 def gpu_fits(matrix: Matrix, host: Host, *, local: bool = False) -> tuple[Fit, ...]:
-    """Judge the CUDA environments that exist for the machine's platform, those of the `local` channel if asked."""
-    targets = matrix.local_targets(host.platform) if local else matrix.targets()
+    """Judge the default of every CUDA row of the machine's platform, or the CUDA rows of the `local` channel."""
+    targets = matrix.local_targets(host.platform) if local else matrix.defaults()
     return tuple(
         fits(needs_of(matrix, target), host) for target in targets if target.cuda and target.platform == host.platform
     )

@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,6 +20,7 @@ from torchlocks.core.reading import read_text, refuse_costly_yaml
 Accelerator = Literal["cpu", "cuda"]
 MinorVersion = Annotated[str, StringConstraints(pattern=r"^\d+\.\d+$")]
 DottedVersion = Annotated[str, StringConstraints(pattern=r"^\d+(\.\d+)*$")]
+BuildPattern = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.*]+$")]
 PlatformName = Literal["linux-64", "linux-aarch64", "osx-64", "osx-arm64", "win-64"]
 
 
@@ -66,10 +68,14 @@ class Cell(_Model):
     """Python to the minor version."""
     pytorch: MinorVersion
     """PyTorch to the minor version; the newest patch that solves is locked."""
-    build: str = Field(pattern=r"^[A-Za-z0-9_.*]+$")
+    release: DottedVersion | None = None
+    """PyTorch to the patch, where the newest one has no CPU environment to pair with."""
+    build: BuildPattern
     """Pattern of PyTorch's build string: what makes the CPU or the CUDA build certain."""
     torchvision: MinorVersion | None = None
     torchaudio: MinorVersion | None = None
+    lacks: str | None = None
+    """Why there is no torchvision, for a cell without it."""
     glibc: DottedVersion | None = None
     """`__glibc` for this cell, where it differs from the platform's."""
     cuda_version: str | None = "default"
@@ -78,6 +84,28 @@ class Cell(_Model):
     """Where they differ from the environment's."""
     ptx: MinorVersion | None = None
     """Where it differs from the environment's."""
+
+
+class Variant(_Model):
+    """Another Python or PyTorch of a row on one platform; what it does not name is that of the platform's default.
+
+    torchvision and torchaudio are those of a PyTorch, so a variant with another PyTorch names its own or has none.
+    """
+
+    python: MinorVersion | None = None
+    pytorch: MinorVersion | None = None
+    release: DottedVersion | None = None
+    build: BuildPattern | None = None
+    torchvision: MinorVersion | None = None
+    torchaudio: MinorVersion | None = None
+    architectures: tuple[MinorVersion, ...] | None = None
+    ptx: MinorVersion | None = None
+
+    def cell(self, default: Cell) -> Cell:
+        """Return the variant as a cell, completed from the default of its platform."""
+        named = self.model_dump(exclude_none=True)
+        companions = {"torchvision": self.torchvision, "torchaudio": self.torchaudio, "lacks": None, "release": None}
+        return default.model_copy(update={**companions, **named})
 
 
 class Environment(_Model):
@@ -96,7 +124,12 @@ class Environment(_Model):
     """Compute capabilities that torch has machine code for."""
     ptx: MinorVersion | None = None
     """Compute capability of the PTX that newer GPUs compile from."""
+    constraints: tuple[str, ...] = ()
+    """Match specs that hold libraries back, such as `cudnn <9.11`."""
     platforms: dict[PlatformName, Cell] = Field(min_length=1)
+    """The default of each platform."""
+    variants: dict[PlatformName, tuple[Variant, ...]] = {}
+    """Other Pythons and PyTorches, by platform."""
 
     @model_validator(mode="after")
     def _cuda_goes_with_cuda(self) -> Environment:
@@ -112,7 +145,31 @@ class Environment(_Model):
                     raise ValueError(f"a CUDA environment needs `{key}`")
             if str(self.cuda).split(".")[0] != str(self.virtual_cuda).split(".")[0]:
                 raise ValueError(f"`virtual_cuda` {self.virtual_cuda} is of another CUDA major than `cuda` {self.cuda}")
+        for platform, variants in self.variants.items():
+            if platform not in self.platforms:
+                raise ValueError(f"`variants` has {platform}, which has no default under `platforms`")
+            default = self.platforms[platform]
+            seen = {(default.pytorch, default.python)}
+            for variant in variants:
+                cell = variant.cell(default)
+                if (cell.pytorch, cell.python) in seen:
+                    raise ValueError(f"{platform} has PyTorch {cell.pytorch} with Python {cell.python} twice")
+                seen.add((cell.pytorch, cell.python))
         return self
+
+    def variant_rows(self, name: str) -> dict[str, Environment]:
+        """Return the variants as environments of their own, by name; `name` is this row's.
+
+        Platforms with the same Python and PyTorch share one: `gpu-cu129` has `gpu-cu129-torch2.12-py313`.
+        """
+        cells: dict[str, dict[PlatformName, Cell]] = {}
+        for platform, variants in self.variants.items():
+            for variant in variants:
+                cell = variant.cell(self.platforms[platform])
+                cells.setdefault(variant_name(name, cell.pytorch, cell.python), {})[platform] = cell
+        return {
+            each: self.model_copy(update={"platforms": platforms, "variants": {}}) for each, platforms in cells.items()
+        }
 
 
 class LocalCell(_Model):
@@ -140,7 +197,10 @@ class Matrix(_Model):
 
     platforms: dict[PlatformName, Platform]
     drivers: dict[MinorVersion, Drivers]
-    environments: dict[Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$")], Environment]
+    rows: dict[Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$")], Environment] = Field(
+        alias="environments"
+    )
+    """The environments with their defaults; `environments` has the variants as well."""
     local: dict[MinorVersion, dict[PlatformName, LocalCell]] = {}
     """CUDA version to what the local channel has of it. Nothing of this is locked in advance."""
     left_out: dict[MinorVersion, str] = {}
@@ -148,7 +208,7 @@ class Matrix(_Model):
 
     @model_validator(mode="after")
     def _rows_agree(self) -> Matrix:
-        for name, row in self.environments.items():
+        for name, row in self.rows.items():
             for platform in row.platforms:
                 if platform not in self.platforms:
                     raise ValueError(f"environments.{name}.platforms.{platform}: not listed under `platforms`")
@@ -164,11 +224,74 @@ class Matrix(_Model):
                     raise ValueError(f"local.{cuda}.{platform}: not listed under `platforms`")
         return self
 
+    @cached_property
+    def environments(self) -> dict[str, Environment]:
+        """Every environment by name, each row followed by its variants, in the order of the file."""
+        found: dict[str, Environment] = {}
+        for name, row in self.rows.items():
+            found |= {name: row, **row.variant_rows(name)}
+        return found
+
+    @cached_property
+    def _row_of(self) -> dict[str, str]:
+        return {name: row for row, each in self.rows.items() for name in (row, *each.variant_rows(row))}
+
     def targets(self) -> tuple[Target, ...]:
         """Every environment on every platform it exists for, in the order of the file."""
         return tuple(
             self.target(name, platform) for name, row in self.environments.items() for platform in row.platforms
         )
+
+    def defaults(self) -> tuple[Target, ...]:
+        """The default of every row on every platform it exists for, in the order of the file."""
+        return tuple(self.target(name, platform) for name, row in self.rows.items() for platform in row.platforms)
+
+    def variant(self, name: str, platform: str, *, python: str | None = None, pytorch: str | None = None) -> str:
+        """Return the name of the environment of row `name` with this Python and PyTorch (`3.13`, `2.12`).
+
+        Without either, and for the default's own, that is the row. With one of them, it is the default if it has that
+        one, else the variant with the newest other. Raises NoSuchRowError, with the nearest combinations, if there is
+        none on the platform.
+        """
+        if python is None and pytorch is None:
+            return name
+        default = self.target(name, platform)
+        row = self.rows[self._row_of[name]]
+        rows = {name: row, **row.variant_rows(name)}
+        known = {each: cells.platforms[platform] for each, cells in rows.items() if platform in cells.platforms}
+        fitting = [
+            (each != name, each)
+            for each, cell in known.items()
+            if python in (None, cell.python) and pytorch in (None, cell.pytorch)
+        ]
+        if any(not variant for variant, _ in fitting):
+            return name
+        if fitting:
+            return max((Version(known[each].pytorch), Version(known[each].python), each) for _, each in fitting)[2]
+        asked = " and ".join(part for part in (pytorch and f"PyTorch {pytorch}", python and f"Python {python}") if part)
+        near = sorted(known.values(), key=lambda cell: _distance(cell, default, python, pytorch))[:3]
+        option = "PY={0.python} TORCH={0.pytorch}"
+        raise NoSuchRowError(
+            f"{name} has no variant with {asked} on {platform}.",
+            where=f"matrix.yml: environments.{name}",
+            fix="\nor ".join(f"use {option.format(cell)}" for cell in near),
+        )
+
+    def row_of(self, name: str) -> str:
+        """Return the row that environment `name` belongs to: itself, or the row that it is a variant of."""
+        return self._row_of.get(name, name)
+
+    def cpu_pair(self, name: str, platform: str) -> str | None:
+        """Return the CPU environment with the same Python, PyTorch, torchvision as a CUDA one; None if there is none.
+
+        A CPU environment with torchvision pairs with a CUDA environment that has the same or none.
+        """
+        target = self.target(name, platform)
+        for each, row in self.environments.items():
+            cell = row.platforms.get(platform)  # type: ignore[call-overload]
+            if row.accelerator == "cpu" and cell is not None and _same(cell, target):
+                return each
+        return None
 
     def select(self, env: str | None, platform: str | None) -> tuple[Target, ...]:
         """The targets of one environment or one platform, or all. Raises NoSuchRowError when there are none."""
@@ -190,8 +313,13 @@ class Matrix(_Model):
         except KeyError:
             raise NoSuchRowError(
                 f"There is no environment called {name!r}.",
-                fix=f"name one of: {', '.join(self.environments)}",
+                fix=f"name one of: {', '.join(self._near(name))}",
             ) from None
+
+    def _near(self, name: str) -> list[str]:
+        """The environments that somebody may have meant: variants of the row that the name begins with, else rows."""
+        row = max((each for each in self.rows if name.startswith(f"{each}-")), key=len, default=None)
+        return list(self.rows) if row is None else [row, *self.rows[row].variant_rows(row)]
 
     def target(self, name: str, platform: str) -> Target:
         """The environment `name` on `platform`. Raises NoSuchRowError with the nearest ones there are."""
@@ -215,9 +343,12 @@ class Matrix(_Model):
             cuda=row.cuda,
             python=cell.python,
             pytorch=cell.pytorch,
+            release=cell.release,
             build=cell.build,
             torchvision=cell.torchvision,
             torchaudio=cell.torchaudio,
+            lacks=cell.lacks,
+            constraints=row.constraints,
             cuda_version=cuda_version if row.cuda else None,
             virtual_packages=virtual,
             driver=self._driver(row.cuda, platform) if row.cuda else None,
@@ -234,6 +365,13 @@ class Matrix(_Model):
         cuda = next((version for version in self.local if environment_name(version) == name), None)
         if cuda is None:
             row = self.environments.get(name)
+            if row is not None and name not in self.rows:
+                raise NoSuchRowError(
+                    f"{name} is a variant, and the local channel has the one PyTorch of its wheels for one Python.",
+                    where="matrix.yml: local",
+                    fix="use the committed lock: CHANNEL=conda-forge\n"
+                    f"or what the local channel has: make env-{self._row_of[name].split('-')[0]} CHANNEL=local",
+                )
             if row is None or row.cuda is None:
                 return self.target(name, platform)
             raise self._not_local(row.cuda, platform)
@@ -250,9 +388,12 @@ class Matrix(_Model):
             cuda=cuda,
             python=f"{sys.version_info.major}.{sys.version_info.minor}",
             pytorch=cell.pytorch,
+            release=None,
             build=f"cuda{cuda.replace('.', '')}*",
             torchvision=None,
             torchaudio=None,
+            lacks=None,
+            constraints=(),
             cuda_version=f"cuda-version {cuda}.*",
             # The first minor of the major, so that the environment runs on every driver of that major.
             virtual_packages=self.platforms[platform].virtual_packages  # type: ignore[index]
@@ -277,7 +418,7 @@ class Matrix(_Model):
     def _not_local(self, cuda: str, platform: str) -> NoSuchRowError:
         here = [version for version in sorted(self.local, key=Version) if platform in self.local[version]]
         choices = [f"use one that it has: CUDA={version} CHANNEL=local" for version in here[-1:]]
-        if any(row.cuda == cuda and platform in row.platforms for row in self.environments.values()):
+        if any(row.cuda == cuda and platform in row.platforms for row in self.rows.values()):
             choices.append(f"use the committed lock: CUDA={cuda} CHANNEL=conda-forge")
         return NoSuchRowError(
             f"The local channel has no CUDA {cuda}: PyPI has no torch for it on {platform}, or none that is pinned.",
@@ -294,7 +435,7 @@ class Matrix(_Model):
             if platform not in self.local.get(cuda, {}):
                 raise self._not_local(cuda, platform)
             return environment_name(cuda)
-        rows = {row.cuda: name for name, row in self.environments.items() if row.cuda}
+        rows = {row.cuda: name for name, row in self.rows.items() if row.cuda}
         if cuda in rows:
             name = rows[cuda]
             self.target(name, platform)
@@ -306,7 +447,7 @@ class Matrix(_Model):
                 "\nor auto: the best for this machine",
             )
         why = self.left_out.get(cuda, "no PyTorch build for it is known to this repository")
-        here = [v for v in sorted(rows, key=Version) if platform in self.environments[rows[v]].platforms]
+        here = [v for v in sorted(rows, key=Version) if platform in self.rows[rows[v]].platforms]
         raise NoSuchRowError(
             f"There is no environment for CUDA {cuda}: {why}.",
             where=f"matrix.yml has, for {platform}, CUDA {', '.join(here) or '(none)'}",
@@ -338,7 +479,7 @@ class Matrix(_Model):
             return NoSuchRowError(
                 f"{platform!r} is not a platform of this repository.", fix=f"name one of: {', '.join(self.platforms)}"
             )
-        same_platform = [other for other, r in self.environments.items() if platform in r.platforms]
+        same_platform = [other for other, r in self.rows.items() if platform in r.platforms]
         return NoSuchRowError(
             f"{name} does not exist for {platform}: no such build of PyTorch solves.",
             where=f"matrix.yml: environments.{name}.platforms has {', '.join(row.platforms)}",
@@ -360,9 +501,12 @@ class Target:
     cuda: str | None
     python: str
     pytorch: str
+    release: str | None
     build: str
     torchvision: str | None
     torchaudio: str | None
+    lacks: str | None
+    constraints: tuple[str, ...]
     cuda_version: str | None
     virtual_packages: Mapping[str, str]
     driver: DriverVersions | None
@@ -388,9 +532,26 @@ class Target:
             channels=(url,),
             python=minor[0],
             pytorch=minor[1],
+            release=None,
             torchvision=None,
             torchaudio=None,
+            constraints=(),
         )
+
+
+def variant_name(row: str, pytorch: str, python: str) -> str:
+    """The name of a variant: `gpu-cu129-torch2.12-py313`."""
+    return f"{row}-torch{pytorch}-py{python.replace('.', '')}"
+
+
+def _same(cell: Cell, target: Target) -> bool:
+    return (cell.python, cell.pytorch, cell.torchvision) == (target.python, target.pytorch, target.torchvision)
+
+
+def _distance(cell: Cell, default: Target, python: str | None, pytorch: str | None) -> tuple[int, ...]:
+    """How far a cell is from what was asked for: first by PyTorch, then by Python, in minors."""
+    pairs = ((cell.pytorch, pytorch or default.pytorch), (cell.python, python or default.python))
+    return tuple(abs(Version(have).minor - Version(asked).minor) for have, asked in pairs)
 
 
 def environment_name(cuda: str) -> str:

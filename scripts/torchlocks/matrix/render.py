@@ -41,10 +41,11 @@ def render(template: Path, target: Target) -> str:
         "cuda": target.cuda,
         "cuda_version": target.cuda_version,
         "python": target.python,
-        "pytorch": target.pytorch,
+        "pytorch": target.release or target.pytorch,
         "build": target.build,
         "torchvision": target.torchvision,
         "torchaudio": target.torchaudio,
+        "constraints": target.constraints,
     }
     if target.accelerator == "cpu":
         # A CPU template that asks for a CUDA version is a mistake, and strict rendering finds it.

@@ -9,22 +9,29 @@ from torchlocks.matrix.model import Matrix, Target
 if TYPE_CHECKING:
     from rich.table import Table
 
-COLUMNS = ("environment", "platform", "torch", "Python", "CUDA", "NVIDIA driver", "glibc", "GPU architectures")
+COLUMNS = (
+    *("environment", "platform", "torch", "torchvision", "torchaudio", "Python", "CUDA"),
+    *("NVIDIA driver", "glibc", "GPU architectures"),
+)
 
 
-def matrix_table(matrix: Matrix) -> Table:
-    """Return a table for 80 columns with a row for each environment and platform; narrower terminals fold cells."""
+def matrix_table(matrix: Matrix, *, variants: bool = False) -> Table:
+    """Return a table for 80 columns with a row for each environment and platform; narrower terminals fold cells.
+
+    It has the default of each row, and the `variants` too if they are asked for.
+    """
     from rich.table import Column, Table
 
     # docs/environments.md has all architectures; a terminal is too narrow for them.
-    headers = (*COLUMNS[:5], "driver", "glibc", "architectures")
+    headers = ("env", *COLUMNS[1:3], "vision", "audio", *COLUMNS[5:7], "driver", "glibc", "GPUs")
     table = Table(
         *(Column(header, overflow="fold") for header in headers), box=None, pad_edge=False, padding=(0, 1, 0, 0)
     )
-    for target in matrix.targets():
+    for target in matrix.targets() if variants else matrix.defaults():
         *cells, _ = _cells(target)
         ends = "-".join(dict.fromkeys((target.architectures[0], target.architectures[-1]))) if target.cuda else ""
-        table.add_row(*cells, ends + (" +PTX" if target.ptx else ""))
+        short = [cell.removeprefix(">= ").split(":")[0].replace("none", "-") for cell in cells]
+        table.add_row(*short, ends + ("+" if target.ptx else ""))
     return table
 
 
@@ -35,17 +42,25 @@ def matrix_markdown(matrix: Matrix) -> str:
 
 
 def summary_markdown(matrix: Matrix) -> str:
-    """Return a Markdown table for the README: a row for each environment, with torch and Python by platform."""
+    """Return a Markdown table for the README: a row for each default, with torch and Python by platform.
+
+    `+ vision` and `+ audio` mark environments that have torchvision and torchaudio.
+    """
     rows: list[tuple[str, ...]] = [("environment", "CUDA", "NVIDIA driver", *matrix.platforms)]
     rows.append(("---",) * len(rows[0]))
     by_env: dict[str, dict[str, Target]] = {}
-    for target in matrix.targets():
+    for target in matrix.defaults():
         by_env.setdefault(target.env, {})[target.platform] = target
     for env, targets in by_env.items():
         cuda = next(iter(targets.values())).cuda
-        versions = [f"{t.pytorch} (py{t.python})" if (t := targets.get(name)) else "" for name in matrix.platforms]
+        versions = [_versions(targets[name]) if name in targets else "" for name in matrix.platforms]
         rows.append((env, cuda or "", f">= {matrix.drivers[cuda].linux.floor}" if cuda else "", *versions))
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _versions(target: Target) -> str:
+    companions = (" + vision" if target.torchvision else "") + (" + audio" if target.torchaudio else "")
+    return f"{target.pytorch}{companions} (py{target.python})"
 
 
 def _cells(target: Target) -> tuple[str, ...]:
@@ -53,6 +68,8 @@ def _cells(target: Target) -> tuple[str, ...]:
         target.env,
         target.platform,
         target.pytorch,
+        target.torchvision or (f"none: {target.lacks}" if target.lacks else "none"),
+        target.torchaudio or "none",
         target.python,
         target.cuda or "",
         f">= {target.driver.floor}" if target.driver else "",

@@ -52,7 +52,7 @@ class Metapackage:
     @property
     def name(self) -> str:
         """The name of the metapackage."""
-        return "torch-env-cpu" if self.env == "cpu" else "torch-env-gpu"
+        return "torch-env-cpu" if self.env.split("-")[0] == "cpu" else "torch-env-gpu"
 
 
 def read_metapackages(layout: Layout, matrix: Matrix) -> tuple[Metapackage, ...]:

@@ -103,7 +103,11 @@ def read_catalogue(layout: Layout, *, revision: str | None = None) -> Catalogue:
         clients=tuple(IndexClient(name=c.name, file=c.file, line=c.line, remote=c.remote) for c in CLIENTS.values()),
         environments=tuple(
             IndexEnvironment(
-                name=name, accelerator=row.accelerator, channels=row.channels, platforms=_entries(cells, name)
+                name=name,
+                variant_of=None if name in matrix.rows else matrix.row_of(name),
+                accelerator=row.accelerator,
+                channels=row.channels,
+                platforms=_entries(cells, name),
             )
             for name, row in matrix.environments.items()
             if _entries(cells, name)
@@ -141,10 +145,14 @@ def _cell(
         )
     mine = verdict if verdict and verdict.platform == target.platform else None
     installed, from_lock = _installed(layout, target, lock)
+    versions = {package.name: package.version for package in packages}
     entry = IndexPlatform(
         platform=target.platform,
         page=f"env/{target.env}/{target.platform}.html",
         torch=torch.version,
+        torchvision=versions.get("torchvision"),
+        torchaudio=versions.get("torchaudio"),
+        lacks=target.lacks,
         torch_build=torch.build,
         python=known.python,
         glibc=target.glibc,

@@ -76,6 +76,9 @@ class IndexPlatform(_Model):
     platform: str = Field(description="conda's name of the platform, such as linux-64.")
     page: str = Field(description="URL of its page, relative to index.json.")
     torch: str
+    torchvision: str | None = Field(description="Version of torchvision; null: it is not in this environment.")
+    torchaudio: str | None = Field(description="Version of torchaudio; null: it is not in this environment.")
+    lacks: str | None = Field(description="Why there is no torchvision; null: it is there, or no reason is recorded.")
     torch_build: str = Field(description="Build string of PyTorch's package.")
     python: str
     glibc: str | None = Field(description="The oldest glibc that the lock was solved for; null off Linux.")
@@ -96,6 +99,7 @@ class IndexEnvironment(_Model):
     """One environment, as `matrix.yml` has it."""
 
     name: str
+    variant_of: str | None = Field(description="The environment that this is another Python or PyTorch of.")
     accelerator: Literal["cpu", "cuda"]
     channels: tuple[str, ...] = Field(description="Channels in order of priority.")
     platforms: tuple[IndexPlatform, ...] = Field(description="Those that are locked.")
@@ -124,6 +128,10 @@ class Index(_Model):
     def cells(self) -> tuple[tuple[IndexEnvironment, IndexPlatform], ...]:
         """Return every environment on every platform that it is locked for, in the order of the matrix."""
         return tuple((env, platform) for env in self.environments for platform in env.platforms)
+
+    def defaults(self) -> tuple[tuple[IndexEnvironment, IndexPlatform], ...]:
+        """The default of every row on every platform, without variants."""
+        return tuple((env, platform) for env, platform in self.cells() if env.variant_of is None)
 
 
 def index_json(index: Index) -> str:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
+from packaging.version import Version
+
 from torchlocks.core.errors import NoSuchRowError, UnfitHostError
 from torchlocks.host.compatibility import CudaNeeds, Fit, Needs, fits
 from torchlocks.host.doctor import best, describe, refusal
@@ -50,14 +52,57 @@ class Pick:
     refused: tuple[str, ...]
 
 
-def pick(index: Index, machine: Machine, cuda: str | None = None) -> Pick:
-    """Return the best environment for a machine: of the newest CUDA that runs with machine code, else the CPU's.
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What an environment must have: packages by name (torchvision, torchaudio), a Python, a PyTorch (both X.Y)."""
 
-    `cuda` selects one CUDA version. Raises NoSuchRowError if there is none for the platform or CUDA version,
-    UnfitHostError if it does not run there.
+    packages: tuple[str, ...] = ()
+    python: str | None = None
+    torch: str | None = None
+
+    def has(self, platform: IndexPlatform) -> bool:
+        """Return whether the environment has all of it."""
+        held = {"torchvision": platform.torchvision, "torchaudio": platform.torchaudio}
+        return (
+            all(held.get(name) for name in self.packages)
+            and self.python in (None, _minor(platform.python))
+            and self.torch in (None, _minor(platform.torch))
+        )
+
+    def __str__(self) -> str:
+        return " and ".join(
+            [
+                *self.packages,
+                *([f"Python {self.python}"] if self.python else []),
+                *([f"PyTorch {self.torch}"] if self.torch else []),
+            ]
+        )
+
+
+def _minor(version: str) -> str:
+    return ".".join(version.split(".")[:2])
+
+
+def pick(index: Index, machine: Machine, cuda: str | None = None, wanted: Wanted | None = None) -> Pick:
+    """The best environment for a machine: of the newest CUDA that runs with machine code, else the CPU's.
+
+    `cuda` asks for one CUDA version, `wanted` for what must be in it. Of one row, the default is preferred, then the
+    variant with the newest PyTorch. Raises NoSuchRowError when there is none for the platform or CUDA version,
+    UnfitHostError when it does not run there.
     """
     host = host_of(machine)
-    here = [(env, platform) for env, platform in index.cells() if platform.platform == host.platform]
+    here = [(env, platform) for env, platform in index.defaults() if platform.platform == host.platform]
+    if wanted is not None and wanted != Wanted():
+        cells = [(env, each) for env, each in index.cells() if each.platform == host.platform and wanted.has(each)]
+        # The newest PyTorch first, and of these the newest Python; defaults before variants.
+        cells.sort(key=lambda cell: (cell[0].variant_of is None, Version(cell[1].torch), Version(cell[1].python)))
+        rows = {env.variant_of or env.name: (env, platform) for env, platform in cells}
+        if not rows:
+            raise NoSuchRowError(
+                f"No environment for {host.platform} has {wanted}.",
+                fix="ask for less, or for another platform; `torchlocks matrix --all` lists what there is",
+            )
+        here = list(rows.values())
     if not here:
         known = dict.fromkeys(platform.platform for _, platform in index.cells())
         raise NoSuchRowError(

@@ -24,13 +24,20 @@ class Choice:
 
 
 def choose_gpu_environment(
-    matrix: Matrix, host: Host, cuda: str, *, local: bool = False, require_gpu: bool = False
+    matrix: Matrix,
+    host: Host,
+    cuda: str,
+    *,
+    local: bool = False,
+    require_gpu: bool = False,
+    python: str | None = None,
+    pytorch: str | None = None,
 ) -> Choice:
     """Return the CUDA environment to build on `host`, before anything is downloaded.
 
     `cuda` is a version, or `auto` for the best. `local` selects those of the local channel. A missing GPU is a note
-    unless `require_gpu`, since clusters build on login nodes. Raises NoSuchRowError if there is no such environment,
-    UnfitHostError if it cannot run here.
+    unless `require_gpu`, since clusters build on login nodes. `python` and `pytorch` select a variant of the row.
+    Raises NoSuchRowError if there is no such environment, UnfitHostError if it cannot run here.
     """
     options = " CHANNEL=local" if local else ""
     named = None if cuda == "auto" else matrix.gpu_environment(cuda, host.platform, local=local)
@@ -43,8 +50,15 @@ def choose_gpu_environment(
             fix="run this where there is a GPU, or leave REQUIRE_GPU out to build for a machine that has one",
         )
     if named is None:
-        return _automatic(judged, instead, host, options)
-    fit = next(each for each in judged if each.env == named)
+        chosen = _automatic(judged, instead, host, options)
+        if python is None and pytorch is None:
+            return chosen
+        named = chosen.env
+    if not local:
+        named = matrix.variant(named, host.platform, python=python, pytorch=pytorch)
+        fit = fits(needs_of(matrix, matrix.target(named, host.platform)), host)
+    else:
+        fit = next(each for each in judged if each.env == named)
     if error := refusal(fit, host, instead, options=options):
         raise error
     return Choice(env=named, notes=_notes(fit, host))

@@ -153,7 +153,8 @@ def _choose(layout: Layout, target: Target, request: Request, fetch: FetchOption
         if available.ok:
             return _Source(lock=lock)
         reason, missing = available.reason, available.missing if request.offline else ()
-    if request.channel == "conda-forge" or target.accelerator != "cpu":
+    # The local channel has one Python and one PyTorch, so it cannot stand in for a variant.
+    if request.channel == "conda-forge" or target.env != "cpu":
         raise packages_unavailable(
             target,
             None if isinstance(lock, str) else lock,

@@ -151,9 +151,9 @@ def test_a_pixi_manifest_pins_every_platform(env: str) -> None:
         "channels": list(MATRIX.environment(env).channels),
         "platforms": [locked.platform for locked in every],
     }
-    wanted = document["system-requirements"]
+    wanted = document.get("system-requirements", {})
     assert wanted.get("cuda") == MATRIX.environment(env).virtual_cuda
-    assert wanted["libc"]["family"] == "glibc"
+    assert ("libc" in wanted) == any(locked.platform.startswith("linux") for locked in every)
     for locked in every:
         pins = document["target"][locked.platform]["dependencies"]
         assert list(pins) == [package.name for package in locked.packages]

@@ -21,9 +21,10 @@ def shown(width: int) -> list[str]:
 
 def test_every_row_is_one_line_of_80_columns() -> None:
     lines = shown(80)
-    assert len(lines) == 1 + len(MATRIX.targets())
-    for line, target in zip(lines[1:], MATRIX.targets(), strict=True):
-        assert line.split()[:4] == [target.env, target.platform, target.pytorch, target.python]
+    assert len(lines) == 1 + len(MATRIX.defaults())
+    for line, target in zip(lines[1:], MATRIX.defaults(), strict=True):
+        companions = [target.torchvision or "-", target.torchaudio or "-"]
+        assert line.split()[:6] == [target.env, target.platform, target.pytorch, *companions, target.python]
 
 
 def test_a_narrow_terminal_folds_and_cuts_nothing() -> None:

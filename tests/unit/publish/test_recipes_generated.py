@@ -74,7 +74,7 @@ def test_what_users_add_to_is_not_pinned(packages: tuple[Metapackage, ...]) -> N
 
 def test_builds_name_their_accelerator_and_differ(packages: tuple[Metapackage, ...]) -> None:
     for each in packages:
-        flavour = "cpu" if each.env == "cpu" else f"cuda{each.env.removeprefix('gpu-cu')}"
+        flavour = each.env.split("-")[0] if each.name == "torch-env-cpu" else f"cuda{each.env.split('-')[1][2:]}"
         assert re.fullmatch(rf"{flavour}_h[0-9a-f]{{7}}_0", each.build)
     assert len({(p.platform, p.build) for p in packages}) == len(packages)
 
@@ -127,7 +127,7 @@ def test_an_edited_file_is_found_and_fixed(checkout: Layout, name: str) -> None:
 def test_a_lock_that_moved_on_is_found(checkout: Layout) -> None:
     lock = checkout.locks / "cpu" / PIXI
     text = lock.read_text()
-    version = re.search(r"/numpy-(\d+\.\d+\.\d+)-py311h2e04523_0", text)
+    version = re.search(r"/numpy-(\d+\.\d+\.\d+)-py312\w+_\d", text)
     assert version
     lock.write_text(text.replace(f"numpy-{version[1]}-", "numpy-2.4.99-"))
     for name in ("environment-cpu.yml", "environment-gpu.yml"):

@@ -45,7 +45,7 @@ def test_a_text_that_fits_has_every_package() -> None:
 def test_a_pull_request_takes_title_and_text_however_much_moved() -> None:
     update = moved(99)
     assert len(update.changed) > 8
-    assert "of 10 environments: torch moved in " in headline(update)
+    assert f"of {len(update.changed)} environments: torch moved in " in headline(update)
     assert len(headline(update)) <= MOST_OF_TITLE
     text = body(update)
     assert len(text) <= MOST_OF_BODY

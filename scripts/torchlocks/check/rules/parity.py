@@ -21,13 +21,15 @@ class Pair:
     """A CPU and a GPU environment on one platform, and what the matrix lets them differ in.
 
     `accelerator` and `variant` are shell patterns on package names (`parity` in matrix.yml). Such packages,
-    what a row pins, and all that only they bring along, may differ.
+    what a row pins, and all that only they bring along, may differ. `constraints` names the libraries that the CUDA row
+    holds back.
     """
 
     cpu: Subject
     gpu: Subject
     accelerator: tuple[str, ...]
     variant: tuple[str, ...]
+    constraints: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +45,8 @@ def _requested(pair: Pair) -> Iterator[Problem]:
     asked = []
     for side in (pair.cpu, pair.gpu):
         specs = side.row.requested if side.row else ()
-        asked.append({spec_name(spec): spec for spec in specs if spec_name(spec) not in ROW_PINS})
+        named = {spec_name(spec): spec for spec in specs}
+        asked.append({name: spec for name, spec in named.items() if name not in {*ROW_PINS, *pair.constraints}})
     cpu, gpu = asked
     for name in sorted(cpu.keys() | gpu.keys()):
         if cpu.get(name) != gpu.get(name):
@@ -52,6 +55,18 @@ def _requested(pair: Pair) -> Iterator[Problem]:
                 f"this one for {gpu.get(name, 'no ' + name)!r}",
                 package=name,
                 fix="ask for the same in environment-cpu.yml and environment-gpu.yml.",
+            )
+
+
+def _versions(pair: Pair) -> Iterator[Problem]:
+    for name in ("python", "pytorch", "torchvision"):
+        cpu, gpu = pair.cpu.by_name.get(name), pair.gpu.by_name.get(name)
+        have = [package.version if package else "none" for package in (cpu, gpu)]
+        if have[0] != have[1] and (name != "python" or have[0].split(".")[:2] != have[1].split(".")[:2]):
+            yield Problem(
+                message=f"the CPU environment has {name} {have[0]}, this one {have[1]}",
+                package=name,
+                fix="lock both from the same records, or give one of them another variant in matrix.yml.",
             )
 
 
@@ -89,6 +104,11 @@ RULES = (
         id="parity-requests",
         reason="Code that runs in one environment must find the same packages in the other.",
         look=_requested,
+    ),
+    PairRule(
+        id="parity-versions",
+        reason="Code that moves between the CPU and the GPU must not meet another PyTorch or torchvision.",
+        look=_versions,
     ),
     PairRule(
         id="parity-packages",

@@ -11,6 +11,7 @@ from torchlocks.check.rules.packages import RELOCK
 from torchlocks.cuda.packages import (
     TORCH_FAMILY,
     Variant,
+    built_for,
     compiles,
     is_cuda_package,
     minor,
@@ -50,7 +51,7 @@ def torch_not_cuda(subject: Subject) -> Iterator[Problem]:
         return
     for package in subject.packages:
         if package.name in ("pytorch", "libtorch", "torchvision", "torchaudio"):
-            variant = variant_of(package.build)
+            variant = built_for(package)
             if variant is None or variant.accelerator != "cuda":
                 yield Problem(
                     message=f"{package.file_name} is not a CUDA build, in a GPU lock", package=package.name, fix=PIN
@@ -87,10 +88,13 @@ def torch_variant(subject: Subject) -> Iterator[Problem]:
     if torch is None or variant is None:
         return
     for package in subject.everything:
-        other = variant_of(package.build) if package.name in TORCH_FAMILY else None
+        other = built_for(package) if package.name in TORCH_FAMILY else None
         if other is None:
             continue
-        if other.accelerator != variant.accelerator or (other.cuda and variant.cuda and other.cuda != variant.cuda):
+        if other.accelerator != variant.accelerator or (
+            # Builds of two minors of one major work together; what each needs of the libraries is in its dependencies.
+            other.major and variant.major and other.major != variant.major
+        ):
             yield Problem(
                 message=f"{package.file_name} is for {other}, {torch.file_name} for {variant}",
                 package=package.name,

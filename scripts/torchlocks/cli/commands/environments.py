@@ -12,7 +12,8 @@ from torchlocks.cli.commands.shared import installed_prefix, mirror_option, sche
 if TYPE_CHECKING:
     from torchlocks.core.layout import Layout
     from torchlocks.core.progress import Progress
-    from torchlocks.workflow.environment import ChannelChoice
+    from torchlocks.matrix.model import Matrix
+    from torchlocks.workflow.environment import ChannelChoice, Outcome
 
 
 @click.command()
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 @click.option(
     "--cuda", default="auto", show_default=True, help="CUDA version of the row, or auto: the best for this machine."
 )
+@click.option("--python", default=None, metavar="X.Y", help="A variant of the row with this Python.")
+@click.option("--torch", "pytorch", default=None, metavar="X.Y", help="A variant of the row with this PyTorch.")
+@click.option("--pair", is_flag=True, help="Build the CPU environment with the same versions, too.")
 @click.option("--require-gpu", is_flag=True, help="Fail at once if no GPU can be used.")
 @click.option("--channel", type=click.Choice(["auto", "conda-forge", "local"]), default="auto", show_default=True)
 @click.option("--offline", is_flag=True, help="Use the package cache only.")
@@ -29,6 +33,9 @@ if TYPE_CHECKING:
 def env(
     kind: str,
     cuda: str,
+    python: str | None,
+    pytorch: str | None,
+    pair: bool,
     require_gpu: bool,
     channel: str,
     offline: bool,
@@ -40,6 +47,7 @@ def env(
     from torchlocks.cli.console import make_progress
     from torchlocks.core.layout import find_layout
     from torchlocks.host.detect import host_platform
+    from torchlocks.matrix.model import load_matrix
     from torchlocks.workflow.environment import Request, make_environment
 
     if require_gpu and kind == "cpu":
@@ -50,9 +58,24 @@ def env(
     platform = host_platform()
     choice: ChannelChoice = "auto" if channel == "auto" else "local" if channel == "local" else "conda-forge"
     progress = make_progress(quiet=as_json)
-    name = "cpu" if kind == "cpu" else _gpu_environment(layout, cuda, choice, require_gpu, progress)
-    request = Request(env=name, platform=platform, channel=choice, offline=offline, force=force, mirror=mirror or None)
-    outcome = make_environment(layout, request, progress)
+    matrix = load_matrix(layout.matrix)
+    if choice == "local" and (python or pytorch):
+        raise click.UsageError("the local channel has one Python and one PyTorch: leave --python and --torch out")
+    if kind == "cpu":
+        names = [matrix.variant("cpu", platform, python=python, pytorch=pytorch)]
+    else:
+        names = [_gpu_environment(layout, cuda, choice, require_gpu, progress, python, pytorch)]
+    if pair:
+        names.insert(0, _cpu_pair(matrix, names[0], platform, local=choice == "local"))
+    for name in names:
+        request = Request(
+            env=name, platform=platform, channel=choice, offline=offline, force=force, mirror=mirror or None
+        )
+        _show(layout, name, make_environment(layout, request, progress), progress, as_json)
+
+
+def _show(layout: Layout, name: str, outcome: Outcome, progress: Progress, as_json: bool) -> None:
+    """Print what became of an environment, and how to use it."""
     if outcome.verdict is None:
         for note in outcome.notes:
             click.echo('{"changed": false}' if as_json else note)
@@ -68,14 +91,46 @@ def env(
             click.echo(f"Ready: make shell ENV={name}, or make run ENV={name} CMD='python …'")
 
 
-def _gpu_environment(layout: Layout, cuda: str, channel: ChannelChoice, require_gpu: bool, progress: Progress) -> str:
+def _cpu_pair(matrix: Matrix, gpu: str, platform: str, *, local: bool) -> str:
+    """The CPU environment with the same Python, PyTorch and torchvision. Raises NoSuchRowError if there is none."""
+    from torchlocks.core.errors import NoSuchRowError
+
+    if matrix.environments[gpu].accelerator == "cpu":
+        raise click.UsageError("--pair goes with a GPU environment: torchlocks env gpu --pair")
+    found = "cpu" if local else matrix.cpu_pair(gpu, platform)
+    if found is None:
+        target = matrix.target(gpu, platform)
+        vision = f" and torchvision {target.torchvision}" if target.torchvision else ""
+        raise NoSuchRowError(
+            f"There is no CPU environment with PyTorch {target.pytorch}{vision} for Python {target.python}.",
+            where=f"{gpu} on {platform}",
+            fix="choose another variant (torchlocks matrix --all lists them), or leave the pair out",
+        )
+    return found
+
+
+def _gpu_environment(
+    layout: Layout,
+    cuda: str,
+    channel: ChannelChoice,
+    require_gpu: bool,
+    progress: Progress,
+    python: str | None,
+    pytorch: str | None,
+) -> str:
     """Return the CUDA environment to build; raises if it is not compatible with this machine."""
     from torchlocks.host.detect import detect_host
     from torchlocks.matrix.model import load_matrix
     from torchlocks.workflow.choose import choose_gpu_environment
 
     choice = choose_gpu_environment(
-        load_matrix(layout.matrix), detect_host(), cuda, local=channel == "local", require_gpu=require_gpu
+        load_matrix(layout.matrix),
+        detect_host(),
+        cuda,
+        local=channel == "local",
+        require_gpu=require_gpu,
+        python=python,
+        pytorch=pytorch,
     )
     for note in choice.notes:
         progress.say(f"note: {note}")

@@ -15,7 +15,8 @@ from torchlocks.cli.commands.shared import environment_option, locking_options, 
 @click.option("--schema", is_flag=True, help="Print the JSON schema of matrix.yml instead.")
 @click.option("--markdown", is_flag=True, help="Print the table of docs/environments.md.")
 @click.option("--summary", is_flag=True, help="Print the table of the README: one line for each environment.")
-def matrix(schema: bool, markdown: bool, summary: bool) -> None:
+@click.option("--all", "variants", is_flag=True, help="With the variants: other Pythons and PyTorches.")
+def matrix(schema: bool, markdown: bool, summary: bool, variants: bool) -> None:
     """List the environments and platforms."""
     from torchlocks.core.layout import find_layout
     from torchlocks.matrix.model import load_matrix, matrix_schema
@@ -31,7 +32,7 @@ def matrix(schema: bool, markdown: bool, summary: bool) -> None:
         return
     from rich.console import Console
 
-    Console(highlight=False).print(matrix_table(loaded))
+    Console(highlight=False).print(matrix_table(loaded, variants=variants))
 
 
 @click.command()

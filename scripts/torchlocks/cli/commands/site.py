@@ -29,6 +29,15 @@ def site() -> None:
 @click.option("--wsl", is_flag=True, help="Linux inside Windows, with the driver of Windows.")
 @click.option("--glibc", default=None, help="Version of glibc (default: new enough).")
 @click.option("--cuda", default=None, help="One CUDA version (default: the best).")
+@click.option(
+    "--with",
+    "packages",
+    multiple=True,
+    type=click.Choice(["torchvision", "torchaudio"]),
+    help="What must be in it; may be repeated.",
+)
+@click.option("--python", default=None, help="Python, such as 3.13 (default: the row's).")
+@click.option("--torch", default=None, help="PyTorch, such as 2.12 (default: the row's).")
 @click.option("--client", default=None, help="conda, mamba, micromamba, conda-lock, pixi or torchlocks (default: all).")
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON, and nothing else.")
 def pick(
@@ -38,6 +47,9 @@ def pick(
     wsl: bool,
     glibc: str | None,
     cuda: str | None,
+    packages: tuple[str, ...],
+    python: str | None,
+    torch: str | None,
     client: str | None,
     as_json: bool,
 ) -> None:
@@ -52,7 +64,7 @@ def pick(
     from torchlocks.export.clients import CLIENTS, find_client
     from torchlocks.host.detect import host_platform
     from torchlocks.site.catalogue import read_catalogue
-    from torchlocks.site.pick import Machine
+    from torchlocks.site.pick import Machine, Wanted
     from torchlocks.site.pick import pick as choose
 
     clients = [find_client(client)] if client else list(CLIENTS.values())
@@ -60,7 +72,7 @@ def pick(
         raise UnfitHostError("A GPU requires a driver.", fix="give it: --driver 535")
     machine = Machine(platform=platform or host_platform(), driver=driver, gpu=gpu, wsl=wsl, glibc=glibc)
     layout = find_layout()
-    picked = choose(read_catalogue(layout).index, machine, cuda)
+    picked = choose(read_catalogue(layout).index, machine, cuda, Wanted(packages=packages, python=python, torch=torch))
     where = picked.environment.name, picked.platform.platform
     root = None if layout.root == Path.cwd() else layout.root
     lines = {each.name: each.command(*where, root) for each in clients}

@@ -148,6 +148,7 @@
   function pick(machine) {
     const judged = [];
     for (const env of data.index.environments) {
+      if (env.variant_of !== null) continue;
       for (const entry of env.platforms) {
         if (entry.platform === machine.platform) judged.push({ env, entry, fit: fits(entry, machine) });
       }
