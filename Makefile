@@ -29,20 +29,43 @@ A        ?=#           first lock of make diff: a file, REV:file, or a prefix
 B        ?=#           second lock of make diff
 # -----------------------------------------------------------------------------------------------
 
+# What was named to make on its command line; checked only when there is something.
+NAMED := $(foreach name,$(.VARIABLES),$(if $(findstring $(origin $(name)),command line),$(name)))
+NAMED := $(filter-out -*-% MAKEFLAGS MAKEOVERRIDES,$(NAMED))
+SETTABLE := CHANNEL CUDA ENV PLATFORM PKG CMD SNAPSHOT AS_OF MIRROR REQUIRE_GPU OFFLINE FIX PORTABLE QUICK SCHEDULER GROWTH FILE \
+            FORMAT KEY UPDATE A B PY TORCH
+CONDA_NAMED := $(filter CONDA_EXE,$(NAMED))
+# Values as they were typed: make would expand `$HOME` to `OME`, and run `$(shell …)`.
+$(foreach name,$(SETTABLE) CONDA_EXE,$(if $(value $(name)),$(eval override $(name) := $$(value $(name)))))
+define newline
+
+
+endef
+# One word for the shell, whatever is in it; an option with its value, where there is one.
+quoted = $(if $(findstring $(newline),$(1)),$(error a value has a line break))$(if $(filter ~/%,$(firstword $(1))),"$$HOME"/'$(subst ','\'',$(subst <~/,,<$(1)))','$(subst ','\'',$(1))')
+option = $(if $($(2)),$(1) $(call quoted,$($(2))))
+absolute = $(if $(filter /% ~/%,$(firstword $($(1)))),$($(1)),$(if $($(1)),$(CURDIR)/$($(1))))
+ifneq ($(NAMED),)
+  REFUSED := $(shell $(PYTHON) -S -E scripts/make_variables.py $(call quoted,$(MAKECMDGOALS)) $(foreach name,$(NAMED),$(call quoted,$(name))) 2>&1)
+  ifneq ($(REFUSED),)
+    $(error $(REFUSED))
+  endif
+endif
+
 VENV  := .venv
 TOOL  := $(VENV)/bin/torchlocks
 READY := $(VENV)/torchlocks-made-from
 DEV   := $(VENV)/torchlocks-made-from-dev
 # A conda that is merely active sets CONDA_EXE in the environment; only one named to make is meant.
-CONDA := $(if $(filter command,$(firstword $(origin CONDA_EXE))),--conda $(CONDA_EXE))
+CONDA := $(if $(CONDA_NAMED),$(call option,--conda,CONDA_EXE))
 # For every platform and every Python that is supported, with hashes.
 COMPILE := $(VENV)/bin/uv pip compile -q --universal --generate-hashes --python-version 3.10 --no-header
-WHICH := $(if $(ENV),--env $(ENV)) $(if $(PLATFORM),--platform $(PLATFORM))
-FROM  := $(if $(SNAPSHOT),--snapshot $(SNAPSHOT)) $(if $(AS_OF),--as-of $(AS_OF)) $(if $(MIRROR),--mirror $(MIRROR))
-WANT  := $(if $(PY),--python $(PY)) $(if $(TORCH),--torch $(TORCH))
-DASK  := $(if $(SCHEDULER),--scheduler $(SCHEDULER))
-FETCH := --channel $(CHANNEL) $(if $(MIRROR),--mirror $(MIRROR)) $(if $(OFFLINE),--offline)
-ONE    = $(or $(ENV),$(error name the environment: make $@ ENV=cpu))
+WHICH := $(call option,--env,ENV) $(call option,--platform,PLATFORM)
+FROM  := $(call option,--snapshot,SNAPSHOT) $(call option,--as-of,AS_OF) $(call option,--mirror,MIRROR)
+WANT  := $(call option,--python,PY) $(call option,--torch,TORCH)
+DASK  := $(call option,--scheduler,SCHEDULER)
+FETCH := $(call option,--channel,CHANNEL) $(call option,--mirror,MIRROR) $(if $(OFFLINE),--offline)
+ONE    = $(call quoted,$(or $(ENV),$(error name the environment: make $@ ENV=cpu)))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -56,13 +79,13 @@ help: ## print this help
 env-cpu: $(READY) ## build the CPU environment and run the torch suite in it  [PY=3.13 TORCH=2.12 CHANNEL= MIRROR= OFFLINE=1]
 	@$(TOOL) env cpu $(WANT) $(FETCH)
 env-gpu: $(READY) ## the same for one CUDA version  [CUDA=11.8 PY= TORCH= CHANNEL= MIRROR= OFFLINE=1 REQUIRE_GPU=1]
-	@$(TOOL) env gpu $(if $(CUDA),--cuda $(CUDA)) $(WANT) $(FETCH) $(if $(REQUIRE_GPU),--require-gpu)
+	@$(TOOL) env gpu $(call option,--cuda,CUDA) $(WANT) $(FETCH) $(if $(REQUIRE_GPU),--require-gpu)
 pair: $(READY) ## build a CUDA environment and the CPU environment with the same versions  [CUDA=12.9 PY= TORCH= CHANNEL= MIRROR=]
-	@$(TOOL) env gpu --pair $(if $(CUDA),--cuda $(CUDA)) $(WANT) $(FETCH)
+	@$(TOOL) env gpu --pair $(call option,--cuda,CUDA) $(WANT) $(FETCH)
 doctor: $(READY) ## say which environments run on this machine, and why the others do not
 	@$(TOOL) doctor
 run: $(READY) ## run a command in an environment  [ENV=cpu or auto; CMD='python train.py']
-	@$(TOOL) run $(ONE) $(if $(CMD),'$(subst ','\'',$(CMD))',$(error name the command: make run ENV=$(ENV) CMD='python train.py'))
+	@$(TOOL) run $(ONE) $(if $(CMD),$(call quoted,$(CMD)),$(error name the command: make run ENV=$(ENV) CMD='python train.py'))
 shell: $(READY) ## start a shell in an environment  [ENV=cpu or auto]
 	@$(TOOL) shell $(ONE)
 verify: $(READY) ## run the torch suite again in an installed environment  [ENV=cpu QUICK= SCHEDULER=]
@@ -73,7 +96,7 @@ rollback: $(READY) ## go back to the previous environment  [ENV=cpu]
 	@$(TOOL) rollback $(ONE)
 
 bundle: $(READY) ## one file that installs without a network, or FILE= into the cache  [ENV=gpu-cu118 PLATFORM= CHANNEL= PORTABLE=1]
-	@$(TOOL) bundle $(if $(FILE),--unpack $(FILE),$(ONE) $(if $(PLATFORM),--platform $(PLATFORM)) $(FETCH) $(if $(PORTABLE),--portable))
+	@$(TOOL) bundle $(if $(FILE),$(call option,--unpack,FILE),$(ONE) $(call option,--platform,PLATFORM) $(FETCH) $(if $(PORTABLE),--portable))
 
 #: Locks
 matrix: $(READY) ## list the environments there are
@@ -83,42 +106,42 @@ render: $(READY) ## print the rendered environment files  [ENV= PLATFORM=]
 lock: $(READY) ## solve the matrix and write the lockfiles  [ENV= PLATFORM= SNAPSHOT= AS_OF= MIRROR= CONDA_EXE= SCHEDULER=]
 	@$(TOOL) lock $(WHICH) $(FROM) $(CONDA) $(DASK)
 update: $(READY) ## move one package and nothing else that can stay  [PKG=numpy ENV= PLATFORM= SNAPSHOT= AS_OF=]
-	@$(TOOL) update $(or $(PKG),$(error name the package: make update PKG=numpy)) $(WHICH) $(FROM)
+	@$(TOOL) update $(foreach package,$(or $(PKG),$(error name the package: make update PKG=numpy)),$(call quoted,$(package))) $(WHICH) $(FROM)
 example: $(READY) ## move the lock of examples/downstream to the CPU lock as it is now  [SNAPSHOT= AS_OF= MIRROR=]
 	@$(TOOL) update --base --lock examples/downstream $(FROM)
 check: $(READY) ## prove the committed locks  [ENV= SNAPSHOT=]
-	@$(TOOL) check $(if $(ENV),--env $(ENV)) $(if $(SNAPSHOT),--snapshot $(SNAPSHOT))
+	@$(TOOL) check $(call option,--env,ENV) $(call option,--snapshot,SNAPSHOT)
 why: $(READY) ## say why a package is in a lock, or why a spec cannot be had  [PKG=cudnn ENV=gpu-cu118]
-	@$(TOOL) why '$(or $(PKG),$(error name the package: make why PKG=cudnn ENV=gpu-cu118))' $(WHICH) $(if $(SNAPSHOT),--snapshot $(SNAPSHOT))
+	@$(TOOL) why $(call quoted,$(or $(PKG),$(error name the package: make why PKG=cudnn ENV=gpu-cu118))) $(WHICH) $(call option,--snapshot,SNAPSHOT)
 diff: $(READY) ## compare two locks  [A=REV:locks/cpu/conda-lock.yml B=locks/cpu/conda-lock.yml]
-	@$(TOOL) diff $(or $(A),$(error name two locks: make diff A=… B=…)) $(or $(B),$(error name two locks: make diff A=… B=…))
+	@$(TOOL) diff $(call quoted,$(or $(A),$(error name two locks: make diff A=… B=…))) $(call quoted,$(or $(B),$(error name two locks: make diff A=… B=…)))
 
 export: $(READY) ## write a lock for other tools: containers, pip, pixi, Slurm …  [ENV=cpu PLATFORM= FORMAT=]
-	@$(TOOL) export $(ONE) $(if $(PLATFORM),--platform $(PLATFORM)) $(if $(FORMAT),--format $(FORMAT))
+	@$(TOOL) export $(ONE) $(call option,--platform,PLATFORM) $(call option,--format,FORMAT)
 sbom: $(READY) ## print the bill of materials of a lock, CycloneDX or FORMAT=spdx  [ENV=cpu PLATFORM= FORMAT=]
-	@$(TOOL) sbom $(ONE) $(if $(PLATFORM),--platform $(PLATFORM)) $(if $(FORMAT),--format $(FORMAT))
+	@$(TOOL) sbom $(ONE) $(call option,--platform,PLATFORM) $(call option,--format,FORMAT)
 licences: $(READY) ## report the licences of a lock's packages  [ENV=gpu-cu126 PLATFORM=]
-	@$(TOOL) licences $(ONE) $(if $(PLATFORM),--platform $(PLATFORM))
+	@$(TOOL) licences $(ONE) $(call option,--platform,PLATFORM)
 sign: $(READY) ## sign the locks of an environment with an SSH key  [ENV=cpu KEY=~/.ssh/id_ed25519]
-	@$(TOOL) sign locks/$(ONE) $(if $(KEY),--key $(KEY))
+	@$(TOOL) sign locks/$(ONE) $(call option,--key,KEY)
 update-all: $(READY) ## lock everything anew, check it, and write the pull request's text  [SNAPSHOT= AS_OF= MIRROR=]
 	@$(TOOL) update-all $(FROM)
 
 #: The project
 channel: $(READY) ## build the local channel from recipes/local and PyPI wheels  [CUDA=13.0]
-	@$(TOOL) channel $(if $(filter-out auto,$(CUDA)),--cuda $(CUDA))
+	@$(TOOL) channel $(if $(filter auto,$(CUDA)),,$(call option,--cuda,CUDA))
 site: $(READY) ## write the catalogue as a static site into build/site
 	@$(TOOL) site
 recipes: $(READY) ## build torch-verify and the environments as conda packages into build/recipes  [UPDATE=1 PLATFORM=]
-	@$(TOOL) recipes $(if $(UPDATE),--update) $(if $(PLATFORM),--platform $(PLATFORM))
+	@$(TOOL) recipes $(if $(UPDATE),--update) $(call option,--platform,PLATFORM)
 bench: $(DEV) ## measure what everything costs, against floors and peers  [SNAPSHOT= GROWTH=1000]
-	@$(TOOL) bench $(if $(SNAPSHOT),--snapshot $(SNAPSHOT)) $(if $(GROWTH),--growth $(GROWTH))
+	@$(TOOL) bench $(call option,--snapshot,SNAPSHOT) $(call option,--growth,GROWTH)
 lint: $(DEV) ## ruff, mypy and the import contract
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy && PYTHONPATH=scripts $(VENV)/bin/lint-imports --no-logo --cache-dir build/import_linter
 test: lint ## lint, then the unit and integration tests  [SNAPSHOT=; TORCHLOCKS_SLOW=1 for the long form]
-	@TORCHLOCKS_SNAPSHOT=$(abspath $(SNAPSHOT)) $(VENV)/bin/pytest -n auto --dist worksteal
-test-unit: $(DEV) ## the unit tests alone: seconds, no network
-	@TORCHLOCKS_SNAPSHOT=$(abspath $(SNAPSHOT)) $(VENV)/bin/pytest tests/unit
+	@TORCHLOCKS_SNAPSHOT=$(call quoted,$(call absolute,SNAPSHOT)) $(VENV)/bin/pytest -n auto --dist worksteal
+test-unit: $(DEV) ## the unit tests alone: seconds, no network  [SNAPSHOT=]
+	@TORCHLOCKS_SNAPSHOT=$(call quoted,$(call absolute,SNAPSHOT)) $(VENV)/bin/pytest tests/unit
 golden: $(READY) ## write the expected renderings and the matrix schema anew; look at the diff
 	@$(VENV)/bin/python tests/unit/golden.py
 requirements: $(DEV) ## compile the hash-pinned requirements of the tool from pyproject.toml

@@ -234,5 +234,5 @@ def test_make_knows_the_verbs(environment: Path) -> None:
         text=True,
         check=True,
     )
-    assert "env gpu --cuda 11.8" in listed.stdout
+    assert "env gpu --cuda '11.8'" in listed.stdout
     assert "--require-gpu" in listed.stdout
