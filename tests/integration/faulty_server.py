@@ -17,7 +17,23 @@ from typing import Literal
 from urllib.parse import unquote, urlsplit
 
 Fault = Literal[
-    "404", "403", "429", "500", "503", "reset", "truncate", "stall", "silent", "slow", "wrong", "longer", "empty"
+    "404",
+    "403",
+    "429",
+    "500",
+    "503",
+    "reset",
+    "truncate",
+    "stall",
+    "silent",
+    "slow",
+    "wrong",
+    "longer",
+    "empty",
+    "endless",
+    "drip",
+    "later",
+    "416",
 ]
 
 
@@ -29,6 +45,7 @@ class FaultyServer:
     root: Path
     url: str = ""
     ranges: bool = True
+    retry_after: str = ""
     faults: dict[str, tuple[Fault, int]] = field(default_factory=dict)
     requests: Counter[str] = field(default_factory=Counter)
     headers: list[dict[str, str]] = field(default_factory=list)
@@ -49,6 +66,12 @@ def _handler(server: FaultyServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, format: str, *args: object) -> None: ...
 
+        def do_HEAD(self) -> None:
+            self.send_response(429 if server.retry_after else 200)
+            if server.retry_after:
+                self.send_header("Retry-After", server.retry_after)
+            self.end_headers()
+
         def do_GET(self) -> None:
             server.headers.append(dict(self.headers))
             try:
@@ -59,6 +82,21 @@ def _handler(server: FaultyServer) -> type[BaseHTTPRequestHandler]:
         def _answer(self, fault: Fault | None) -> None:
             # A client that takes this server for its proxy sends whole URLs.
             file = server.root / unquote(urlsplit(self.path).path).lstrip("/")
+            if fault == "416" and "range" not in {name.lower() for name in self.headers}:
+                fault = None
+            if fault == "later":
+                self.send_response(429)
+                self.send_header("Retry-After", server.retry_after)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            if fault in ("endless", "drip"):
+                self.send_response(200)
+                self.end_headers()
+                while not server.stop.wait(0.3 if fault == "drip" else 0):
+                    self.wfile.write(b"x" if fault == "drip" else b"x" * (1 << 20))
+                    self.wfile.flush()
+                return
             if fault is not None and fault.isdigit():
                 self.send_error(int(fault))
                 return

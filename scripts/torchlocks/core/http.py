@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +23,82 @@ def trust_certificates() -> None:
         if Path(os.environ.get(variable, "")).is_file():
             os.environ["SSL_CERT_FILE"] = os.environ[variable]
             return
+
+
+LONGEST_WAIT_S = 60.0
+"""As long is a server's Retry-After honoured."""
+
+
+def retry_after(url: str) -> float:
+    """Return how many seconds the server wants to wait before another request, at most LONGEST_WAIT_S.
+
+    py-rattler does not pass headers on, so the server is asked once more, for the headers alone. 0 if there is none.
+    """
+    import email.utils
+    from urllib.error import HTTPError
+    from urllib.request import Request, urlopen
+
+    if not url.startswith(("https://", "http://")) or "@" in url:
+        return 0.0
+    try:
+        with urlopen(Request(url, method="HEAD"), timeout=10) as answer:
+            said = answer.headers.get("Retry-After")
+    except HTTPError as error:
+        said = error.headers.get("Retry-After")
+    except (OSError, ValueError):
+        return 0.0
+    if not said:
+        return 0.0
+    try:
+        wait = float(said) if said.isdigit() else email.utils.parsedate_to_datetime(said).timestamp() - time.time()
+    except (ValueError, TypeError, OverflowError):
+        return 0.0
+    return min(max(wait, 0.0), LONGEST_WAIT_S)
+
+
+async def download_small(url: str, limit: int, *, stall_s: float = 30, total_s: float = 300) -> bytes:
+    """Return the bytes of a small file, such as a lock.
+
+    Raises OSError where there are more than `limit`, nothing comes for `stall_s` seconds, or it takes longer than
+    `total_s`; and what py-rattler raises.
+    """
+    import asyncio
+
+    from rattler.package_streaming import download_to_writer
+
+    sink = _Limited(limit)
+    ends = time.monotonic() + total_s
+    transfer = asyncio.ensure_future(download_to_writer(make_client(), url, sink))
+    try:
+        while not (await asyncio.wait({transfer}, timeout=0.2))[0]:
+            if time.monotonic() > min(sink.last + stall_s, ends):
+                raise OSError(f"the server is too slow (nothing for {stall_s:g} s, or more than {total_s:g} s in all)")
+        transfer.result()
+    except Exception as error:
+        if len(sink.data) > limit:
+            raise OSError(f"the file is larger than {limit >> 20} MiB") from error
+        raise
+    finally:
+        transfer.cancel()
+        with suppress(asyncio.CancelledError, Exception):
+            await transfer
+    return bytes(sink.data)
+
+
+class _Limited:
+    """A writer for py-rattler that refuses to become larger than `limit` bytes."""
+
+    def __init__(self, limit: int) -> None:
+        self.data = bytearray()
+        self.last = time.monotonic()
+        self._limit = limit
+
+    def write(self, chunk: bytes) -> int:
+        self.last = time.monotonic()
+        self.data += chunk
+        if len(self.data) > self._limit:
+            raise OSError("too large")
+        return len(chunk)
 
 
 def make_client(resume: dict[tuple[str, str], int] | None = None) -> Client:

@@ -27,6 +27,7 @@ from torchlocks.core.errors import (
 )
 from torchlocks.core.files import hash_file
 from torchlocks.core.http import make_client as make_client
+from torchlocks.core.http import retry_after
 from torchlocks.core.package_cache import cache_folder
 from torchlocks.core.progress import Progress, Task
 from torchlocks.core.urls import credential_variables, expand_credentials
@@ -298,11 +299,13 @@ class _Run:
         urls = tuple(
             expand_credentials(url, self._options.variables) for url in candidates(package.url, self._options.mirrors)
         )
+        wait_s = 0.0
         for attempt in range(self._options.retries + 1):
             if attempt:
                 # Jitter: what broke for one download mostly broke for all of them at once.
-                await asyncio.sleep(self._options.backoff_s * 2 ** (attempt - 1) * random.uniform(0.8, 1.2))
-            again = []
+                backoff_s = self._options.backoff_s * 2 ** (attempt - 1)
+                await asyncio.sleep(max(backoff_s, wait_s) * random.uniform(1, 1.2))
+            wait_s, again = 0.0, []
             for url in urls:
                 try:
                     if urlsplit(url).scheme == "file":
@@ -312,6 +315,8 @@ class _Run:
                     return target
                 except BrokenError as broken:
                     failures.append((url, broken))
+                    if broken.status in (429, 503) and attempt < self._options.retries:
+                        wait_s = max(wait_s, await asyncio.to_thread(retry_after, url))
                     # A file that was read is the same when it is read again.
                     if broken.kind != "lasting" and urlsplit(url).scheme != "file":
                         again.append(url)

@@ -31,6 +31,11 @@ _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 # As many bytes as no two places of an archive share by chance.
 _HEAD = 64
 
+LOWEST_RATE = 1000
+"""Bytes a second, on average over the time that a stall may take: a slower download counts as broken."""
+MOST = 16 << 30
+"""Bytes of a package whose size the lock does not say; the largest of conda-forge have some 2 GB."""
+
 Kind = Literal["passing", "lasting", "unreachable", "wrong"]
 
 
@@ -41,10 +46,11 @@ class BrokenError(Exception):
     bytes are not those that the lock says.
     """
 
-    def __init__(self, why: str, kind: Kind) -> None:
+    def __init__(self, why: str, kind: Kind, status: int | None = None) -> None:
         super().__init__(why)
         self.why = why
         self.kind = kind
+        self.status = status
 
 
 class Download:
@@ -86,7 +92,8 @@ class Download:
         try:
             await self._transfer(client, url, stall_timeout_s)
         except BrokenError as broken:
-            if broken.kind != "wrong":
+            # 416: there is no rest from there on, so what came before was of another file.
+            if broken.kind != "wrong" and not (start and broken.status == 416):
                 raise
             self._restart()
             if not start:
@@ -110,12 +117,20 @@ class Download:
             sink = _Sink(self, file)
             transfer = asyncio.ensure_future(download_to_writer(client, url, sink))
             try:
-                left = stall_timeout_s
+                # Of each span of time: when it began, and how many bytes had come by then.
+                left, began, before = stall_timeout_s, time.monotonic(), sink.total
                 while not (await asyncio.wait({transfer}, timeout=left))[0]:
-                    left = sink.last + stall_timeout_s - time.monotonic()
-                    if left <= 0:
+                    now = time.monotonic()
+                    left = min(sink.last, began) + stall_timeout_s - now
+                    if sink.last + stall_timeout_s <= now:
                         kind: Kind = "passing" if self._received else "unreachable"
                         raise BrokenError(f"nothing came for {stall_timeout_s:g} s (time-out)", kind)
+                    if began + stall_timeout_s <= now:
+                        if sink.total - before < LOWEST_RATE * stall_timeout_s:
+                            what = f"fewer than {LOWEST_RATE} bytes a second came for {stall_timeout_s:g} s"
+                            raise BrokenError(what, "passing")
+                        left, began, before = stall_timeout_s, now, sink.total
+                    left = max(left, 0.01)
                 transfer.result()
                 file.truncate()
             except (RuntimeError, OSError) as error:
@@ -144,6 +159,8 @@ class Download:
         self._received += len(chunk)
         self._digest.update(chunk)
         self._advance(len(chunk))
+        if self._package.size is None and self._received > MOST:
+            raise BrokenError(f"the server sends more than {MOST >> 30} GiB", "wrong")
         if self._package.size is not None and self._received > self._package.size:
             raise BrokenError("the server sends more than the lock says", "wrong")
 
@@ -156,10 +173,12 @@ class _Sink:
         self._file = file
         self._first = True
         self.last = time.monotonic()
+        self.total = 0
         self.error: Exception | None = None
 
     def write(self, chunk: bytes) -> int:
         self.last = time.monotonic()
+        self.total += len(chunk)
         try:
             self._download.take(chunk, self._file, first=self._first)
         except Exception as error:
@@ -184,7 +203,7 @@ def classify(error: BaseException, received: int) -> BrokenError:
     text = str(error)
     if status := _STATUS.search(text):
         code = int(status[1])
-        return BrokenError(f"the server answered {code}{status[2]}", "passing" if code in _PASSING else "lasting")
+        return BrokenError(f"the server answered {code}{status[2]}", "passing" if code in _PASSING else "lasting", code)
     if received or isinstance(error, OSError):
         return BrokenError(f"the connection broke after {received} bytes", "passing")
     if "builder error" in text or "not supported" in text:

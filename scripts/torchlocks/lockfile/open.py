@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from torchlocks.core import reading
 from torchlocks.core.errors import FetchError, LockfileError, MissingFileError
-from torchlocks.core.http import make_client
+from torchlocks.core.http import download_small
 from torchlocks.core.reading import LOCK_BYTES
 from torchlocks.core.urls import mask
 from torchlocks.lockfile.formats import PIXI, merge, parse_lock, read_environments, read_lock
@@ -46,10 +46,8 @@ def read_bytes(name: str) -> bytes:
         except OSError as error:
             fix = "name one of the files in it." if os.path.isdir(path_of(name)) else None  # noqa: PTH112
             raise LockfileError(f"The file cannot be read: {error.strerror or error}.", where=name, fix=fix) from None
-    from rattler.package_streaming import download_bytes
-
     try:
-        return asyncio.run(download_bytes(make_client(), name))
+        return asyncio.run(download_small(name, LOCK_BYTES))
     except (RuntimeError, OSError) as error:
         raise FetchError(
             "The file cannot be fetched.",

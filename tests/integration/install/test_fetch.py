@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 import shutil
@@ -9,6 +10,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,12 +19,14 @@ import pytest
 
 from faulty_server import Fault, FaultyServer, faulty_server
 from tiny_channel import PLATFORM, TinyChannel, locked_file, make_channel
+from torchlocks.core import http
 from torchlocks.core.errors import ChannelUnreachableError, FetchError, IntegrityError, LockfileError, TorchlocksError
 from torchlocks.core.progress import Silent
 from torchlocks.install.availability import packages_available, reachable
 from torchlocks.install.fetch import FetchOptions, download_only, ensure_cached, packages_for
 from torchlocks.install.unpack import SMALL
 from torchlocks.lockfile.models import Lock
+from torchlocks.lockfile.open import open_lock
 
 
 @pytest.fixture(scope="session")
@@ -158,6 +162,59 @@ def test_a_slow_server_is_waited_for_as_long_as_it_sends(
     # The whole takes about two seconds, longer than a standstill may take.
     assert "many" in fetch(channel.lock(base=server.url), replace(options, stall_timeout_s=1.5))
     assert server.requests["many-1.0-0.conda"] == 1
+
+
+@pytest.mark.parametrize("fault", ["endless", "drip", "silent"])
+def test_a_body_without_end_or_one_byte_now_and_then_ends(
+    channel: TinyChannel, server: FaultyServer, options: FetchOptions, fault: Fault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torchlocks.install.transfer.MOST", 20 << 20)
+    server.faults["many"] = (fault, -1)
+    lock = channel.lock(base=server.url)
+    packages = tuple(replace(each, size=None) for each in lock.packages[PLATFORM])
+    started = time.monotonic()
+    with pytest.raises(TorchlocksError):
+        fetch(replace(lock, packages={PLATFORM: packages}), replace(options, stall_timeout_s=1, retries=0))
+    assert time.monotonic() - started < 15
+
+
+def test_a_resume_that_is_answered_with_416_starts_over(tmp_path: Path, options: FetchOptions) -> None:
+    channel = TinyChannel(tmp_path / "channel")
+    channel.package("big", {"share/big": random.Random(0).randbytes(1_000_000)})
+    with faulty_server(channel.root) as server:
+        server.faults |= {"/big": ("truncate", 1), "big": ("416", 1)}
+        folders = fetch(channel.lock(base=server.url), options)
+    assert len((folders["big"] / "share" / "big").read_bytes()) == 1_000_000
+
+
+@pytest.mark.parametrize(("said", "least"), [("1", 1.0), ("soon", 0.0), ("-5", 0.0)])
+def test_a_server_is_left_alone_as_long_as_it_asks(
+    channel: TinyChannel, server: FaultyServer, options: FetchOptions, said: str, least: float
+) -> None:
+    server.retry_after = said
+    server.faults["many"] = ("later", 1)
+    started = time.monotonic()
+    fetch(channel.lock(base=server.url), options)
+    assert time.monotonic() - started >= least
+
+
+def test_no_server_is_waited_for_longer_than_a_minute(server: FaultyServer) -> None:
+    server.retry_after = "86400"
+    assert http.retry_after(f"{server.url}/x") == 60
+
+
+@pytest.mark.parametrize("fault", ["endless", "drip", "silent", "stall"])
+def test_a_lock_by_url_that_does_not_end_is_given_up(
+    channel: TinyChannel, server: FaultyServer, fault: Fault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (channel.root / "conda.lock").write_text("@EXPLICIT\n" * 100)
+    server.faults["conda.lock"] = (fault, -1)
+    short = functools.partial(http.download_small, stall_s=1, total_s=2)
+    monkeypatch.setattr("torchlocks.lockfile.open.download_small", short)
+    started = time.monotonic()
+    with pytest.raises(FetchError):
+        open_lock(f"{server.url}/conda.lock")
+    assert time.monotonic() - started < 15
 
 
 def test_a_server_that_is_not_there_is_unreachable(channel: TinyChannel, options: FetchOptions) -> None:
