@@ -148,7 +148,7 @@ def test_the_commands_of_the_documentation_make_the_examples_lock(tmp_path: Path
 def test_the_recipe_of_another_installation_is_answered_at_once(tmp_path: Path) -> None:
     file = Path(__file__).parents[2] / "data" / "cases" / "channel-order" / "environment.yml"
     arguments = ("--base", "gpu-cu118", "--snapshot", str(SNAPSHOT), "--output", str(tmp_path / "locks"))
-    run = torchlocks(tmp_path, "extend", str(file), *arguments)
+    run = torchlocks(tmp_path, "extend", str(file), *arguments, TORCHLOCKS_ROOT=str(LAYOUT.root), COLUMNS="200")
     assert run.returncode == 21
     assert "drop the line `pytorch::pytorch-cuda=11.8`" in run.stderr
     assert not (tmp_path / "locks").exists()
