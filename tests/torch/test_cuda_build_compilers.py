@@ -8,11 +8,13 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import suppress
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
-from torchsuite import compilers, cuda_library, skips
+from torchsuite import compilers, cuda_library, releases, skips
 from torchsuite.imports import Imports, ending
 from torchsuite.prefix import Prefix, is_cuda_file
 from torchsuite.tiers import Measure, check
@@ -55,6 +57,12 @@ def test_nvrtc(architectures: list[str], prefix: Prefix, tmp_path: Path, measure
 def test_triton(architectures: list[str], tmp_path: Path, measure: Measure) -> None:
     if importlib.util.find_spec("triton") is None:
         skips.skip(skips.Reason.ABSENT, "the environment has no Triton")
+    with suppress(metadata.PackageNotFoundError):
+        if releases.older(version := metadata.version("triton"), (3, 0)):
+            skips.skip(
+                skips.Reason.RELEASE,
+                f"Triton {version} takes no target without a GPU (triton.backends came with Triton 3.0)",
+            )
     # Triton compiles for Volta and newer.
     results = _compile("triton", [each for each in architectures if int(each) >= 70], tmp_path)
     measure("compiled", [each for each, result in results.items() if isinstance(result, int)])

@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from torchsuite import attention, capability, skips
+from torchsuite import attention, capability, releases, skips
 from torchsuite.precision import tf32
 from torchsuite.tiers import Measure, check
 
@@ -28,7 +27,8 @@ def test_attention(
     within_bounds: Callable[[dict[str, float]], None],
     measure: Measure,
 ) -> None:
-    kind = getattr(SDPBackend, backend, None)
+    backends = releases.module("torch.nn.attention", "2.3")
+    kind = getattr(backends.SDPBackend, backend, None)
     if kind is None:
         skips.skip(skips.Reason.RELEASE, "this torch does not know it")
     device = torch.cuda.get_device_capability(gpu)
@@ -47,7 +47,7 @@ def test_attention(
         if case.groups > 1 and not attention.supports_groups():
             continue
         try:
-            with sdpa_kernel(kind), tf32(False):
+            with backends.sdpa_kernel(kind), tf32(False):
                 ratios = attention.train(gpu, DTYPES[dtype], width, case)
         except torch.cuda.OutOfMemoryError:
             raise

@@ -9,6 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from torchsuite import releases
 from torchsuite.expect import Package
 from torchsuite.prefix import Prefix, is_cuda_package
 
@@ -44,7 +45,8 @@ def find() -> Found:
 
     An environment that torchlocks installed names its lock, and the packages of it; those are then what is expected.
     Elsewhere the packages are those that are there: conda's records, and torch's own metadata where it has no record.
-    Raises NoTorchError, and ValueError for a package record that is none.
+    Raises NoTorchError, also for a torch that is too old for the checks, and ValueError for a package record that is
+    none.
     """
     prefix = Prefix(Path(sys.prefix))
     records = {record.name: Package(record.name, record.version, record.build) for record in prefix.records}
@@ -59,6 +61,9 @@ def find() -> Found:
     packages.setdefault("python", Package("python", platform.python_version(), ""))
     if "pytorch" not in packages:
         packages["pytorch"] = Package("pytorch", _torch_version(), "")
+    if releases.older(packages["pytorch"].version, releases.OLDEST):
+        oldest = ".".join(map(str, releases.OLDEST))
+        raise NoTorchError(f"torch {packages['pytorch'].version} is older than {oldest}, the oldest that is judged")
     return Found(
         prefix=prefix.root,
         platform=conda_platform(platform.system(), platform.machine()),

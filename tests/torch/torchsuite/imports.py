@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -82,6 +83,16 @@ class Imports:
 
     def _out(self, order: str) -> Path:
         return self._work / f"import-{order}-first.json"
+
+
+def numpy_complaint(stderr: str) -> str | None:
+    """What numpy and torch say of a torch that was built for another numpy, on one line; None where they do not."""
+    words = " ".join(stderr.split())
+    patterns = (r"A module that was compiled using NumPy \S+ cannot be run in NumPy .*? as it may crash", _ARRAY_API)
+    return next((found[0] for pattern in patterns if (found := re.search(pattern, words))), None)
+
+
+_ARRAY_API = r"(Failed to initialize NumPy: )?\S*_ARRAY_API not found"
 
 
 def ending(returncode: int) -> str:

@@ -85,7 +85,12 @@ def probe(first: str) -> dict[str, Any]:
     torch.manual_seed(SEED)
     sample = torch.rand(SAMPLE).tolist()
     normal = torch.randn(SAMPLE, dtype=torch.float64).tolist()
-    bridge = torch.from_numpy(numpy.arange(5.0)).mul(2).numpy().tolist()
+    bridge, refusal = None, None
+    try:
+        bridge = torch.from_numpy(numpy.arange(5.0)).mul(2).numpy().tolist()
+    except Exception as error:
+        # Torch that was built for another NumPy imports, and says so when it is given an array.
+        refusal = f"{type(error).__name__}: {error}"
     product = torch.ones(256, 256) @ torch.ones(256, 256)
     return {
         "seconds": seconds,
@@ -100,6 +105,7 @@ def probe(first: str) -> dict[str, Any]:
         "numpy_version": numpy.__version__,
         "numpy_file": numpy.__file__,
         "bridge": bridge,
+        "bridge_refusal": refusal,
         "product": product.double().sum().item(),
         "sample": sample,
         "normal": normal,

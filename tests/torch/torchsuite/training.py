@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from torchsuite import releases
+
 
 def spirals(count: int) -> tuple[Any, Any]:
     """Two interleaved spirals: points in the plane and which arm each is on. No straight line separates them."""
@@ -82,7 +84,7 @@ def mixed_precision(device: Any, dtype: Any, steps: int = 150) -> dict[str, Any]
     model = network().to(device)
     x, y = x.to(device), y.to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
-    scaler = torch.amp.GradScaler(device.type, init_scale=1024.0)
+    scaler = releases.attribute(torch.amp, "GradScaler", "2.3")(device.type, init_scale=1024.0)
     seen = []
     output: Any = None
     for _ in range(steps):

@@ -166,3 +166,32 @@ def test_a_search_path_without_a_driver_is_not_handed_on(tmp_path: Path) -> None
     (tmp_path / "libcublas.so.12").touch()
     outside = {"LD_LIBRARY_PATH": os.fspath(tmp_path)}
     assert "LD_LIBRARY_PATH" not in sealed_environment(Path(sys.prefix), outside, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("version", "older"),
+    [
+        ("1.13.1", True),
+        ("2.0.1+cu118", True),
+        ("2.1.0", False),
+        ("2.10.0a0", False),
+        ("3", False),
+        ("no version", False),
+    ],
+)
+def test_the_oldest_torch_that_is_judged(version: str, older: bool) -> None:
+    releases = module("releases")
+    assert releases.older(version, releases.OLDEST) is older
+
+
+def test_what_numpy_says_of_an_older_torch_is_found_on_one_line() -> None:
+    complaint = module("imports").numpy_complaint
+    stderr = (
+        "\nA module that was compiled using NumPy 1.x cannot be run in\nNumPy 2.1.0 as it may crash. To support both "
+        "1.x and 2.x\nUserWarning: Failed to initialize NumPy: _ARRAY_API not found (Triggered internally)\n"
+    )
+    assert (
+        complaint(stderr) == "A module that was compiled using NumPy 1.x cannot be run in NumPy 2.1.0 as it may crash"
+    )
+    assert complaint(stderr.split("x\n")[1]) == "Failed to initialize NumPy: _ARRAY_API not found"
+    assert complaint("UserWarning: something else\n") is None
