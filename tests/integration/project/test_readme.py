@@ -31,6 +31,9 @@ COMMANDS = list(
 # Anything else than success or these words fails the test.
 NEEDS = {
     "make env-gpu CUDA=11.8": "packages cannot be downloaded",
+    "make env-gpu CUDA=12.9 PY=3.13 TORCH=2.12": "packages cannot be downloaded",
+    "make env-cpu PY=3.14": "packages cannot be downloaded",
+    "make pair CUDA=12.9": "packages cannot be downloaded",
     "make env-gpu CUDA=auto": "requires an NVIDIA driver, and this machine has none",
     "make run ENV=gpu-cu118 CMD='python train.py'": "The environment 'gpu-cu118' is not installed",
     "make bundle ENV=gpu-cu118 PLATFORM=linux-64": "conda.anaconda.org",
