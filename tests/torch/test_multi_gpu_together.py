@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.distributed
 
-from torchsuite import nodes
+from torchsuite import nodes, sharded, skips
 from torchsuite.tiers import Measure, check
 
 #: More processes than this prove nothing more, and take their time to start.
@@ -45,3 +45,14 @@ def test_nccl(gpu: Any, tmp_path: Path, measure: Measure) -> None:
         pytest.skip("this build has no NCCL")
     processes = min(torch.cuda.device_count(), MOST_PROCESSES)
     measure("verified", nodes.run_together("nccl", processes, tmp_path / "ranks", timeout=220))
+
+
+@check("shards of a model are exchanged, saved and loaded by code that no training on one GPU runs", seconds=240)
+def test_sharded_training(gpu: Any, tmp_path: Path, measure: Measure) -> None:
+    if not torch.distributed.is_nccl_available():
+        pytest.skip("this build has no NCCL")
+    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 5):
+        skips.skip(skips.Reason.RELEASE, "this torch has no FSDP2")
+    folder = tmp_path / "ranks"
+    measure("verified", nodes.run_together("nccl", 2, folder, timeout=220, script=sharded.__file__))
+    assert sharded.loads_alone(folder, 2), "a checkpoint of two processes does not load in one"

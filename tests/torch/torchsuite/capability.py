@@ -17,6 +17,8 @@ TF32: Capability = (8, 0)
 FLASH_ATTENTION: Capability = (8, 0)
 CUDNN_ATTENTION: Capability = (8, 0)
 FP8: Capability = (8, 9)
+#: cuBLASLt multiplies int8 from Turing on.
+INT8: Capability = (7, 5)
 
 #: Triton compiles for GPUs from Volta on.
 TRITON: Capability = (7, 0)

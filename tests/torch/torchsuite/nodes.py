@@ -56,8 +56,15 @@ def named(variables: Mapping[str, str]) -> Nodes:
     return Nodes(meeting_point, int(count), variables.get("TORCH_VERIFY_ADDR"))
 
 
-def run_together(backend: str, processes: int, folder: Path, nodes: Nodes = ALONE, timeout: float = 150.0) -> list[str]:
-    """Run `collectives.py` in so many processes of this node; what was verified, by rank and name.
+def run_together(
+    backend: str,
+    processes: int,
+    folder: Path,
+    nodes: Nodes = ALONE,
+    timeout: float = 150.0,
+    script: str | None = None,
+) -> list[str]:
+    """Run `script` (default: `collectives.py`) in so many processes of this node; what was verified, by rank and name.
 
     Raises AssertionError with what went wrong, and the processes' own words.
     """
@@ -67,7 +74,7 @@ def run_together(backend: str, processes: int, folder: Path, nodes: Nodes = ALON
         *(f"--nnodes={nodes.count}", f"--nproc-per-node={processes}", "--max-restarts=0", "--rdzv-backend=c10d"),
         *(f"--rdzv-endpoint={nodes.meeting_point}", "--rdzv-id=torch-verify"),
         *(f"--rdzv-conf=join_timeout={JOIN_SECONDS}", *((f"--local-addr={nodes.address}",) if nodes.address else ())),
-        *("--no-python", sys.executable, "-I", os.fspath(collectives.__file__), backend, os.fspath(folder)),
+        *("--no-python", sys.executable, "-I", script or os.fspath(collectives.__file__), backend, os.fspath(folder)),
     ]
     variables = {**os.environ, "OMP_NUM_THREADS": "1"}
     if nodes is ALONE and sys.platform in LOOPBACK:

@@ -29,7 +29,13 @@ FOR_CUDA = ("cuda-build", "gpu", "multi-gpu")
 ON_DEVICES = ("mps", "gpu", "multi-gpu", "multi-node")
 
 #: Files that take longest, in the order in which they are claimed: the rest fills the gaps behind them.
-LONG_FIRST = ("test_cpu_compiled.py", "test_cpu_packaged.py", "test_cpu_distributed.py", "test_cpu_data.py")
+LONG_FIRST = (
+    "test_cpu_compiled.py",
+    "test_cpu_packaged.py",
+    "test_cpu_sharded.py",
+    "test_cpu_distributed.py",
+    "test_cpu_data.py",
+)
 
 DEFAULT_SECONDS = 60.0
 

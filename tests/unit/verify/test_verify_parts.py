@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import suite_sabotages
 from torchlocks.verify.seal import sealed_environment
 
 SUITE = Path(__file__).parents[2] / "torch"
@@ -195,3 +196,11 @@ def test_what_numpy_says_of_an_older_torch_is_found_on_one_line() -> None:
     )
     assert complaint(stderr.split("x\n")[1]) == "Failed to initialize NumPy: _ARRAY_API not found"
     assert complaint("UserWarning: something else\n") is None
+
+
+def test_every_check_of_the_newer_files_has_a_sabotage() -> None:
+    declared = module("tiers").declared
+    checks = {f"{name}::{entry.name}" for name in suite_sabotages.COVERED for entry in declared(SUITE / name)}
+    assert checks <= suite_sabotages.SABOTAGES.keys()
+    every = {f"{file.name}::{entry.name}" for file in SUITE.glob("test_*.py") for entry in declared(file)}
+    assert suite_sabotages.SABOTAGES.keys() <= every

@@ -1,0 +1,42 @@
+"""Runs checks of the suite, each sabotaged, in the environment of this Python; see `suite_sabotages.py`.
+
+    python -I sabotage_child.py SUITE WORK
+
+leaves `WORK/events.jsonl`. Checks whose packages the environment does not have are skipped, as ever.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+
+def main(suite: Path, work: Path) -> int:
+    sys.path[:0] = [os.fspath(suite), os.fspath(Path(__file__).parent)]
+    import pytest
+
+    from suite_sabotages import SABOTAGES
+    from torchsuite import expect, found
+
+    told = {
+        **expect.document(found.find(), "cpu", None, ("cpu",)),
+        "events": os.fspath(work / "events.jsonl"),
+        "only": list(SABOTAGES),
+        "threads": 1,
+    }
+    (work / "expect.json").write_text(json.dumps(told), encoding="utf-8")
+    os.environ[expect.VARIABLE] = os.fspath(work / "expect.json")
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.fspath(work / "inductor")
+    # One case of a check with parameters is enough, and the packages take longest.
+    return pytest.main(
+        [
+            *(os.fspath(suite), "-q", "-p", "suite_sabotages", "-c", os.fspath(suite / "pytest.ini")),
+            *("--rootdir", os.fspath(suite), "--confcutdir", os.fspath(suite), "--basetemp", os.fspath(work / "tmp")),
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2])))
