@@ -32,7 +32,9 @@ def spectrograms(torchaudio: Any, device: Any) -> None:
     n = torch.arange(size, dtype=torch.float64)
     matrix = torch.exp(-2j * math.pi * torch.outer(n[: size // 2 + 1], n).remainder(size) / size)
     power = (matrix @ frames.to(torch.complex128).T).abs() ** 2
-    transform = torchaudio.transforms.Spectrogram(n_fft=size, hop_length=hop, center=False, power=2, wkwargs={"dtype": torch.float64})
+    transform = torchaudio.transforms.Spectrogram(
+        n_fft=size, hop_length=hop, center=False, power=2, wkwargs={"dtype": torch.float64}
+    )
     torch.testing.assert_close(transform.to(device)(x.to(device)).cpu(), power, rtol=1e-9, atol=1e-9)
 
     banks = torchaudio.functional.melscale_fbanks(size // 2 + 1, 0.0, rate / 2, bands, rate, mel_scale="htk")

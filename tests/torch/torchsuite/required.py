@@ -56,6 +56,10 @@ REQUIRED: dict[str, tuple[Required, ...]] = {
         Required("test_cpu_compiled.py::test_compile", "torch.compile on CPU"),
         Required("test_cpu_programs.py::test_export", "torch.export"),
         Required("test_cpu_distributed.py::test_gloo", "gloo"),
+        Required("test_cpu_sharded.py::test_sharded_training", "sharded training"),
+        Required("test_cpu_vision.py::test_release", "matching torchvision"),
+        Required("test_cpu_vision.py::test_operators", "torchvision operators"),
+        Required("test_cpu_audio.py::test_release", "matching torchaudio"),
     ),
     "mps": (
         Required("test_mps_device.py::test_mps_is_used", "MPS device"),
@@ -92,6 +96,7 @@ REQUIRED: dict[str, tuple[Required, ...]] = {
         Required("test_gpu_learning.py::test_mixed_precision", "mixed precision"),
         Required("test_gpu_runtime.py::test_cuda_graph", "CUDA graphs"),
         Required("test_gpu_runtime.py::test_nccl_starts", "NCCL"),
+        Required("test_gpu_extras.py::test_vision_operators", "torchvision operators on GPU"),
         Required("test_gpu_compiled.py::test_nvrtc", "NVRTC"),
         Required("test_gpu_compiled.py::test_compile", "torch.compile"),
     ),
