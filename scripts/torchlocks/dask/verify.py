@@ -7,6 +7,7 @@ reports.
 
 from __future__ import annotations
 
+import json
 import re
 import tempfile
 import time
@@ -19,6 +20,7 @@ from typing import Any, Literal
 from torchlocks.core.errors import FleetError, MissingFileError, TorchlocksError
 from torchlocks.core.layout import Layout
 from torchlocks.core.progress import Progress, Silent
+from torchlocks.core.reading import load_json
 from torchlocks.dask.lock import PATIENCE_SECONDS, connected, same_versions
 from torchlocks.lockfile.formats import CONDA_LOCK, parse_lock
 from torchlocks.matrix.model import Target
@@ -136,7 +138,7 @@ def verify_fleet(
         same_versions(client, ("torchlocks",))
         nodes = {node.name: node for node in _nodes(client, request.per)}
         executor: Any = client.get_executor(pure=False)
-        running: dict[Future[Verdict | TorchlocksError], str] = {}
+        running: dict[Future[str], str] = {}
         lost_since: dict[str, float] = {}
         with progress.task(f"Verifying {request.env} on {len(nodes)}", total=len(nodes)) as task:
 
@@ -147,7 +149,7 @@ def verify_fleet(
                     results[node.name] = NodeResult(node=node, error=error)
                     task.advance(1, note=node.name)
                     return
-                running[executor.submit(verify_here, work, workers=list(node.workers))] = node.name
+                running[executor.submit(verify_as_text, work, workers=list(node.workers))] = node.name
 
             for node in nodes.values():
                 submit(node)
@@ -201,6 +203,36 @@ def verify_here(task: NodeTask) -> Verdict | TorchlocksError:
             )
     except TorchlocksError as error:
         return error
+
+
+def verify_as_text(task: NodeTask) -> str:
+    """Run `verify_here`, and return its verdict or error as JSON: what comes back from a worker is parsed, not run."""
+    found = verify_here(task)
+    if isinstance(found, TorchlocksError):
+        error = {"what": found.what, "where": found.where, "fix": found.fix, "details": found.details}
+        return json.dumps({"error": error})
+    return json.dumps({"verdict": found.model_dump(mode="json")})
+
+
+def parse_answer(answer: object, node: str) -> Verdict | TorchlocksError:
+    """The verdict or error in the answer of a worker; FleetError, with the node's name, where it is none."""
+    try:
+        if not isinstance(answer, str):
+            raise ValueError(f"it is {type(answer).__name__}, not text")
+        said = load_json(answer)
+        if "verdict" in said:
+            return Verdict.model_validate(said["verdict"])
+        fields = {key: said["error"].get(key) for key in ("what", "where", "fix", "details")}
+        if not isinstance(fields["what"], str) or not all(isinstance(each, str | None) for each in fields.values()):
+            raise ValueError("its error has no text")
+        return FleetError(fields["what"], where=fields["where"], fix=fields["fix"], details=fields["details"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return FleetError(
+            f"The worker of {node} gave no verdict that can be read.",
+            where=node,
+            fix="see that it runs this version of torchlocks, and that it is one of yours",
+            details=str(error)[:500],
+        )
 
 
 def as_text(results: Sequence[NodeResult]) -> str:
@@ -294,12 +326,13 @@ def _file_name(key: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", key).strip("-")
 
 
-def _result(node: Node, future: Future[Verdict | TorchlocksError], reports: Path, env: str) -> NodeResult:
+def _result(node: Node, future: Future[str], reports: Path, env: str) -> NodeResult:
     try:
-        found = future.result()
+        found = parse_answer(future.result(), node.name)
     except Exception as error:
         # Whatever it was, it must not stop the other nodes.
-        return NodeResult(node=node, error=FleetError(f"The worker failed: {type(error).__name__}: {error}"))
+        failed = FleetError(f"The worker of {node.name} failed: {type(error).__name__}: {error}", where=node.name)
+        return NodeResult(node=node, error=failed)
     if isinstance(found, TorchlocksError):
         return NodeResult(node=node, error=found)
     write_reports(found.model_copy(update={"env": f"{env}@{node.name}"}), reports)

@@ -6,7 +6,6 @@ The order of `PATH`, the variables of `conda-meta/state` and `etc/conda/env_vars
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import shutil
@@ -18,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from torchlocks.core.errors import InstallError, MissingFileError
+from torchlocks.core.reading import RECORD_BYTES, load_json, read_bytes
 
 #: Activation scripts set variables; one that takes longer than this hangs.
 TIMEOUT_SECONDS = 60
@@ -85,7 +85,10 @@ def activation_environment(prefix: Path, base_env: Mapping[str, str]) -> dict[st
                 fix="install the environment again, or report the package that owns the script.",
                 details=(done.stderr or done.stdout).strip() or None,
             )
-        activated: dict[str, str] = json.loads(dump.read_text(encoding="utf-8"))
+        try:
+            activated: dict[str, str] = load_json(read_bytes(dump, RECORD_BYTES))
+        except (OSError, ValueError) as error:
+            raise _bad_activation(prefix, error) from None
     for name in _SHELLS_OWN:
         activated.pop(name, None)
         if name in base:
@@ -144,7 +147,20 @@ def _activation_script(prefix: Path, base: Mapping[str, str], shell: str | None 
     }
     path = next((value for name, value in base.items() if name.upper() == "PATH"), os.defpath)
     variables = ActivationVariables(current_path=[entry for entry in path.split(os.pathsep) if entry])
-    return activate(prefix, variables, shells[shell or ("cmd" if _WINDOWS else "bash")]).script
+    try:
+        return activate(prefix, variables, shells[shell or ("cmd" if _WINDOWS else "bash")]).script
+    except Exception as error:
+        # rattler has a class for each file that it reads: state, env_vars.d, activate.d.
+        raise _bad_activation(prefix, error) from None
+
+
+def _bad_activation(prefix: Path, error: Exception) -> InstallError:
+    return InstallError(
+        "The environment cannot be activated: a file that sets its variables is damaged.",
+        where=f"{prefix / 'etc' / 'conda'}, {prefix / 'conda-meta' / 'state'}",
+        fix="see which (fsck), and install the environment again.",
+        details=str(error)[:2000],
+    )
 
 
 def _posix_shell() -> str:

@@ -321,6 +321,16 @@ def _first_changed(folder: Path) -> str | None:
         return next(filter(None, pool.map(changed, read_paths(folder))), None)
 
 
+def refuse_misstated(folder: Path, what: str) -> None:
+    """Raise IntegrityError when a file of the extracted package is not as the package's own file list says."""
+    if changed := _first_changed(folder):
+        raise IntegrityError(
+            f"{what} is not what its own file list says: {changed}.",
+            where=what,
+            fix="do not use this channel; report the package to whoever runs it.",
+        )
+
+
 def refuse_unsafe(folder: Path, what: str) -> None:
     """Raise IntegrityError when the extracted package reaches outside its own folder.
 

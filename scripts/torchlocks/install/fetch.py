@@ -32,7 +32,7 @@ from torchlocks.core.package_cache import cache_folder
 from torchlocks.core.progress import Progress, Task
 from torchlocks.core.urls import credential_variables, expand_credentials
 from torchlocks.core.urls import mask as mask
-from torchlocks.install.cache import Entry, PackageStore, refuse_other, refuse_unsafe
+from torchlocks.install.cache import Entry, PackageStore, refuse_misstated, refuse_other, refuse_unsafe
 from torchlocks.install.transfer import BrokenError, Download, not_as_locked
 from torchlocks.install.unpack import Unpacker, UnpackError
 from torchlocks.lockfile.models import Lock, LockedPackage
@@ -290,6 +290,7 @@ class _Run:
     def _place(self, folder: Path, package: LockedPackage, sha256: str, md5: str) -> Entry:
         refuse_unsafe(folder, package.file_name)
         refuse_other(folder, package)
+        refuse_misstated(folder, package.file_name)
         return self._store.place(folder, package, sha256=sha256, md5=md5, size=package.size, on_wait=self._on_wait)
 
     async def _archive(self, package: LockedPackage, target: Path) -> Path:

@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -85,6 +85,7 @@ def install_environment(
     """
     options = options or InstallOptions()
     prefix = final_path(prefix)
+    clean_leftovers(prefix, progress)
     if not options.force and is_current(
         prefix, lock.sha256, platform, provenance.inputs_fingerprint, selection=lock.selection
     ):
@@ -132,6 +133,14 @@ def install_environment(
                 fix="check that the folder can be written to; what was there is untouched.",
             ) from error
     return InstallResult(prefix=prefix, changed=True, packages=len(packages), provenance=made)
+
+
+def clean_leftovers(prefix: Path, progress: Progress) -> None:
+    """Complete or undo what a killed run left beside `prefix`, unless another process is at work there."""
+    if not swap.has_leftovers(prefix):
+        return
+    with suppress(BusyError, InstallError, OSError), interruptible(), prefix_lock(prefix, 0, progress):
+        swap.repair(prefix)
 
 
 def rollback(prefix: Path, *, progress: Progress, wait_s: float | None = None) -> Provenance | None:

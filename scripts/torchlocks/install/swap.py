@@ -77,6 +77,14 @@ def repair(prefix: Path) -> None:
         shutil.rmtree(left, ignore_errors=True)
 
 
+def has_leftovers(prefix: Path) -> bool:
+    """Whether a killed run left something beside `prefix` that `repair` would complete, undo or delete."""
+    try:
+        return hidden(prefix, "swap").exists() or bool(_siblings(prefix, "new") or _siblings(prefix, "trash"))
+    except OSError:
+        return False
+
+
 def put_in_place(new: Path, prefix: Path) -> None:
     """Make `new` the environment at `prefix`; what was there becomes the previous one. Raises OSError.
 

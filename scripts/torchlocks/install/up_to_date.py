@@ -97,6 +97,17 @@ def nothing_to_do(root: str, prefix: str, env: str, channel: str, platform: str 
     return f"{env} is up to date: made from {where}, verified {record.get('verified_at')}. Nothing to do."
 
 
+def has_leftovers(prefix: str) -> bool:
+    """Whether a killed run may have left something beside the environment; cleaning up is the installer's."""
+    folder, name = os.path.split(prefix)
+    try:
+        return any(
+            each.startswith((f".{name}.new-", f".{name}.trash-", f".{name}.swap")) for each in os.listdir(folder)
+        )
+    except OSError:
+        return False
+
+
 def quick_answer(arguments: Sequence[str]) -> str | None:
     """What `torchlocks env cpu …`, as make calls it in a checkout, answers where there is nothing to do.
 
@@ -116,4 +127,5 @@ def quick_answer(arguments: Sequence[str]) -> str | None:
     root = os.getcwd()
     if channel not in ("auto", "conda-forge", "local") or not os.path.isfile(os.path.join(root, "matrix.yml")):
         return None
-    return nothing_to_do(root, os.path.join(root, "envs", "cpu"), "cpu", channel)
+    prefix = os.path.join(root, "envs", "cpu")
+    return None if has_leftovers(prefix) else nothing_to_do(root, prefix, "cpu", channel)

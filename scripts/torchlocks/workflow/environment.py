@@ -15,7 +15,7 @@ from torchlocks.core.layout import Layout
 from torchlocks.core.progress import Progress
 from torchlocks.install.installed import installed_lock
 from torchlocks.install.provenance import Origin, read_provenance
-from torchlocks.install.up_to_date import inputs_fingerprint, nothing_to_do
+from torchlocks.install.up_to_date import has_leftovers, inputs_fingerprint, nothing_to_do
 
 if TYPE_CHECKING:
     from torchlocks.install.fetch import FetchOptions
@@ -65,6 +65,10 @@ def make_environment(layout: Layout, request: Request, progress: Progress) -> Ou
     """
     prefix = layout.prefix(request.env)
     root = str(layout.root)
+    if has_leftovers(str(prefix)):
+        from torchlocks.install.installer import clean_leftovers
+
+        clean_leftovers(prefix, progress)
     if not request.force and (note := nothing_to_do(root, str(prefix), request.env, request.channel, request.platform)):
         return Outcome(prefix=prefix, verdict=None, notes=(note,))
     fingerprint = inputs_fingerprint(root, request.env, request.platform, request.channel)

@@ -1,0 +1,71 @@
+"""What killed runs leave, packages that misstate their files, damaged activation files, and answers of workers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tiny_channel import PLATFORM, TinyChannel, make_channel
+from torchlocks.core.errors import FleetError, InstallError, IntegrityError
+from torchlocks.core.progress import Silent
+from torchlocks.dask.verify import parse_answer
+from torchlocks.install.activate import activation_environment
+from torchlocks.install.fetch import FetchOptions
+from torchlocks.install.installer import InstallOptions, install_environment
+from torchlocks.install.provenance import Origin
+from torchlocks.install.up_to_date import has_leftovers
+from torchlocks.lockfile.models import Lock
+
+
+def install(lock: Lock, prefix: Path) -> bool:
+    options = InstallOptions(fetch=FetchOptions(cache=prefix.parent.parent / "pkgs", retries=0))
+    origin = Origin(name="tiny", channel="local")
+    return install_environment(lock, PLATFORM, prefix, provenance=origin, options=options, progress=Silent()).changed
+
+
+def test_leftovers_of_killed_runs_go_also_where_there_is_nothing_to_do(tmp_path: Path) -> None:
+    channel, prefix = make_channel(tmp_path / "channel"), tmp_path / "envs" / "tiny"
+    assert install(channel.lock(), prefix)
+    for name in (".tiny.new-0123abcd", ".tiny.trash-0123abcd"):
+        (prefix.parent / name / "conda-meta").mkdir(parents=True)
+    assert has_leftovers(str(prefix))
+    assert not install(channel.lock(), prefix)
+    assert {each.name for each in prefix.parent.iterdir()} == {"tiny", ".tiny.lock"}
+    assert not has_leftovers(str(prefix))
+
+
+@pytest.mark.parametrize("change", [{"sha256": "0" * 64}, {"size_in_bytes": 7}, {"_path": "share/other"}])
+def test_a_package_that_misstates_its_files_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
+    channel = TinyChannel(tmp_path / "channel")
+    entry = {"_path": "share/x", "path_type": "hardlink", "size_in_bytes": 1} | change
+    paths = json.dumps({"paths": [entry], "paths_version": 1}).encode()
+    channel.raw("liar", {"share/x": "x"}, info={"paths.json": paths})
+    with pytest.raises(IntegrityError, match="file list"):
+        install(channel.lock(), tmp_path / "envs" / "tiny")
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"env_vars": 1}', "\x00"])
+def test_a_damaged_file_of_variables_is_an_error_of_ours(tmp_path: Path, content: str) -> None:
+    channel, prefix = make_channel(tmp_path / "channel"), tmp_path / "envs" / "tiny"
+    install(channel.lock(), prefix)
+    (prefix / "conda-meta" / "state").write_text(content)
+    with pytest.raises(InstallError, match="cannot be activated"):
+        activation_environment(prefix, {"PATH": "/usr/bin:/bin"})
+
+
+@pytest.mark.parametrize(
+    "answer", [None, 7, object(), "", "[]", "{}", '{"verdict": {}}', '{"error": 1}', '{"error": {}}', "[" * 10_000]
+)
+def test_a_forged_answer_of_a_worker_is_an_error_with_its_name(answer: object) -> None:
+    found = parse_answer(answer, "node-7")
+    assert isinstance(found, FleetError)
+    assert found.exit_code == 52
+    assert "node-7" in str(found)
+
+
+def test_an_error_of_a_worker_is_passed_on() -> None:
+    found = parse_answer(json.dumps({"error": {"what": "no room", "where": "/x", "fix": None, "details": None}}), "n")
+    assert isinstance(found, FleetError)
+    assert found.what == "no room"
