@@ -1,9 +1,8 @@
-"""Sigstore attestations of a lock's packages, where channels have them, verified by py-rattler.
+"""Verify the Sigstore attestations of a lock's packages with py-rattler, if channels have them.
 
-An attestation says who published a package, signed with the identity of a build service (CEP 27); a channel that has
-them names the hash of each package's attestations in its records (CEP 50, `attestations_sha256`). Locks do not hold
-that hash, so the channel is asked for its records. What is attested is the package's own SHA-256, so the records must
-agree with the lock's.
+An attestation records who published a package, signed with the identity of a build service (CEP 27); channels with
+attestations have their hashes in the records (CEP 50, `attestations_sha256`). Locks do not contain that hash, so the
+records are read from the channel. An attestation is about a package's SHA-256, so the records must agree with the lock.
 """
 
 from __future__ import annotations
@@ -27,12 +26,12 @@ if TYPE_CHECKING:
     from rattler.sigstore import TrustedRoot, VerificationPolicy
 
 EMBEDDED = "embedded"
-"""The trusted root that py-rattler brings: no network, and as old as py-rattler is."""
+"""The trusted root in py-rattler: it needs no network, and is as old as py-rattler."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Publisher:
-    """Who must have signed: a certificate's `identity` (a workflow's URL) and the `issuer` of it. None: anybody."""
+    """The required signer: a certificate's `identity` (a workflow's URL) and its `issuer`. None: any."""
 
     identity: str | None = None
     issuer: str | None = None
@@ -40,7 +39,7 @@ class Publisher:
 
 @dataclass(frozen=True, kw_only=True)
 class Attested:
-    """What is known of one package. Without a problem and a signer, its channel advertises no attestation."""
+    """The result for one package. Without problem and signer, its channel has no attestation."""
 
     package: str
     signer: str | None = None

@@ -1,4 +1,4 @@
-"""How each client installs a committed lock: one line, with places for the environment and the file."""
+"""The command of each client that installs a committed lock."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from torchlocks.lockfile.formats import CONDA_LOCK, PIXI, explicit_name
 class Client:
     """A program that installs locks.
 
-    `file` is the lockfile that it takes. `line` is the command in a clone of the repository, `remote` the one for a
-    file on the web; in all of them `{env}`, `{platform}`, `{path}` (of the file in the clone), `{url}` (of the file)
-    and `{folder}` (of the file's folder on the web) are to be filled in.
+    `file` is the lockfile that it reads. `line` is the command in a clone of the repository, `remote` the one for a
+    file on the web, with the fields `{env}`, `{platform}`, `{path}` (of the file in the clone), `{url}` (of the file)
+    and `{folder}` (of the file's folder on the web).
     """
 
     name: str
@@ -26,19 +26,19 @@ class Client:
     remote: str
 
     def command(self, env: str, platform: str, root: Path | None = None) -> str:
-        """The line for a clone of the repository; `root` is where it is, None for the current folder."""
+        """Return the command for a clone of the repository at `root`, None for the current folder."""
         path = self.path(env, platform)
         return self.line.format(env=env, platform=platform, path=shlex.quote(str(root / path)) if root else path)
 
     def path(self, env: str, platform: str) -> str:
-        """The lockfile in the repository."""
+        """Return the path of the lockfile in the repository."""
         return f"locks/{env}/{self.file.format(platform=platform)}"
 
 
 _EXPLICIT = explicit_name("{platform}")
 
 # conda reads an explicit file from a URL (conda.gateways.connection.download), and so do mamba and micromamba;
-# conda-lock and pixi want files (conda-lock issue 511).
+# conda-lock and pixi require files (conda-lock issue 511).
 CLIENTS: Mapping[str, Client] = {
     client.name: client
     for client in (
@@ -83,7 +83,7 @@ CLIENTS: Mapping[str, Client] = {
 
 
 def find_client(name: str) -> Client:
-    """The client called `name`. Raises NoSuchRowError with those there are."""
+    """Return the client `name`. Raises NoSuchRowError with the known names."""
     if name not in CLIENTS:
         raise NoSuchRowError(f"No client is called {name!r}.", fix=f"name one of: {', '.join(CLIENTS)}")
     return CLIENTS[name]

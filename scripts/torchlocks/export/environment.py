@@ -1,4 +1,4 @@
-"""One environment on one platform, as its lock has it: what exports and bills of materials start from."""
+"""One platform of a lock: the input of exports and bills of materials."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 _WORD = re.compile(r"[A-Za-z0-9_.+!-]+")
-"""What names, versions and build strings of conda packages are made of."""
+"""The characters of names, versions and build strings of conda packages."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,13 +34,13 @@ class LockedTarget:
 
     @property
     def virtual_packages(self) -> dict[str, str]:
-        """What the lock was solved for: `__glibc` to `2.28`, `__archspec` to `1=x86_64`."""
+        """The virtual packages that the lock was solved with: `__glibc` to `2.28`, `__archspec` to `1=x86_64`."""
         pairs = (line.split("=", 1) for line in self.lock.virtual_packages.get(self.platform, ()))
         return {pair[0]: pair[1] if len(pair) > 1 else "0" for pair in pairs}
 
     @property
     def cuda(self) -> str | None:
-        """The lowest CUDA version that the driver must offer: the `__cuda` solved with, or the packages' own floor."""
+        """The lowest CUDA version that the driver must support: the `__cuda` solved with, or the packages' floor."""
         from torchlocks.cuda.packages import floor_of
 
         return self.virtual_packages.get("__cuda") or floor_of(self.packages, "__cuda")
@@ -53,16 +53,16 @@ class LockedTarget:
         return self.virtual_packages.get("__glibc") or floor_of(self.packages, "__glibc")
 
     def version_of(self, name: str) -> str | None:
-        """The version of a package, None when the lock does not hold it."""
+        """Return the version of a package, None if it is not in the lock."""
         return next((package.version for package in self.packages if package.name == name), None)
 
 
 def find_locked(name: str, platform: str | None, environment: str | None = None) -> LockedTarget:
-    """The environment `name` of the matrix, or the lockfile of that path or URL, on `platform`.
+    """Return the environment `name` of the matrix, or the lockfile of that path or URL, on `platform`.
 
-    Without a platform: this machine's, or the only one there is. `environment` is one of a pixi.lock's. Raises
-    NoSuchRowError for what is not in the matrix, MissingFileError when there is no lock, LockfileError when it has no
-    such platform or environment.
+    `platform` defaults to this machine's, or to the lock's only one. `environment` is one of a pixi.lock's. Raises
+    NoSuchRowError for unknown environments, MissingFileError if there is no lock, LockfileError if it has no such
+    platform or environment.
     """
     from torchlocks.core.layout import find_layout
     from torchlocks.lockfile.formats import CONDA_LOCK
@@ -91,7 +91,7 @@ def find_locked(name: str, platform: str | None, environment: str | None = None)
 
 
 def is_lockfile(name: str) -> bool:
-    """Whether `name` is that of a file rather than of an environment."""
+    """Return whether `name` is a file rather than an environment."""
     return "://" in name or "/" in name or "\\" in name or name.endswith((".yml", ".yaml", ".lock", ".txt"))
 
 
@@ -107,7 +107,7 @@ def _of(lock: Lock, name: str, platform: str, target: Target | None) -> LockedTa
             fix=f"it has some for: {', '.join(each for each in whole.platforms if whole.packages.get(each)) or 'none'}",
         )
     for package in packages:
-        # Exports put these into scripts; what is no name or version of conda's has no business there.
+        # Exports write these into scripts, so other characters are refused.
         if not all(_WORD.fullmatch(word) for word in (package.name, package.version, package.build)):
             raise LockfileError(
                 f"{package.file_name!r} is not the name of a conda package: it holds characters that none has.",
@@ -150,7 +150,7 @@ def _default_of(platforms: Sequence[str], where: str) -> str:
 
 
 def lock_name(name: str) -> str:
-    """What to call a lock by its path or URL: the folder of a conda-lock.yml or pixi.lock, else the file."""
+    """Return a name for a lock from its path or URL: the folder of a conda-lock.yml or pixi.lock, else the file."""
     from torchlocks.lockfile.open import path_of
 
     path = path_of(name)

@@ -1,8 +1,7 @@
-"""A lock in the forms that other tools take: explicit file, pins for conda, pip and pixi, containers, batch jobs.
+"""Export a lock for other tools: explicit file, pins for conda, pip and pixi, containers, batch jobs.
 
-Every export is made from the lock alone, names its hash, and is the same for the same lock. Only the explicit file and
-what is built on it (containers) hold hashes of packages; pins are for tools that solve again, and pin names, versions
-and builds.
+An export depends on the lock alone and contains its hash. Only the explicit file and the containers, which use it,
+contain hashes of packages; pins are for tools that solve again, and have names, versions and builds.
 """
 
 from __future__ import annotations
@@ -25,21 +24,21 @@ if TYPE_CHECKING:
     from torchlocks.lockfile.models import LockedPackage
 
 MICROMAMBA = "2.8.1"
-"""Tag of the image that containers start from: the newest micromamba that the locks were installed with."""
+"""Tag of the containers' base image: the newest micromamba that the locks were tested with."""
 
 _ANACONDA = "https://conda.anaconda.org/"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where an environment is installed, for exports that start programs in it. `prefix` is its folder."""
+    """The location of an installed environment, for exports that start programs in it."""
 
     prefix: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Format:
-    """One form of export: what it is called, the file it is usually in, what it is for, and how it is made."""
+    """One export format: its name, usual file name, purpose, and the function that renders it."""
 
     name: str
     file: str
@@ -48,14 +47,14 @@ class Format:
     linux_only: bool = False
 
     def file_for(self, locked: LockedTarget) -> str:
-        """The usual name of the file, with platform and environment filled in."""
+        """Return the usual file name, with platform and environment filled in."""
         return self.file.format(platform=locked.platform, name=locked.name)
 
 
 def export(form: Format, locked: Sequence[LockedTarget], place: Place) -> str:
-    """The text of an export. `locked` are the platforms of one lock; all forms but pixi's take the first.
+    """Return the text of an export. `locked` are the platforms of one lock; all formats but pixi's use the first.
 
-    Raises ExportError when the lock cannot be had in this form, LockfileError when a package has no hash.
+    Raises ExportError if the lock cannot be written in this format, LockfileError if a package has no hash.
     """
     first = locked[0]
     if form.linux_only and not first.platform.startswith("linux-"):
@@ -68,23 +67,23 @@ def export(form: Format, locked: Sequence[LockedTarget], place: Place) -> str:
 
 
 def not_exported(locked: LockedTarget) -> tuple[str, ...]:
-    """The packages of a lock from elsewhere that are pip's or are built from source: no export holds them."""
+    """Return the packages of a lock from elsewhere that are pip's or built from source, which no export contains."""
     left_to_pip = (package.requirement for package in locked.lock.pip.get(locked.platform, ()))
     return (*left_to_pip, *locked.lock.sources.get(locked.platform, ()))
 
 
 def explicit_text(locked: LockedTarget) -> str:
-    """The explicit file, as it is committed beside the lock."""
+    """Return the explicit file, as it is committed beside the lock."""
     from torchlocks.lockfile.formats import write_explicit
 
     return write_explicit(locked.lock, locked.platform)
 
 
 def constraints(packages: Iterable[LockedPackage]) -> tuple[dict[str, str], tuple[LockedPackage, ...]]:
-    """The Python packages among `packages`: PyPI name to version; and those whose version is none for pip.
+    """Return (PyPI name to version of the Python packages, those whose version is not valid for pip).
 
-    A conda package counts as a Python package when it depends on Python; conda-forge names it as PyPI does but for a
-    few (`pytorch`). That is a convention, no promise: the channel's records hold no PyPI names.
+    A conda package counts as a Python package if it depends on Python; conda-forge uses PyPI's names with a few
+    exceptions (`pytorch`). This is a convention: the channel's records do not contain PyPI names.
     """
     found: dict[str, str] = {}
     strange = []
@@ -101,9 +100,9 @@ def constraints(packages: Iterable[LockedPackage]) -> tuple[dict[str, str], tupl
 
 
 def _pip_version(text: str) -> str | None:
-    """A conda version as pip's == takes it, without its local part; None where pip would read something else.
+    """Return a conda version for pip's `==`, without its local part; None if pip would read another version.
 
-    `2025c` is a date to conda, and a release candidate to pip. pip's `==2.7.1` takes 2.7.1+cu126 as well.
+    `2025c` is a date to conda, and a release candidate to pip. pip's `==2.7.1` accepts 2.7.1+cu126 as well.
     """
     from packaging.version import InvalidVersion, Version
 
@@ -123,7 +122,7 @@ def _environment(locked: Sequence[LockedTarget], place: Place) -> str:
 
     first = locked[0]
     labels = {package.channel: _label(package.channel) for package in first.packages}
-    # conda adds its defaults to an environment's channels unless told otherwise.
+    # Without `nodefaults`, conda adds its default channels.
     channels = [*dict.fromkeys(_label(channel) for channel in _channels(first)), "nodefaults"]
     document = {
         "name": first.name,
@@ -140,7 +139,7 @@ def _constraints(locked: Sequence[LockedTarget], place: Place) -> str:
     first = locked[0]
     if any(package.depends is None for package in first.packages):
         raise ExportError(
-            "Which packages are Python packages cannot be told: this lock does not say what they depend on.",
+            "Python packages cannot be identified: this lock does not list the dependencies of its packages.",
             where=str(first.lock.path),
             fix="name the conda-lock.yml or pixi.lock instead of the explicit file",
         )
@@ -195,7 +194,7 @@ def _devcontainer(locked: Sequence[LockedTarget], place: Place) -> str:
         "customizations": {"vscode": {"extensions": ["ms-python.python"]}},
     }
     if first.cuda:
-        # "optional" would start the container without a GPU, and a CUDA environment is for one.
+        # "optional" would start the container without a GPU.
         document |= {"hostRequirements": {"gpu": True}, "runArgs": ["--gpus", "all"]}
     return json.dumps(document, indent=2) + "\n"
 
@@ -275,7 +274,7 @@ def _image_facts(locked: LockedTarget) -> dict[str, Any]:
 
 
 def _channels(locked: LockedTarget) -> list[str]:
-    """The channels' URLs in order of priority; those that only packages name come last."""
+    """Return the channels' URLs in order of priority; channels of packages that the lock does not list come last."""
     from torchlocks.lockfile.fields import channel_urls
 
     named = [url for channel in locked.lock.channels for url in channel_urls(channel)]
@@ -283,17 +282,17 @@ def _channels(locked: LockedTarget) -> list[str]:
 
 
 def _label(channel: str) -> str:
-    """A channel as people write it: its name on anaconda.org, else its URL without anybody's credentials."""
+    """Return a channel's name on anaconda.org, else its URL without credentials."""
     return strip_credentials(channel).removeprefix(_ANACONDA)
 
 
 def _driver(locked: LockedTarget) -> str | None:
-    """The oldest NVIDIA driver on Linux that runs the environment, where its row tells."""
+    """Return the oldest NVIDIA driver on Linux that runs the environment, if its row has one."""
     return locked.target.driver_floor if locked.target else None
 
 
 def _overrides(locked: LockedTarget) -> dict[str, str]:
-    """The variables with which conda solves for another machine than its own."""
+    """Return the variables with which conda solves for another machine."""
     return {
         f"CONDA_OVERRIDE_{name.removeprefix('__').upper()}": version
         for name, version in locked.virtual_packages.items()
@@ -302,7 +301,7 @@ def _overrides(locked: LockedTarget) -> dict[str, str]:
 
 
 def _system_requirements(locked: Sequence[LockedTarget]) -> dict[str, str]:
-    """pixi's system requirements, as TOML values: one for all platforms, so the strictest counts."""
+    """Return pixi's system requirements as TOML values: the strictest of all platforms."""
     from packaging.version import Version
 
     def highest(name: str) -> str | None:
@@ -326,7 +325,7 @@ def _templates() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        # What is written is code of many languages, and HTML is none of them; values are quoted where they stand.
+        # No output is HTML; the templates quote values for their language.
         autoescape=False,
     )
     environment.filters["quoted"] = json.dumps
@@ -334,6 +333,6 @@ def _templates() -> jinja2.Environment:
 
 
 def _render(template: str, locked: LockedTarget, **values: Any) -> str:
-    # A file may be called anything, and its name stands in scripts.
+    # The file's name is written into scripts, so other characters are removed.
     file = "-".join(re.findall(r"[A-Za-z0-9_.+-]+", locked.lock.path.name)) or "the-lock"
     return _templates().get_template(template).render(locked=locked, lock_file=file, **values)

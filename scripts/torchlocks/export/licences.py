@@ -1,8 +1,8 @@
-"""The licences of a lock's packages: as SPDX expressions where they are one, and what kind they are.
+"""The licences of a lock's packages: SPDX expressions if possible, and kinds.
 
-The text is the channel's record of a package, as pixi.lock keeps it. What kind a licence is comes from ScanCode's
-licence index, which license-expression brings; licences of conda packages that SPDX has no name for are in `_KNOWN`.
-This sorts packages for a reader, it is no legal advice: what binds is the licence text inside each package.
+The text is from the channel's record of a package, as in pixi.lock. The kind of a licence is from ScanCode's licence
+index in license-expression; licences of conda packages without an SPDX id are in `_KNOWN`. This sorts packages for a
+reader and is no legal advice: the licence text inside each package is binding.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["permissive", "weak-copyleft", "copyleft", "proprietary", "unknown"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-"""From what asks least to what has to be looked at first."""
+"""From the least to the most restrictive."""
 
 MEANING: Mapping[Kind, str] = {
     "permissive": "asks for notices at most",
@@ -42,7 +42,7 @@ _KNOWN: Mapping[str, Kind] = {
     "Public-Domain": "permissive",
     "PUBLIC-DOMAIN": "permissive",
 }
-"""How `LicenseRef-…` names of conda packages begin, which are no ids of SPDX, and what they are."""
+"""Kinds of the `LicenseRef-…` names of conda packages, by prefix."""
 
 _CATEGORIES: Mapping[str, Kind] = {
     "Permissive": "permissive",
@@ -63,7 +63,7 @@ _WORDS: tuple[tuple[str, Kind], ...] = (
     (r"\b(EULA|proprietary|commercial)\b", "proprietary"),
     (r"^(BSD|MIT|Apache|ISC|Zlib|PSF)\b", "permissive"),
 )
-"""For texts that are no expression (`GPL3+, partial:GCCRLE`): what their words tell. The strictest counts."""
+"""Kinds by words, for texts that are not expressions (`GPL3+, partial:GCCRLE`). The strictest counts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +84,7 @@ class PackageLicence:
 
 
 def licences_of(packages: Sequence[LockedPackage]) -> tuple[PackageLicence, ...]:
-    """The licence of every package, in the order of their names."""
+    """Return the licence of every package, sorted by name."""
     return tuple(
         PackageLicence(package=package, licence=read_licence(package.license))
         for package in sorted(packages, key=lambda package: package.name)
@@ -93,7 +93,7 @@ def licences_of(packages: Sequence[LockedPackage]) -> tuple[PackageLicence, ...]
 
 @lru_cache(maxsize=1024)
 def read_licence(text: str | None) -> Licence:
-    """What a channel's record says of a licence. Nothing is guessed: what is not understood is `unknown`."""
+    """Parse the licence text of a channel's record. Texts that are not understood have the kind `unknown`."""
     if not text or not text.strip():
         return Licence(text=None, expression=None, kind="unknown")
     parsed = _parse(text)
@@ -104,7 +104,7 @@ def read_licence(text: str | None) -> Licence:
 
 
 def _parse(text: str) -> Any:
-    """The expression as license-expression's tree, or None when `text` is none of SPDX."""
+    """Return the expression as license-expression's tree, or None if `text` is not an SPDX expression."""
     try:
         parsed = _spdx().parse(text)
     except Exception:  # boolean.py and license-expression each have errors of their own, and trip over "()".
@@ -118,7 +118,7 @@ def _parse(text: str) -> Any:
 
 
 def _kind(node: Any) -> Kind:
-    """The kind of an expression: of all parts of an AND the strictest, of an OR the one that asks least."""
+    """Return the kind of an expression: of an AND the strictest part, of an OR the least strict."""
     from boolean import AND, OR
     from license_expression import LicenseWithExceptionSymbol
 
@@ -127,7 +127,7 @@ def _kind(node: Any) -> Kind:
     if isinstance(node, OR):
         return min(map(_kind, node.args), key=KINDS.index)
     if isinstance(node, LicenseWithExceptionSymbol):
-        # An exception takes from what its licence asks (GCC's runtime exception, LLVM's); its kind is that of both.
+        # An exception relaxes its licence (GCC's runtime exception, LLVM's), so its kind counts for both.
         return _kind_of_key(node.exception_symbol.key)
     return _kind_of_key(node.key)
 

@@ -1,7 +1,7 @@
 """Bills of materials: a lock's packages with purls, hashes, licences and dependencies, as CycloneDX or SPDX.
 
-Both name what the lock names and nothing that was looked at on some machine, so that the same lock gives the same
-bytes: no random serial numbers, and the newest package's time where the formats want one.
+Both depend on the lock alone, so that the same lock gives the same bytes: no random serial numbers, and the time of the
+newest package where the formats require one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def package_url(package: LockedPackage) -> PackageURL:
-    """The package's purl, by the conda type of the purl specification: build, channel, subdir and archive type."""
+    """Return the package's purl, of the type conda: with build, channel, subdir and archive type."""
     from packageurl import PackageURL
 
     archive = "tar.bz2" if package.file_name.endswith(".tar.bz2") else "conda"
@@ -35,12 +35,12 @@ def package_url(package: LockedPackage) -> PackageURL:
 
 
 def channel_name(package: LockedPackage) -> str:
-    """The channel as people name it: `conda-forge`, `nvidia`; the whole URL where it is not on anaconda.org."""
+    """Return the channel's name, such as `conda-forge`, or its URL if it is not on anaconda.org."""
     return strip_credentials(package.channel).removeprefix("https://conda.anaconda.org/")
 
 
 def cyclonedx(locked: LockedTarget) -> str:
-    """The bill of materials as CycloneDX 1.6 JSON, the newest version that most consumers read."""
+    """Return the bill of materials as CycloneDX 1.6 JSON, the newest version that most consumers read."""
     from cyclonedx.model import Property
     from cyclonedx.model.bom import Bom
     from cyclonedx.model.component import Component, ComponentType
@@ -65,7 +65,7 @@ def cyclonedx(locked: LockedTarget) -> str:
     tool = Component(name="torchlocks", version=__version__, type=ComponentType.APPLICATION)
     parts = {package.name: _component(package) for package in locked.packages}
     others = [_pip_component(package) for package in pip_packages(locked)]
-    # One pass: the library's register_dependency looks through all that is registered, for each.
+    # The library's register_dependency is quadratic in the number of components.
     needs = [(root, [*parts.values(), *others])]
     needs += [(parts[each.name], [parts[name] for name in _needs(each, parts.keys())]) for each in locked.packages]
     needs += [(other, []) for other in others]
@@ -91,7 +91,7 @@ def cyclonedx(locked: LockedTarget) -> str:
 
 
 def pip_packages(locked: LockedTarget) -> tuple[PipPackage, ...]:
-    """The packages that a lock from elsewhere leaves to pip."""
+    """Return the packages that a lock from elsewhere leaves to pip."""
     return tuple(locked.lock.pip.get(locked.platform, ()))
 
 
@@ -145,7 +145,7 @@ def _component(package: LockedPackage) -> Component:
 
 
 def _cyclonedx_licence(licence: Licence) -> list[License]:
-    """An id of SPDX, an expression, or the channel's own words; nothing where there are none."""
+    """Return an SPDX id, an expression, or the channel's text; an empty list without a licence."""
     from cyclonedx.model.license import DisjunctiveLicense, LicenseExpression
     from cyclonedx.spdx import is_supported_id
 
@@ -159,7 +159,7 @@ def _cyclonedx_licence(licence: Licence) -> list[License]:
 
 
 def spdx(locked: LockedTarget) -> str:
-    """The bill of materials as SPDX 2.3 JSON (section numbers are those of the SPDX 2.3 specification)."""
+    """Return the bill of materials as SPDX 2.3 JSON (section numbers are those of the SPDX 2.3 specification)."""
     root = f"SPDXRef-environment-{locked.name}"
     ids = {package.name: _spdx_id(number, package) for number, package in enumerate(locked.packages)}
     packages = [_spdx_package(package, ids[package.name]) for package in locked.packages]
@@ -252,7 +252,7 @@ def _spdx_pip_package(package: PipPackage, spdx_id: str) -> dict[str, Any]:
 
 
 def _references(package: LockedPackage) -> Iterator[tuple[str, str]]:
-    """The licences of a package that SPDX has no id for, and what is known of their text (section 10)."""
+    """Yield the licences of a package without an SPDX id, and a text for each (section 10)."""
     licence = read_licence(package.license)
     if licence.text and licence.expression is None:
         yield _reference(licence.text), f"The channel's record says: {licence.text}"
@@ -263,7 +263,7 @@ def _references(package: LockedPackage) -> Iterator[tuple[str, str]]:
 
 
 def _reference(text: str) -> str:
-    """A `LicenseRef-` for a licence text that is no expression: letters, digits, dots and dashes."""
+    """Return a `LicenseRef-` for a licence text that is not an expression: letters, digits, dots and dashes."""
     return "LicenseRef-" + "-".join(
         "".join(c if (c.isascii() and c.isalnum()) or c in ".-" else " " for c in text).split()
     )
@@ -281,7 +281,7 @@ def _relation(element: str, kind: str, related: str) -> dict[str, str]:
 
 
 def _needs(package: LockedPackage, there: Any) -> list[str]:
-    """The names of the packages of the lock that this one depends on; virtual packages are the machine's."""
+    """Return the names of the packages of the lock that this one depends on, without virtual packages."""
     return sorted({spec.split()[0].split("::")[-1] for spec in package.depends or () if spec.strip()} & set(there))
 
 
@@ -290,7 +290,7 @@ def _root_ref(locked: LockedTarget) -> str:
 
 
 def _serial(locked: LockedTarget) -> uuid.UUID:
-    """One for each content: name, platform, packages with their hashes, and the version of torchlocks."""
+    """Return a serial number from the content: name, platform, packages with hashes, and version of torchlocks."""
     content = [__version__, locked.name, locked.platform, locked.lock.sha256]
     content += [f"{package.url}#{package.sha256 or package.md5}" for package in locked.packages]
     return uuid.uuid5(uuid.NAMESPACE_URL, "\n".join(content))

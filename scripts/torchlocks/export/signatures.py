@@ -1,9 +1,8 @@
-"""Detached signatures of locks, made and verified with ssh-keygen: offline, with keys that people have.
+"""Sign locks and verify their detached signatures with ssh-keygen: offline, with existing SSH keys.
 
-A signature stands beside its lock, as `<lock>.sig`, in OpenSSH's format (PROTOCOL.sshsig of OpenSSH, which needs
-OpenSSH 8.2 or newer). Who may sign is said by a file of allowed signers, as git and ssh-keygen use it (section ALLOWED
-SIGNERS of ssh-keygen's manual). Every signature is made for one purpose, the namespace: one for git or for mail is
-none for a lock.
+A signature is the file `<lock>.sig` beside its lock, in OpenSSH's format (PROTOCOL.sshsig; OpenSSH 8.2 or newer). The
+allowed signers are in a file in the format of git and ssh-keygen (section ALLOWED SIGNERS of ssh-keygen's manual).
+Signatures are made for a namespace: one for git or mail is not valid for a lock.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ _ARMOUR = b"-----BEGIN SSH SIGNATURE-----"
 
 @dataclass(frozen=True, kw_only=True)
 class Signer:
-    """Who signed: the `identity` that the file of allowed signers gives the key, and the `key` (kind, fingerprint)."""
+    """The signer: the `identity` of the key in the file of allowed signers, and the `key` (kind, fingerprint)."""
 
     identity: str
     key: str
@@ -39,8 +38,8 @@ class Signer:
 def sign(lock: Path, key: Path) -> Path:
     """Sign a lockfile; returns the signature's path, `<lock>.sig`.
 
-    `key` is a private key, or a public one whose private half the SSH agent holds. Raises MissingFileError when lock
-    or key are not there, LockfileError when the file is no lock, SignatureError when ssh-keygen does not sign.
+    `key` is a private key, or a public one whose private key is in the SSH agent. Raises MissingFileError if lock or
+    key do not exist, LockfileError if the file is not a lock, SignatureError if ssh-keygen does not sign.
     """
     from torchlocks.lockfile.formats import parse_lock
     from torchlocks.lockfile.open import read_bytes
@@ -51,7 +50,7 @@ def sign(lock: Path, key: Path) -> Path:
         )
     data = read_bytes(str(lock))
     parse_lock(data, lock)
-    # The data goes in by standard input: given a file, ssh-keygen asks before it replaces an older signature.
+    # By standard input: for a file, ssh-keygen prompts before it replaces an existing signature.
     done = _ssh_keygen(["sign", "-f", str(key), "-n", NAMESPACE], data)
     if done.returncode != 0:
         raise SignatureError(
@@ -75,12 +74,12 @@ def sign(lock: Path, key: Path) -> Path:
 
 
 def signature_of(lock: Path) -> Path:
-    """Where the signature of a lockfile is."""
+    """Return the path of a lockfile's signature."""
     return lock.with_name(lock.name + SUFFIX)
 
 
 def matches(data: bytes, signature: bytes) -> bool:
-    """Whether `signature` is one of just these bytes, by whomever. Raises SignatureError when it is no signature."""
+    """Return whether `signature` is one of exactly these bytes, by any key. Raises SignatureError if not valid."""
     try:
         _signing_key(data, signature, "", "")
     except _Changed:
@@ -89,15 +88,15 @@ def matches(data: bytes, signature: bytes) -> bool:
 
 
 def verify(data: bytes, signature: bytes, allowed: Path, *, signer: str | None = None, name: str) -> Signer:
-    """Prove that `signature` is one of `data`, by one of the `allowed` signers; by `signer`, where one is named.
+    """Verify that `signature` is one of `data`, by one of the `allowed` signers, or by `signer` if given.
 
-    `allowed` is a file of allowed signers, `name` the lock as messages call it. Raises MissingFileError when there is
-    no such file, and SignatureError, which says what of the three is wrong: the lock, the signature, or the signer.
+    `allowed` is a file of allowed signers, `name` the lock's name in messages. Raises MissingFileError if there is no
+    such file, and SignatureError with the reason: the lock, the signature, or the signer.
     """
     trusted, asked = _allowed_signers(allowed), signer is not None
     key = _signing_key(data, signature, name, name + SUFFIX)
     with tempfile.TemporaryDirectory(prefix="torchlocks-") as scratch:
-        # Both questions are put to the same bytes, whatever happens to the files meanwhile.
+        # Copies, so that both commands read the same bytes.
         signers, sig = Path(scratch) / "allowed_signers", Path(scratch) / "signature"
         signers.write_bytes(trusted)
         sig.write_bytes(signature)
@@ -110,7 +109,7 @@ def verify(data: bytes, signature: bytes, allowed: Path, *, signer: str | None =
             signer = names[0]
         done = _verify_as(signer, data, sig, signers)
         if done.returncode != 0:
-            # ssh-keygen names the first line that has the key. Another one may give it for locks.
+            # ssh-keygen returns the first line with the key; another one may allow it for locks.
             other = None if asked else _by_line(data, sig, trusted, Path(scratch) / "one_signer")
             if other is None:
                 what = f"The lock was signed with the {key}, which may not sign locks as {signer}"
@@ -125,7 +124,7 @@ def _verify_as(signer: str, data: bytes, signature: Path, signers: Path) -> subp
 
 
 def _by_line(data: bytes, signature: Path, trusted: bytes, one: Path) -> str | None:
-    """The first identity that any single line of the allowed signers lets sign this lock; None when there is none."""
+    """Return the first identity that any single line of the allowed signers permits for this lock, or None."""
     for line in trusted.splitlines():
         one.write_bytes(line + b"\n")
         found = _ssh_keygen(["find-principals", "-f", str(one), "-s", str(signature)])
@@ -140,8 +139,8 @@ def open_signed_lock(
 ) -> tuple[Lock, Signer]:
     """Read the lock `name` (a path or a URL) and the signature beside it, and verify it.
 
-    The lock that is returned holds the very bytes that were verified, and nothing of other files. Raises what
-    `read_bytes`, `verify` and `parse_lock` raise.
+    The returned lock is parsed from exactly the verified bytes, without data of other files. Raises what `read_bytes`,
+    `verify` and `parse_lock` raise.
     """
     from torchlocks.lockfile.formats import parse_lock
     from torchlocks.lockfile.open import path_of, read_bytes
@@ -168,7 +167,7 @@ def open_signed_lock(
 
 
 def signature_name(name: str) -> str:
-    """The path or URL of the signature of the lock that is named by path or URL."""
+    """Return the path or URL of the signature of a lock's path or URL."""
     from urllib.parse import urlsplit, urlunsplit
 
     if "://" not in name:
@@ -178,7 +177,7 @@ def signature_name(name: str) -> str:
 
 
 def signable(path: Path) -> list[Path]:
-    """The lockfiles that `path` names: itself, or all in a folder. Raises MissingFileError when there are none."""
+    """Return the lockfiles of `path`: itself, or all in a folder. Raises MissingFileError if there are none."""
     if not path.is_dir():
         return [path]
     names = sorted((*path.glob("conda-lock.yml"), *path.glob("conda-*.lock"), *path.glob("pixi.lock")))
@@ -192,7 +191,7 @@ class _Changed(SignatureError):
 
 
 def _signing_key(data: bytes, signature: bytes, lock: str, name: str) -> str:
-    """The key that made `signature` over `data` for our namespace, whoever may hold it."""
+    """Return the key that made `signature` over `data` for our namespace. Raises SignatureError."""
     if _ARMOUR not in signature:
         raise SignatureError(
             "The signature is not one that ssh-keygen made.", where=name, fix="sign the lock: torchlocks sign LOCK"
@@ -257,7 +256,7 @@ def _ssh_keygen(arguments: list[str], data: bytes = b"") -> subprocess.Completed
     program = shutil.which("ssh-keygen")
     if program is None:
         raise SignatureError(
-            "Signatures need ssh-keygen, and it is not there.",
+            "Signatures require ssh-keygen, which is not installed.",
             where="PATH",
             fix="install OpenSSH 8.2 or newer (Debian: openssh-client; Windows has it as an optional feature)",
         )
@@ -265,7 +264,7 @@ def _ssh_keygen(arguments: list[str], data: bytes = b"") -> subprocess.Completed
 
 
 def _said(done: subprocess.CompletedProcess[bytes]) -> str:
-    """What ssh-keygen said, less the lines that are on every answer and tell nothing."""
+    """Return ssh-keygen's output, without the lines that are in every output."""
     lines = (done.stdout + done.stderr).decode(errors="replace").splitlines()
     useless = ("Could not verify signature.", "Signing data on standard input", _ARMOUR.decode())
     return "\n".join(line for line in lines if line.strip() and line not in useless)
