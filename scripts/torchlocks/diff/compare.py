@@ -1,4 +1,4 @@
-"""Two locks to what is different: packages, and what that means for torch and the machine."""
+"""Compare two locks: packages, and what the changes mean for torch and the machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Move = Literal["added", "removed", "upgraded", "downgraded", "rebuilt", "replace
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """One package that is different.
+    """One changed package.
 
     `rebuilt` is another build of the same version; `replaced` the same name, version and build with
     other bytes or from another channel.
@@ -32,7 +32,7 @@ class Change:
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What a lock for one platform asks of a machine, and what it brings. None: not told, or none needed.
+    """What a lock for one platform requires of a machine and contains. None: not known, or not required.
 
     `cuda_floor` and `glibc_floor` are the lowest `__cuda` and `__glibc` that its packages accept; sizes are
     in bytes; `driver` and `architectures` are those of its row in matrix.yml. Without a row, `driver` is what the CUDA
@@ -53,7 +53,7 @@ class Facts:
 
 @dataclass(frozen=True, kw_only=True)
 class PlatformDiff:
-    """What is different on one platform."""
+    """The differences on one platform."""
 
     platform: str
     changes: tuple[Change, ...]
@@ -63,7 +63,7 @@ class PlatformDiff:
 
 @dataclass(frozen=True, kw_only=True)
 class Diff:
-    """What is different between two locks."""
+    """The differences between two locks."""
 
     before: str
     after: str
@@ -73,14 +73,14 @@ class Diff:
 
     @property
     def same(self) -> bool:
-        """Whether the two hold the same packages for the same platforms."""
+        """Whether both have the same packages for the same platforms."""
         return not (
             self.platforms_added or self.platforms_removed or any(platform.changes for platform in self.platforms)
         )
 
 
 def diff(before: Side, after: Side) -> Diff:
-    """Compare two locks on the platforms that both have. Raises LockfileError when there is none."""
+    """Compare two locks on their common platforms. Raises LockfileError if there is none."""
     common = [platform for platform in before.packages if platform in after.packages]
     if not common:
         raise LockfileError(
@@ -108,7 +108,7 @@ def diff(before: Side, after: Side) -> Diff:
 
 
 def changes(before: tuple[LockedPackage, ...], after: tuple[LockedPackage, ...]) -> tuple[Change, ...]:
-    """The packages that are different, by name."""
+    """Return the changed packages, sorted by name."""
     old: Mapping[str, LockedPackage] = {package.name: package for package in before}
     new: Mapping[str, LockedPackage] = {package.name: package for package in after}
     found = []
@@ -132,13 +132,13 @@ def _move(before: LockedPackage | None, after: LockedPackage | None) -> Move | N
         ours is None or theirs is None or ours == theirs
         for ours, theirs in ((before.sha256, after.sha256), (before.md5, after.md5))
     )
-    # The URL of a wheel holds a hash; conda's channels are where packages come from.
+    # The URL of a wheel contains a hash, so only conda packages are compared by channel.
     same_source = before.channel == after.channel or (is_pip(before) and is_pip(after))
     return None if same_bytes and same_source else "replaced"
 
 
 def is_newer(before: str, after: str) -> bool:
-    """Whether `after` is the newer version, in conda's order."""
+    """Return whether `after` is the newer version, in conda's order."""
     from rattler import Version
     from rattler.exceptions import InvalidVersionError
 
@@ -149,7 +149,7 @@ def is_newer(before: str, after: str) -> bool:
 
 
 def facts(side: Side, platform: str) -> Facts:
-    """What matters of a side on one platform."""
+    """Return the facts of a side on one platform."""
     packages = side.packages[platform]
     row = side.rows.get(platform, Row())
     torch = torch_package(packages)

@@ -1,4 +1,4 @@
-"""What a comparison can name: a lockfile, an environment's folder of locks, a git revision, a prefix."""
+"""Read a side of a comparison: a lockfile, an environment's folder of locks, a git revision, or a prefix."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """What the matrix beside a lock says of its platform: GPU architectures, oldest driver."""
+    """The row of the matrix beside a lock for one platform: GPU architectures, oldest driver."""
 
     architectures: tuple[str, ...] = ()
     driver: str | None = None
 
 
 def row_of(target: Target) -> Row:
-    """What the matrix says of a target."""
+    """Return the row of a target."""
     return Row(architectures=target.architectures, driver=target.driver_floor)
 
 
@@ -37,9 +37,9 @@ def row_of(target: Target) -> Row:
 class Side:
     """One side of a comparison.
 
-    `installed` is the size on disk in bytes, by platform, known for prefixes only. `whole` is false where
-    the side has one platform because of what it is (a prefix, an explicit file), so that others are not
-    missing from it. `environment` is that of a pixi.lock of several.
+    `installed` is the size on disk in bytes, by platform, known for prefixes only. `whole` is false if the
+    side has one platform by its nature (a prefix, an explicit file), so that others are not reported as
+    removed. `environment` is that of a pixi.lock with several.
     """
 
     name: str
@@ -51,11 +51,11 @@ class Side:
 
 
 def read_side(named: str, environment: str | None = None) -> Side:
-    """Read what `named` names.
+    """Read the side `named`.
 
-    A path to a lockfile, a folder with a `conda-lock.yml`, a prefix (a folder with `conda-meta`), or
-    `REV:PATH`: a lockfile or such a folder as of a git revision, PATH from the top of the repository as git
-    has it. `environment` is one of a pixi.lock's; other formats have none to select. Raises MissingFileError or
+    It is a path to a lockfile, a folder with a `conda-lock.yml`, a prefix (a folder with `conda-meta`), or
+    `REV:PATH`: a lockfile or such a folder at a git revision, with PATH from the top of the repository.
+    `environment` is one of a pixi.lock's; other formats have none to select. Raises MissingFileError or
     LockfileError.
     """
     path = Path(named)
@@ -78,7 +78,7 @@ def read_side(named: str, environment: str | None = None) -> Side:
 
 
 def read_prefix(prefix: Path) -> Side:
-    """What is installed in a conda environment, by its `conda-meta` records."""
+    """Return the packages of a conda environment from its `conda-meta` records. Raises what `read_side` raises."""
     from rattler import PrefixRecord
 
     packages: list[LockedPackage] = []
@@ -155,7 +155,7 @@ def _read_files(
 
 
 def _with_pip(lock: Lock, platform: str) -> tuple[LockedPackage, ...]:
-    """The packages of a platform, those of pip among them; one that conda has too is told apart from it."""
+    """Return the packages of a platform, including pip's, which are renamed if conda has one of the same name."""
     packages = lock.packages[platform]
     names = {package.name for package in packages}
     return (
@@ -168,7 +168,7 @@ def _with_pip(lock: Lock, platform: str) -> tuple[LockedPackage, ...]:
 
 
 def _with_sizes(lock: Lock, pixi: Path, read: Callable[[Path], bytes]) -> Lock:
-    """The lock with what the pixi.lock beside it knows of sizes and constraints, where there is one."""
+    """Return the lock with sizes and constraints of the pixi.lock beside it, if there is one."""
     try:
         return merge(lock, *parse_environments(read(pixi), pixi))
     except TorchlocksError:
@@ -176,7 +176,7 @@ def _with_sizes(lock: Lock, pixi: Path, read: Callable[[Path], bytes]) -> Lock:
 
 
 def _rows(main: Path, platforms: tuple[str, ...], read: Callable[[Path], bytes]) -> dict[str, Row]:
-    """What the matrix of the same checkout (and revision) says, for a lock in its `locks/<env>/`."""
+    """Return the rows of the matrix of the same checkout and revision, for a lock in its `locks/<env>/`."""
     import tempfile
 
     from torchlocks.matrix.model import load_matrix
@@ -194,6 +194,6 @@ def _rows(main: Path, platforms: tuple[str, ...], read: Callable[[Path], bytes])
             target = matrix.target(main.parent.name, platform)
             rows[platform] = row_of(target)
     except TorchlocksError:
-        # A matrix of another time or make: the comparison does without.
+        # The matrix has another format; it is optional here.
         return rows
     return rows

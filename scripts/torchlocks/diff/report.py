@@ -1,4 +1,4 @@
-"""A comparison for people, for a pull request, and for programs."""
+"""Format a comparison for a terminal, as Markdown, and as JSON."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _STYLES = {
 
 
 def fact_lines(before: Facts, after: Facts) -> Iterator[tuple[str, str, str]]:
-    """What is different about the lock as a whole: what, before, after. Equal facts are left out."""
+    """Yield the changed facts of the lock as a whole: (label, before, after)."""
     pairs: list[tuple[str, str, str]] = [
         ("torch", before.torch or "none", after.torch or "none"),
         ("python", before.python or "none", after.python or "none"),
@@ -59,7 +59,7 @@ def _signed(amount: int) -> str:
 
 
 def _told(package: LockedPackage | None, change: Change) -> str:
-    """A package as far as it matters for this change."""
+    """Return the part of a package's identity that is relevant for this change."""
     if package is None:
         return ""
     if change.move in ("added", "removed", "upgraded", "downgraded"):
@@ -76,7 +76,7 @@ def _counted(platform: PlatformDiff) -> str:
 
 
 def as_text(diff: Diff) -> RenderableType:
-    """The comparison for a terminal."""
+    """Return the comparison for a terminal."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -101,7 +101,7 @@ def as_text(diff: Diff) -> RenderableType:
 
 
 def as_markdown(diff: Diff) -> str:
-    """The comparison for a pull request."""
+    """Return the comparison as Markdown for a pull request."""
     lines = [f"### {markdown_text(diff.before)} → {markdown_text(diff.after)}", ""]
     for word, platforms in (("added", diff.platforms_added), ("removed", diff.platforms_removed)):
         lines += [f"Platform **{platform}** {word}.\n" for platform in platforms]
@@ -131,7 +131,7 @@ def as_markdown(diff: Diff) -> str:
 
 
 def markdown_text(text: str) -> str:
-    """Text that Markdown takes as text, also in a table: without line breaks and control characters."""
+    """Escape text for Markdown, also in tables, without line breaks and control characters."""
     text = printable(text)
     for character in "\\|*_<>`[]":
         text = text.replace(character, f"\\{character}")
@@ -139,5 +139,5 @@ def markdown_text(text: str) -> str:
 
 
 def as_json(diff: Diff) -> str:
-    """The comparison for programs. `schema` changes when a key changes its meaning."""
+    """Return the comparison as JSON. `schema` changes when a key changes its meaning."""
     return json.dumps({"schema": 1, "same": diff.same, **asdict(diff)}, indent=2) + "\n"
