@@ -9,9 +9,9 @@ cannot be had from PyPI, so this module is the small part of conda's command lin
     torchlocks-conda list    -p P --no-pip --json
     torchlocks-conda info    --json
 
-It only ever answers what would be installed (`--dry-run`); it changes nothing. `CONDA_SUBDIR` names the
-platform. A channel whose packages all begin with `__` holds the virtual packages, and then nothing of the
-machine is looked at. `repodata.RecordSource` is handed down in environment variables.
+It only reports what would be installed (`--dry-run`); it changes nothing. `CONDA_SUBDIR` sets the platform. A channel
+whose packages all begin with `__` contains the virtual packages, which are then not detected on the machine.
+`repodata.RecordSource` is passed in environment variables.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ KEEP, MOVE = "TORCHLOCKS_KEEP", "TORCHLOCKS_MOVE"
 
 
 def _virtual_packages(channel: str, platform: str) -> tuple[GenericVirtualPackage, ...] | None:
-    """The virtual packages of a channel that holds nothing else; None for any other channel."""
+    """Return the virtual packages of a channel that contains nothing else; None for any other channel."""
     from rattler import BuildString, GenericVirtualPackage, PackageName, Version
 
     if "://" in channel and not channel.startswith("file://"):
@@ -90,7 +90,7 @@ def _platform(arguments: argparse.Namespace) -> str:
 
 
 def _kept_records(platform: str, environ: Mapping[str, str]) -> list[RepoDataRecord]:
-    """The packages that an update should leave alone, from the environment's own pixi.lock."""
+    """Return the packages that an update should keep, from the environment's own pixi.lock."""
     from rattler import LockFile
 
     file, free = environ.get(KEEP), set(environ.get(MOVE, "").split())
@@ -108,7 +108,7 @@ def _kept_records(platform: str, environ: Mapping[str, str]) -> list[RepoDataRec
 
 
 def _actions(records: Sequence[RepoDataRecord], prefix: str) -> dict[str, Any]:
-    """conda's answer to `create --dry-run --json`, as far as conda-lock reads it."""
+    """Return conda's answer to `create --dry-run --json`, as far as conda-lock reads it."""
     fetch, link = [], []
     for record in records:
         base_url, subdir, file_name = record.url.rsplit("/", 2)
@@ -154,7 +154,7 @@ def _create(arguments: argparse.Namespace, source: RecordSource) -> dict[str, An
 
 
 def _install(arguments: argparse.Namespace, source: RecordSource) -> dict[str, Any]:
-    """Move what is named, in a prefix that holds only `conda-meta/*.json`; all else stays if it can."""
+    """Update the named packages of a prefix that has only `conda-meta/*.json`; all others stay if possible."""
     installed = _conda_meta(arguments.prefix)
     named = {spec.name.normalized for spec in _match_specs(arguments.specs) if spec.name}
     stay = [entry for entry in installed if entry["name"] not in named]
@@ -169,7 +169,7 @@ def _install(arguments: argparse.Namespace, source: RecordSource) -> dict[str, A
 
 
 def _find(entries: Sequence[dict[str, Any]], request: SolveRequest, source: RecordSource) -> list[RepoDataRecord]:
-    """The channel's records of installed packages: what conda-lock wrote into the prefix is not complete."""
+    """Return the channel's records of installed packages; those that conda-lock wrote are not complete."""
     found = records_by_url(
         source, request.channels, request.platform, {entry["url"]: entry["name"] for entry in entries}
     )
@@ -207,7 +207,7 @@ def _conda_meta(prefix: str) -> list[dict[str, Any]]:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Reports mistakes as errors of ours, so that they come out as JSON too."""
+    """Raises usage errors as SolveError, so that they are printed as JSON as well."""
 
     def error(self, message: str) -> NoReturn:
         raise SolveError(f"torchlocks-conda: {message}.", fix="see torchlocks-conda --help")
@@ -244,15 +244,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def answer(argv: Sequence[str], environ: Mapping[str, str], source: RecordSource) -> tuple[int, str]:
-    """The exit code and the text on standard output of one command, as the executable gives them.
+    """Return exit code and standard output of one command of the executable.
 
-    `environ` are the environment variables that the executable would see; `source` is where records come from. Nothing
-    is raised for an expected failure: it is in the text, as JSON.
+    `environ` are the environment variables of the executable; `source` is the source of records. Expected failures are
+    not raised but returned as JSON.
     """
     try:
         arguments = _parser().parse_args(argv)
         if arguments.version:
-            # conda-lock and ensureconda look for a version number in what this prints.
+            # conda-lock and ensureconda parse a version number from this line.
             return 0, f"conda {__version__} (torchlocks-conda)"
         if arguments.command is None:
             return 2, _parser().format_help()
@@ -264,7 +264,7 @@ def answer(argv: Sequence[str], environ: Mapping[str, str], source: RecordSource
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Answer one command on standard output, as JSON; 0, or the error's exit code."""
+    """Print the answer to one command as JSON; return 0, or the error's exit code."""
     code, text = answer(sys.argv[1:] if argv is None else argv, os.environ, RecordSource.from_environment())
     print(text)
     return code

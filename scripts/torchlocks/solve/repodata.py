@@ -1,4 +1,4 @@
-"""Where package records come from: a snapshot folder, a channel on disk, or the live channel."""
+"""Read package records from a snapshot folder, a channel on disk, or a live channel."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from rattler import RepoDataRecord, SparseRepoData
 
 CHANNEL_HOST = "https://conda.anaconda.org"
-"""Where channels given by name are."""
+"""The host of channels that are given by name."""
 
 _SNAPSHOT, _AS_OF, _MIRROR = "TORCHLOCKS_SNAPSHOT", "TORCHLOCKS_AS_OF", "TORCHLOCKS_MIRROR"
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecordSource:
-    """How channels are read in one run.
+    """The source of channel records in one run.
 
-    `snapshot` is a folder of `<channel>/<subdir>/repodata.json` that stands in for the channels, whose
-    URLs stay the real ones. `as_of` ignores packages newer than that day (UTC). `mirror` is a URL under
-    which the live channels are found by name, instead of conda.anaconda.org.
+    `snapshot` is a folder of `<channel>/<subdir>/repodata.json` that is read instead of the channels, whose
+    URLs stay the real ones. `as_of` ignores packages newer than that day (UTC). `mirror` is a URL that is
+    used for live channels instead of conda.anaconda.org.
     """
 
     snapshot: Path | None = None
@@ -41,12 +41,12 @@ class RecordSource:
     _opened: dict[tuple[str, str], list[SparseRepoData]] = field(default_factory=dict, compare=False, repr=False)
 
     def __reduce__(self) -> tuple[object, ...]:
-        # What is open stays in this process.
+        # Open handles are not pickled.
         return _source, (self.snapshot, self.as_of, self.mirror)
 
     @classmethod
     def from_environment(cls) -> RecordSource:
-        """The source that a parent process handed down with `environment()`."""
+        """Return the source that a parent process passed with `environment()`."""
         snapshot, as_of = os.environ.get(_SNAPSHOT), os.environ.get(_AS_OF)
         return cls(
             snapshot=Path(snapshot) if snapshot else None,
@@ -55,7 +55,7 @@ class RecordSource:
         )
 
     def environment(self) -> dict[str, str]:
-        """Environment variables that hand this source to the solver's process."""
+        """Return environment variables that pass this source to the solver's process."""
         return {
             _SNAPSHOT: str(self.snapshot) if self.snapshot else "",
             _AS_OF: self.as_of.isoformat() if self.as_of else "",
@@ -68,9 +68,9 @@ class RecordSource:
         return datetime.combine(self.as_of, time.max, tzinfo=timezone.utc) if self.as_of else None
 
     def folder(self, channel: str) -> Path | None:
-        """The folder on disk that holds `channel` (a name or URL), or None for a live channel.
+        """Return the folder on disk of `channel` (a name or URL), or None for a live channel.
 
-        Raises MissingFileError when a snapshot is used that lacks the channel.
+        Raises MissingFileError if the snapshot does not have the channel.
         """
         if channel.startswith("file://"):
             return Path(unquote(urlsplit(channel).path))
@@ -86,12 +86,12 @@ class RecordSource:
         return folder
 
     def sparse(self, channel: str, subdirs: Sequence[str]) -> list[SparseRepoData]:
-        """The repodata of a channel, opened but not read: records are parsed as they are asked for.
+        """Open the repodata of a channel; records are parsed on demand.
 
-        Each subdir is opened once, however often it is asked for. A live channel's is brought into the cache first, so
-        that every source is solved in one way: the solver can take another solution where records reach it in another
-        order. A subdir that the channel does not have is left out. Raises MissingFileError for a folder that is no
-        channel, and ChannelUnreachableError for a live channel that cannot be read.
+        Each subdir is opened once. A live channel's is downloaded into the cache first, so that all sources are solved
+        the same way: the solver's solution can depend on the order of records. Missing subdirs are omitted. Raises
+        MissingFileError for a folder that is not a channel, and ChannelUnreachableError for a live channel that cannot
+        be read.
         """
         folder = self.folder(channel)
         new = [subdir for subdir in subdirs if (channel, subdir) not in self._opened]
@@ -108,7 +108,7 @@ class RecordSource:
         raise ChannelUnreachableError(what, where=channel, fix="check its name; MIRROR=URL names a mirror")
 
     def _fetch(self, channel: str, subdirs: Sequence[str]) -> list[SparseRepoData]:
-        """A live channel's repodata, in the order of `subdirs`; without those that it does not have."""
+        """Download a live channel's repodata, in the order of `subdirs`, without missing ones."""
         import asyncio
 
         from rattler import Channel
@@ -124,7 +124,7 @@ class RecordSource:
         client = Client([MirrorMiddleware(by_url), AuthenticationMiddleware(), OciMiddleware()])
         cache = cache_folder().parent / "repodata"
         opened = []
-        # `defaults` is no channel of its own, but three.
+        # `defaults` stands for three channels.
         urls = channel_urls(channel) if channel == "defaults" else (channel,)
         for subdir, url in product(subdirs, urls):
             fetching = fetch_repo_data(
@@ -148,7 +148,7 @@ class RecordSource:
         return opened
 
     def identity(self, channels: Sequence[str], subdirs: Sequence[str]) -> str:
-        """What the records were, for a lock's metadata: a hash of the snapshot's files, or a date, or "live"."""
+        """Return the identity of the records for a lock's metadata: a hash of the snapshot, a date, or "live"."""
         if self.snapshot is None:
             return f"live, as of {self.as_of.isoformat()}" if self.as_of else "live"
         sha = hashlib.sha256()
@@ -178,12 +178,12 @@ def _open(folder: Path, channel: str, subdirs: Sequence[str]) -> list[SparseRepo
 
 
 def mirrors(url: str | None) -> dict[str, tuple[str, ...]]:
-    """What stands in for what: the user's mirror for the host of all channels that are named, not given by URL."""
+    """Return the replacements of URLs: the user's mirror for the host of channels that are given by name."""
     return {CHANNEL_HOST: (url.rstrip("/"),)} if url else {}
 
 
 def channel_name(channel: str) -> str:
-    """The name of a channel given by name or URL: `https://conda.anaconda.org/conda-forge` → `conda-forge`."""
+    """Return the name of a channel given by name or URL: `https://conda.anaconda.org/conda-forge` → `conda-forge`."""
     return channel.rstrip("/").rsplit("/", 1)[-1] if "://" in channel else channel
 
 
@@ -198,17 +198,16 @@ def require_snapshot(folder: Path) -> None:
 
 
 def _is_absent(failure: str) -> bool:
-    """Whether the channel answered that it has no such subdir."""
+    """Return whether the channel answered that it has no such subdir."""
     return "not found" in failure.lower() or "404" in failure
 
 
 def records_by_url(
     source: RecordSource, channels: Sequence[str], platform: str, packages: Mapping[str, str]
 ) -> dict[str, RepoDataRecord]:
-    """The complete records of `packages` (URL → name) on one platform, by URL.
+    """Return the channels' complete records of `packages` (URL → name) on one platform, by URL.
 
-    Whatever solver made a lock, these are what the channel itself says of its packages. A URL that no
-    channel has is left out. Raises ChannelUnreachableError for a live channel that cannot be read.
+    URLs that no channel has are omitted. Raises ChannelUnreachableError for a live channel that cannot be read.
     """
     from rattler import PackageName
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class SolveRequest:
-    """What to solve. `keep` are records that stay unless something makes them move; `pin` are those that must stay."""
+    """The input of a solve. `keep` are records that are preferred; `pin` are records that must not change."""
 
     channels: tuple[str, ...]
     platform: str
@@ -28,10 +28,10 @@ class SolveRequest:
 
 
 def solve(request: SolveRequest, source: RecordSource) -> list[RepoDataRecord]:
-    """The packages that satisfy the request, sorted by name, with strict channel priority.
+    """Return the packages that satisfy the request, sorted by name, with strict channel priority.
 
-    Raises SolveError with the solver's reason when there is no solution, and ChannelUnreachableError
-    when a live channel cannot be read.
+    Raises SolveError with the solver's reason if there is no solution, and ChannelUnreachableError if a live
+    channel cannot be read.
     """
     from rattler.exceptions import SolverError
     from rattler.solver import solve_with_sparse_repodata
@@ -64,7 +64,7 @@ def solve(request: SolveRequest, source: RecordSource) -> list[RepoDataRecord]:
 
 
 def generic_virtual_packages(named: Mapping[str, str]) -> tuple[GenericVirtualPackage, ...]:
-    """Virtual packages by name, each "version" or "version build", as the solver takes them."""
+    """Convert virtual packages, name to "version" or "version build", to the solver's type."""
     from rattler import BuildString, GenericVirtualPackage, PackageName, Version
 
     found = []
@@ -83,7 +83,7 @@ def _match_specs(specs: Sequence[str]) -> list[MatchSpec]:
         if is_costly_spec(spec):
             raise SolveError(f"A match spec has {len(spec)} characters: it is none.", fix="correct it in the template")
         try:
-            # Leniently: build strings of the pytorch channel hold dots (`py3.11_cuda12.4_…`).
+            # Not strict: build strings of the pytorch channel contain dots (`py3.11_cuda12.4_…`).
             parsed.append(MatchSpec(spec, strict=False))
         except InvalidMatchSpecError as error:
             raise SolveError(f"{spec!r} is not a match spec: {error}.", fix="correct it in the template") from error
@@ -91,13 +91,13 @@ def _match_specs(specs: Sequence[str]) -> list[MatchSpec]:
 
 
 def _readable(message: str) -> str:
-    """The solver's tree of reasons, less its prefix and the lines that only repeat the one above."""
+    """Return the solver's tree of reasons, without its prefix and repeated lines."""
     lines = message.removeprefix("Cannot solve the request because of: ").strip().splitlines()
     return "\n".join(line for line, before in zip(lines, ["", *lines], strict=False) if line != before)
 
 
 def _hint(message: str, request: SolveRequest) -> str | None:
-    """What the solver's tree of reasons usually comes down to, in a sentence."""
+    """Return a sentence with the usual cause of the solver's reasons, or None."""
     builds = [spec for spec in request.specs if spec.startswith("pytorch ")]
     if len(builds) > 1:
         return "one environment holds one build of PyTorch: CPU and CUDA builds need an environment each"

@@ -1,4 +1,4 @@
-"""Why a package is in a lock: the chains of dependencies from what was asked for down to it."""
+"""Explain why a package is in a lock: the chains of dependencies from the requested packages to it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One package of a chain, and the match spec by which the step before (or the user) asks for it.
+    """One package of a chain, and the match spec by which the previous step (or the user) requires it.
 
     `version` and `build` are empty for a virtual package.
     """
@@ -34,14 +34,14 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Chain:
-    """From something that was asked for, first, to the package in question, last."""
+    """The packages from a requested one, first, to the package in question, last."""
 
     steps: tuple[Step, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limit:
-    """A package that narrows the choice of another: by needing it, or by a constraint alone."""
+    """A package that restricts the versions of another: by a dependency, or by a constraint only."""
 
     package: str
     spec: str
@@ -50,10 +50,10 @@ class Limit:
 
 @dataclass(frozen=True, kw_only=True)
 class Why:
-    """The answer. `assumed` says that the requests are not known and packages that nothing needs stand in.
+    """The answer. `assumed`: the requested packages are not known, and packages without dependents are used instead.
 
-    `chains` are the shortest first; `more` says that there are others. `limits` are all that bear on which
-    version was chosen.
+    `chains` are the shortest first; `more` is whether there are others. `limits` are all restrictions on its
+    version.
     """
 
     name: str
@@ -67,8 +67,8 @@ class Why:
 def why(lock: Lock, platform: str, name: str, requested: Sequence[str] | None = None, most: int = 10) -> Why:
     """Explain a package, or a virtual package such as `__cuda`, of one platform of a lock.
 
-    `requested` are the match specs that were asked for, where they are known. At most `most` chains are
-    given. Raises LockfileError when the lock has no such platform or package, or no dependencies.
+    `requested` are the requested match specs, if they are known. At most `most` chains are returned. Raises
+    LockfileError if the lock has no such platform or package, or no dependencies.
     """
     packages = _packages(lock, platform)
     by_name = {package.name: package for package in packages}
@@ -107,22 +107,22 @@ def _packages(lock: Lock, platform: str) -> tuple[LockedPackage, ...]:
     packages = lock.packages[platform]
     if any(package.depends is None for package in packages):
         raise LockfileError(
-            "Explicit files do not say what their packages need.",
+            "Explicit files do not list the dependencies of their packages.",
             where=str(lock.path),
-            fix="ask the conda-lock.yml or the pixi.lock of the same environment.",
+            fix="use the conda-lock.yml or the pixi.lock of the same environment.",
         )
     return packages
 
 
 def edges_of(packages: Iterable[LockedPackage]) -> dict[str, dict[str, str]]:
-    """Package to what it needs: name to spec."""
+    """Return the dependencies of each package: name to spec."""
     return {
         package.name: {spec_name(spec): spec for spec in package.depends or () if spec.strip()} for package in packages
     }
 
 
 def _tops(by_name: dict[str, LockedPackage], edges: dict[str, dict[str, str]]) -> dict[str, str]:
-    """Stand-ins for requests that are not known: the packages that no other needs."""
+    """Return the packages without dependents, as a substitute for unknown requests."""
     needed = {name for package, needs in edges.items() for name in needs if name != package}
     return {name: name for name in by_name if name not in needed}
 
@@ -130,10 +130,10 @@ def _tops(by_name: dict[str, LockedPackage], edges: dict[str, dict[str, str]]) -
 def _chains(
     asked: dict[str, str], edges: dict[str, dict[str, str]], by_name: dict[str, LockedPackage], target: str
 ) -> Iterator[Chain]:
-    """All chains without a loop, shortest first and then by name.
+    """Yield all chains without a cycle, shortest first and then by name.
 
-    A best-first search: `remaining` is the exact number of steps still to go when loops are allowed, so
-    that no chain is found before a shorter one, and dead ends are never entered.
+    A best-first search: `remaining` is the exact number of remaining steps if cycles are allowed, so that no
+    chain is found before a shorter one, and dead ends are not entered.
     """
     remaining = _distances(edges, target)
     waiting: list[tuple[int, tuple[str, ...]]] = [
@@ -154,7 +154,7 @@ def _chains(
 
 
 def _distances(edges: dict[str, dict[str, str]], target: str) -> dict[str, int]:
-    """The fewest steps from each package to `target`, for those that need it at all."""
+    """Return the smallest number of steps from each package to `target`, for those that depend on it."""
     needed_by: dict[str, list[str]] = defaultdict(list)
     for package, needs in edges.items():
         for name in needs:
@@ -185,25 +185,25 @@ def _limits(packages: Iterable[LockedPackage], name: str) -> Iterator[Limit]:
 
 
 def as_text(answer: Why) -> RenderableType:
-    """The answer for a terminal."""
+    """Return the answer for a terminal."""
     from rich.console import Group
     from rich.text import Text
 
     parts: list[RenderableType] = []
     if not answer.chains:
-        parts.append(Text(f"Nothing that is asked for needs {answer.name}.", style="yellow"))
+        parts.append(Text(f"No requested package depends on {answer.name}.", style="yellow"))
     for chain in answer.chains:
         line = Text()
         for index, step in enumerate(chain.steps):
             line.append(" → " if index else "", style="dim")
             line.append(f"{step.name} {step.version}".strip(), style="bold" if step.name == answer.name else "")
         last = chain.steps[-1].spec
-        line.append(f"   asked for as {last!r}" if len(chain.steps) == 1 else f"   by {last!r}", style="dim")
+        line.append(f"   requested as {last!r}" if len(chain.steps) == 1 else f"   by {last!r}", style="dim")
         parts.append(line)
     if answer.more:
         parts.append(Text("… and longer chains.", style="dim"))
     if answer.assumed:
-        parts.append(Text("What was asked for is not known; chains begin at packages that nothing needs.", style="dim"))
+        parts.append(Text("The requested packages are not known; chains begin at packages without dependents."))
     narrowing: dict[tuple[bool, str], list[str]] = defaultdict(list)
     for limit in answer.limits:
         # "conda-forge::numpy" or "numpy" alone leaves every version open.
@@ -224,5 +224,5 @@ def _singular(verb: str) -> str:
 
 
 def as_json(answer: Why) -> str:
-    """The answer for programs. `schema` changes when a key changes its meaning."""
+    """Return the answer as JSON. `schema` changes when a key changes its meaning."""
     return json.dumps({"schema": 1, **asdict(answer)}, indent=2) + "\n"

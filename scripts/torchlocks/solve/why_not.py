@@ -1,4 +1,4 @@
-"""Why something cannot be had in an environment: ask the solver, and pass its reasons on."""
+"""Solve an environment with additional specs, to get the solver's reasons if there is no solution."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torchlocks.solve.solver import SolveRequest, generic_virtual_packages, solv
 def try_with(target: Target, rendered: str, extra: Sequence[str], source: RecordSource) -> list[str]:
     """Solve the rendered environment together with the match specs `extra`.
 
-    Returns what would be installed for `extra`, as "name version build". Raises SolveError with the
-    conflict when there is no solution, and ChannelUnreachableError when a live channel cannot be read.
+    Returns the packages that `extra` would install, as "name version build". Raises SolveError with the
+    conflict if there is no solution, and ChannelUnreachableError if a live channel cannot be read.
     """
     from rattler import MatchSpec
 

@@ -104,7 +104,7 @@ def test_errors_say_what_to_ask_instead() -> None:
     assert caught.value.fix == "did you mean numpy?"
     with pytest.raises(LockfileError, match="no platform win-64"):
         why(real(), "win-64", "numpy")
-    with pytest.raises(LockfileError, match="do not say what their packages need"):
+    with pytest.raises(LockfileError, match="do not list the dependencies"):
         why(read_lock(DATA / "conda-linux-64.lock"), "linux-64", "numpy")
 
 
