@@ -133,7 +133,7 @@ def test_constraints_say_what_pip_cannot_be_told() -> None:
 def test_an_explicit_lock_does_not_tell_what_a_python_package_is() -> None:
     locked = find_locked("locks/cpu/conda-linux-64.lock", None)
     assert (locked.name, locked.platform, locked.target) == ("conda-linux-64", "linux-64", None)
-    with pytest.raises(ExportError, match="cannot be told"):
+    with pytest.raises(ExportError, match="cannot be identified"):
         export(FORMATS["constraints"], [locked], PLACE)
 
 
