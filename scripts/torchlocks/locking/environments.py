@@ -27,7 +27,15 @@ from torchlocks.lockfile.formats import CONDA_LOCK, PIXI, read_lock
 from torchlocks.locking.cell import Cell, CellTask, content_hash, solve_cell
 from torchlocks.locking.files import FilesTask, lock_files, platform_metadata, tool_metadata
 from torchlocks.locking.options import LockOptions
-from torchlocks.locking.solve_cache import Memory, can_remember, hashes, made_from, recall, remember, unchanged
+from torchlocks.locking.solve_cache import (
+    CacheEntry,
+    hashes,
+    is_cacheable,
+    made_from,
+    read_entry,
+    unchanged,
+    write_entry,
+)
 from torchlocks.matrix.model import Target
 from torchlocks.matrix.render import render
 
@@ -98,9 +106,9 @@ def lock_environments(
     failures: list[LockFailure] = []
     to_do = []
     for each in wanted:
-        if each.made_from and options.remembered is not None:
-            memory = recall(options.remembered, each.env)
-            if unchanged(memory, each.made_from, each.targets[0].row_platforms, each.folder):
+        if each.made_from and options.cache is not None:
+            entry = read_entry(options.cache, each.env)
+            if unchanged(entry, each.made_from, each.targets[0].row_platforms, each.folder):
                 results[each.env] = _result(each, ())
                 continue
         to_do.append(each)
@@ -148,7 +156,7 @@ def _wanted(layout: Layout, targets: Sequence[Target], folder: Path, options: Lo
             records = options.source.identity(target.channels, [target.platform, "noarch"])
             mine = platform_metadata(target, records)
             metadata.update(mine)
-            if can_remember(options):
+            if is_cacheable(options):
                 made[target.platform] = made_from(target, text, {**tools, **mine})
         found.append(_Wanted(env=env, folder=folder / env, rendered=rendered, metadata=metadata, made_from=made))
     return found
@@ -246,16 +254,18 @@ def _write(wanted: _Wanted, files: Mapping[str, str], options: LockOptions) -> L
     """Write the three formats of one environment; a file is replaced whole, and only when it changes."""
     folder = wanted.folder
     before = hashes(folder)
-    memory = recall(options.remembered, wanted.env) if options.remembered is not None else None
+    entry = read_entry(options.cache, wanted.env) if options.cache is not None else None
     changed = write_changed(folder, files)
     for stale in folder.glob("conda-*.lock"):
         if stale.name not in files:
             stale.unlink()
             changed.append(stale.name)
-    if options.remembered is not None and wanted.made_from:
-        # What is remembered of platforms that were not locked now holds if their files were as remembered.
-        others = memory.made_from if memory is not None and memory.files == before else {}
-        remember(options.remembered, wanted.env, Memory(made_from={**others, **wanted.made_from}, files=hashes(folder)))
+    if options.cache is not None and wanted.made_from:
+        # Keep cache entries of other platforms if their files are unchanged.
+        others = entry.made_from if entry is not None and entry.files == before else {}
+        write_entry(
+            options.cache, wanted.env, CacheEntry(made_from={**others, **wanted.made_from}, files=hashes(folder))
+        )
     return _result(wanted, changed)
 
 

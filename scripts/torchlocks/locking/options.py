@@ -49,14 +49,14 @@ class LockOptions:
 
     `cluster` opens an executor on other machines that solve the cells it is given, instead of processes of this
     machine (`torchlocks.dask.lock.open_cluster`).
-    `remembered` is a folder that remembers what locks were made from; what has not changed is then not solved again.
+    `cache` is a folder with hashes of the inputs of locks; unchanged environments are then not solved again.
     """
 
     source: RecordSource
     solver: Solver
     move: tuple[str, ...] | None = None
     cluster: Cluster | None = None
-    remembered: Path | None = None
+    cache: Path | None = None
 
 
 def find_solver(named: str | None = None) -> Solver:

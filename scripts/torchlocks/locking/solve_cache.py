@@ -1,8 +1,8 @@
-"""What locks were made from, so that what has not changed need not be solved again.
+"""Cache of the hashes of inputs and outputs of locks, so that unchanged environments are not solved again.
 
 A lock is a function of the rendered environment, the virtual packages, the records and the tools. When these are the
 same as when the files were written, by their hashes, and the files still have the bytes that were written, solving
-again would give the same. This is remembered in the build folder and never in a lock; losing it costs a solve.
+again would give the same. The cache is in the build folder and never in a lock; losing it costs a solve.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ SCHEMA = 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Memory:
-    """What the files of an environment were made from, by platform, and their hashes, by name."""
+class CacheEntry:
+    """Hashes of the inputs of an environment's lock, by platform, and of its files, by name."""
 
     made_from: Mapping[str, str]
     files: Mapping[str, str]
 
 
-def can_remember(options: LockOptions) -> bool:
-    """Whether what is asked depends on nothing but what `made_from` hashes: live channels change, and so do moves."""
+def is_cacheable(options: LockOptions) -> bool:
+    """Return whether `made_from` covers all inputs; live channels and updates of single packages are not covered."""
     return (
-        options.remembered is not None
+        options.cache is not None
         and options.solver.own
         and options.move is None
         and options.source.snapshot is not None
@@ -45,9 +45,9 @@ def can_remember(options: LockOptions) -> bool:
 
 
 def made_from(target: Target, rendered: str, metadata: Mapping[str, str]) -> str:
-    """A hash of all that the lock of a target depends on.
+    """Return a hash of all inputs of the lock of a target.
 
-    `metadata` is what the lock will say of the tools and records: versions, and the hash of the records.
+    `metadata` are the versions of the tools and the hash of the records, as the lock records them.
     """
     asked = (
         target.row_platforms,
@@ -61,42 +61,42 @@ def made_from(target: Target, rendered: str, metadata: Mapping[str, str]) -> str
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
 
-def recall(folder: Path, env: str) -> Memory | None:
-    """What is remembered of an environment; None where there is nothing that can be read."""
+def read_entry(folder: Path, env: str) -> CacheEntry | None:
+    """Return the entry of an environment; None if there is none or it cannot be read."""
     try:
         raw: Any = load_json(read_bytes(folder / f"{env}.json", RECORD_BYTES))
         if raw["schema"] != SCHEMA:
             return None
-        return Memory(made_from=dict(raw["made_from"]), files=dict(raw["files"]))
+        return CacheEntry(made_from=dict(raw["made_from"]), files=dict(raw["files"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def remember(folder: Path, env: str, memory: Memory) -> None:
-    """Write down what an environment was made from. Not being able to is no error: it only costs a solve."""
+def write_entry(folder: Path, env: str, entry: CacheEntry) -> None:
+    """Write the entry of an environment. Errors are ignored, since they only cost a solve."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / f"{env}.json", json.dumps({"schema": SCHEMA, **asdict(memory)}, indent=1) + "\n")
+        write_whole(folder / f"{env}.json", json.dumps({"schema": SCHEMA, **asdict(entry)}, indent=1) + "\n")
     except OSError:
         pass
 
 
 def hashes(locks: Path) -> dict[str, str]:
-    """The hashes of an environment's lockfiles as they are on disk, by name."""
+    """Return the hashes of an environment's lockfiles on disk, by name."""
     names = sorted(os.listdir(locks)) if locks.is_dir() else []  # noqa: PTH208 - names are all that is needed
     return {name: hash_file(locks / name) for name in names if not name.startswith(".")}
 
 
-def unchanged(memory: Memory | None, wanted: Mapping[str, str], row: Sequence[str], locks: Path) -> bool:
-    """Whether the files in `locks` are those remembered, and were made from what is `wanted` now, by platform.
+def unchanged(entry: CacheEntry | None, wanted: Mapping[str, str], row: Sequence[str], locks: Path) -> bool:
+    """Return whether the files in `locks` are those of `entry`, with the inputs `wanted`, by platform.
 
     `row` are the platforms that the environment exists for: what else the files hold has to go.
     """
     return (
-        memory is not None
-        and set(memory.made_from) <= set(row)
-        and all(memory.made_from.get(platform) == made for platform, made in wanted.items())
-        and memory.files == hashes(locks)
+        entry is not None
+        and set(entry.made_from) <= set(row)
+        and all(entry.made_from.get(platform) == made for platform, made in wanted.items())
+        and entry.files == hashes(locks)
     )
 
 

@@ -142,7 +142,7 @@ def _lock(
         solver=find_solver(conda or None),
         move=move,
         cluster=partial(open_cluster, scheduler) if scheduler is not None else None,
-        remembered=None if force else layout.build / "locked",
+        cache=None if force else layout.build / "locked",
     )
     results, failures = lock_environments(layout, targets, layout.locks, options, make_progress())
     for result in results:
