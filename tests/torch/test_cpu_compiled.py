@@ -13,7 +13,7 @@ import torch
 import torch._dynamo
 import torch._dynamo.testing
 
-from torchsuite import attention, skips
+from torchsuite import attention, releases, skips
 from torchsuite.errors import U32, UBF16
 from torchsuite.tiers import Measure, check
 
@@ -139,8 +139,7 @@ def test_flex_attention(compiler: str) -> None:
 
 @check("the instructions that compiled code may use are found by compiling and running a test program", seconds=60)
 def test_vector_instructions(compiler: str, measure: Measure) -> None:
-    from torch._inductor import cpu_vec_isa
-
+    cpu_vec_isa = releases.module("torch._inductor.cpu_vec_isa", "2.5")
     found = str(cpu_vec_isa.pick_vec_isa())
     kernels = torch.backends.cpu.get_cpu_capability()
     measure("compiled", found)

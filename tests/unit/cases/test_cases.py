@@ -86,6 +86,7 @@ FINDINGS: dict[str, tuple[Found, Found]] = {
     ),
     "categories/conda-lock.yml": (set(), {("pip-package", "six")}),
     "graphviz/conda-lock.yml": (set(), {("pip-package", "graphviz")}),
+    "windows-compiler-libraries/conda-win-64.lock": (set(), set()),
     "windows-numpy2/conda-lock.yml": (
         {("numpy-abi", "numpy")},
         {("pip-package", "torch"), ("pip-package", "numpy")},

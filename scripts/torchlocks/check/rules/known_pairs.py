@@ -112,7 +112,8 @@ def openmp_twice(subject: Subject) -> Iterator[Problem]:
     if intel and llvm:
         pairs.append((intel, llvm))
     # With `_openmp_mutex *_llvm` libgomp's library is a link to LLVM's; with `*_gnu` it is one more runtime.
-    elif intel and gnu and mutex and mutex.build.endswith("gnu"):
+    # On Windows nothing of torch's uses GNU's, which comes with the libraries of a compiler.
+    elif intel and gnu and mutex and mutex.build.endswith("gnu") and subject.subdir.startswith("linux-"):
         pairs.append((intel, gnu))
     torch = torch_package(subject.everything)
     conda = intel or llvm
