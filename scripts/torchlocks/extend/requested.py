@@ -81,7 +81,7 @@ def _counts(line: str, platform: str) -> bool:
 def read_wishes(path: Path) -> Wishes:
     """Read a conda environment file. Raises EnvironmentFileError naming the file, the line and the key."""
     from ruamel.yaml import YAML
-    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+    from ruamel.yaml.error import MarkedYAMLError
 
     try:
         text = decode(read_bytes(path, _ENVIRONMENT_BYTES))
@@ -93,6 +93,8 @@ def read_wishes(path: Path) -> Wishes:
             )
         refuse_costly_yaml(text)
         document = YAML(typ="rt").load(text)
+    except EnvironmentFileError:
+        raise
     except OSError as error:
         raise EnvironmentFileError(
             f"The environment file cannot be read: {error.strerror}.",
@@ -109,7 +111,8 @@ def read_wishes(path: Path) -> Wishes:
         raise EnvironmentFileError(
             f"The environment file is not valid YAML: {error.problem or error.context}.", where=where
         ) from None
-    except (YAMLError, RecursionError, ValueError) as error:
+    except Exception as error:
+        # ruamel.yaml has TypeError, AttributeError and others for what it cannot construct.
         said = str(error).splitlines()[0] if str(error) else "it is nested too deeply"
         raise EnvironmentFileError(f"The environment file is not valid YAML: {said}.", where=str(path)) from None
     return _Reader(path, text).read(document)

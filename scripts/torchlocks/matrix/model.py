@@ -562,7 +562,6 @@ def environment_name(cuda: str) -> str:
 def load_matrix(path: Path) -> Matrix:
     """Read and validate `path`. Raises MatrixError naming the file, the line and the key."""
     from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
 
     try:
         text = read_text(path)
@@ -575,7 +574,8 @@ def load_matrix(path: Path) -> Matrix:
         raise MatrixError(f"The matrix is not valid YAML: {error}.", where=str(path)) from None
     try:
         document = YAML(typ="rt").load(text)
-    except (YAMLError, RecursionError, ValueError) as error:
+    except Exception as error:
+        # ruamel.yaml has TypeError, AttributeError and others for what it cannot construct.
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
         where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
         problem = getattr(error, "problem", None) or (str(error).splitlines() or ["it is nested too deeply"])[0]

@@ -249,6 +249,21 @@ def read_or_refuse(name: str, read: Reader, data: bytes, folder: Path) -> None:
     assert "user:secret" not in said
 
 
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("environment", b"dependencies:\n  ? - a\n  : b\n"),
+        ("environment", b"? [a, b]\n: c\ndependencies: []\n"),
+        ("matrix", b"? [a, {b: c}]\n: d\n"),
+        ("host", '{"platform": "\u00ad\ufeff\ue000", "x": 1}'.encode()),
+    ],
+)
+def test_what_the_long_form_found(name: str, data: bytes, tmp_path: Path) -> None:
+    with pytest.raises(TorchlocksError) as caught:
+        FORMATS[name][1](data, tmp_path)
+    assert str(caught.value).replace("\n", "").isprintable()
+
+
 def test_the_seeds_themselves_are_read(tmp_path: Path) -> None:
     for name in ("conda-lock", "explicit", "pixi", "environment", "host", "repodata"):
         make, read = FORMATS[name]
