@@ -45,6 +45,7 @@ class Expectation:
     driver_shipped: str | None = None
     architectures: tuple[str, ...] = ()
     ptx: str | None = None
+    oldest_gpu: str | None = None
     content_hash: str | None = None
 
 
@@ -65,6 +66,7 @@ def expectation(target: Target, rendered: str, content_hash: str | None = None) 
         driver_shipped=target.driver.shipped if target.driver else None,
         architectures=target.architectures,
         ptx=target.ptx,
+        oldest_gpu=target.oldest_gpu,
         content_hash=content_hash,
     )
 

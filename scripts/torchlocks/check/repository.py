@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from torchlocks.check.model import Expectation, Finding, Problem, Report, Rule, Skipped, Subject, expectation
-from torchlocks.check.rules import extended, files, graph, known_pairs, packages, parity, recipes, torch
+from torchlocks.check.rules import extended, files, graph, hardware, known_pairs, packages, parity, recipes, torch
 from torchlocks.check.rules.files import Folder, read_folder
 from torchlocks.check.rules.packages import RELOCK
 from torchlocks.check.rules.parity import Pair
@@ -23,7 +23,7 @@ from torchlocks.lockfile.models import Lock
 from torchlocks.lockfile.specs import spec_name
 from torchlocks.matrix.model import Matrix, Target
 
-LOCK_RULES: tuple[Rule, ...] = (*packages.RULES, *graph.RULES, *torch.RULES, *known_pairs.RULES)
+LOCK_RULES: tuple[Rule, ...] = (*packages.RULES, *graph.RULES, *torch.RULES, *hardware.RULES, *known_pairs.RULES)
 
 RELOCK_ELSEWHERE = "make the lock again, with the tool that made it."
 

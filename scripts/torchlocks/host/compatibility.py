@@ -10,6 +10,7 @@ from typing import Literal
 
 from packaging.version import Version
 
+from torchlocks.cuda.libraries import Limit
 from torchlocks.cuda.packages import variant_of
 from torchlocks.host.record import Host
 from torchlocks.matrix.model import Drivers, DriverVersions, Matrix, Target
@@ -53,6 +54,8 @@ class CudaNeeds:
     toolkit_drivers: Drivers | None
     architectures: tuple[str, ...]
     ptx: str | None
+    libraries: tuple[Limit, ...] = ()
+    """What the libraries of the lock have code for, where a lock was read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +67,8 @@ class Needs:
     glibc: str | None
     osx: str | None
     cuda: CudaNeeds | None
+    holds: tuple[str, ...] = ()
+    """torch, torchvision and torchaudio with their versions, those that the environment has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +98,7 @@ class Fit:
     state: State
     reasons: tuple[Reason, ...]
     gpus: tuple[int, ...] = ()
+    holds: tuple[str, ...] = ()
 
     @property
     def headline(self) -> str:
@@ -110,7 +116,7 @@ class Fit:
         return tuple(reason for reason in self.reasons if reason.weight == "blocks")
 
 
-def needs_of(matrix: Matrix, target: Target) -> Needs:
+def needs_of(matrix: Matrix, target: Target, libraries: tuple[Limit, ...] = ()) -> Needs:
     """What `target` asks of a machine, by the matrix."""
     cuda = None
     if target.cuda is not None:
@@ -121,8 +127,10 @@ def needs_of(matrix: Matrix, target: Target) -> Needs:
             toolkit=toolkit,
             drivers=matrix.drivers[target.cuda],
             toolkit_drivers=matrix.drivers.get(toolkit),
-            architectures=target.architectures,
+            # Libraries give their reason themselves; where no lock was read, the promise of the row has to do.
+            architectures=target.torch_architectures if libraries else target.architectures,
             ptx=target.ptx,
+            libraries=libraries,
         )
     return Needs(
         env=target.env,
@@ -130,6 +138,7 @@ def needs_of(matrix: Matrix, target: Target) -> Needs:
         glibc=target.glibc,
         osx=target.virtual_packages.get("__osx"),
         cuda=cuda,
+        holds=target.holds,
     )
 
 
@@ -153,6 +162,7 @@ def fits(needs: Needs, host: Host) -> Fit:
         state=_state(reasons, gpus),
         reasons=tuple(reasons),
         gpus=gpus,
+        holds=needs.holds,
     )
 
 
@@ -304,6 +314,9 @@ def _code_reason(cuda: CudaNeeds, host: Host, name: str, capability: str | None)
         return Reason(kind="not-known", weight="open", text=text)
     code = code_for(capability, cuda.architectures, cuda.ptx)
     sm = f"{name} is sm_{capability.replace('.', '')}"
+    lacking = next((limit for limit in cuda.libraries if Version(capability) < Version(limit.oldest)), None)
+    if code is not None and lacking is not None:
+        return Reason(kind="architecture", weight="blocks", text=f"{sm}, and {lacking}")
     if code == "machine":
         return None
     if code == "ptx":

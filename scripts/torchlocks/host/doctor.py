@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from packaging.version import Version
 
-from torchlocks.core.errors import TorchlocksError, UnfitHostError
+from torchlocks.core.errors import NoSuchRowError, TorchlocksError, UnfitHostError
+from torchlocks.cuda.libraries import Limit, limits_of
 from torchlocks.host.compatibility import Fit, Reason, fits, needs_of
 from torchlocks.host.record import Host
 from torchlocks.matrix.model import Matrix
@@ -26,31 +28,90 @@ class Diagnosis:
     advice: tuple[str, ...]
 
 
-def diagnose(matrix: Matrix, host: Host, locked: Collection[str] | None = None) -> Diagnosis:
-    """Judge the default of every row on `host`; only those in `locked`, where that is given."""
-    judged = tuple(judge(matrix, name, host) for name in matrix.rows if locked is None or name in locked)
+Limits = Callable[[str], tuple[Limit, ...]]
+"""From an environment to what the libraries of its lock have code for."""
+
+
+def diagnose(
+    matrix: Matrix,
+    host: Host,
+    locked: Collection[str] | None = None,
+    *,
+    limits: Limits | None = None,
+    needed: Collection[str] = (),
+) -> Diagnosis:
+    """Judge the default of every row on `host`; only those in `locked`, where that is given.
+
+    `limits` gives what the locked libraries have code for. With `needed` (torchvision, torchaudio), all environments
+    that have these packages on the machine's platform are judged instead, variants too. Raises NoSuchRowError if there
+    are none.
+    """
+    names = with_packages(matrix, host.platform, needed) if needed else list(matrix.rows)
+    judged = tuple(judge(matrix, name, host, limits) for name in names if locked is None or name in locked)
     chosen = best(judged)
-    return Diagnosis(
-        host=host, fits=judged, best=chosen.env if chosen else None, advice=tuple(_advice(judged, chosen, host))
-    )
+    options = ""
+    if chosen is not None and chosen.env not in matrix.rows:
+        target = matrix.target(chosen.env, host.platform)
+        options = f" PY={target.python} TORCH={target.pytorch}"
+    advice = tuple(_advice(judged, chosen, host, options))
+    return Diagnosis(host=host, fits=judged, best=chosen.env if chosen else None, advice=advice)
 
 
-def judge(matrix: Matrix, env: str, host: Host) -> Fit:
+def with_packages(matrix: Matrix, platform: str, needed: Collection[str]) -> list[str]:
+    """Return the environments that have all of `needed` (torchvision, torchaudio) on a platform, defaults first.
+
+    Raises NoSuchRowError, with the platforms that have them, if there are none.
+    """
+    having = [target for target in matrix.targets() if set(needed) <= {text.split()[0] for text in target.holds}]
+    found = [target.env for target in having if target.platform == platform]
+    if not found:
+        raise NoSuchRowError(
+            f"No environment for {platform} has {' and '.join(sorted(needed))}.",
+            fix=f"platforms that have it: {', '.join(sorted({target.platform for target in having})) or '(none)'}",
+        )
+    return sorted(found, key=lambda name: name not in matrix.rows)
+
+
+def judge(matrix: Matrix, env: str, host: Host, limits: Limits | None = None) -> Fit:
     """Judge one environment of the matrix. Raises NoSuchRowError when there is none of that name."""
     row = matrix.environment(env)
     if host.platform in row.platforms:
-        return fits(needs_of(matrix, matrix.target(env, host.platform)), host)
+        return fits(needs_of(matrix, matrix.target(env, host.platform), limits(env) if limits else ()), host)
     text = f"there is none for {host.platform}, only for {', '.join(row.platforms)}"
     reason = Reason(kind="platform", weight="blocks", text=text)
     return Fit(env=env, platform=host.platform, cuda=row.cuda, state="does-not-run", reasons=(reason,))
 
 
-def gpu_fits(matrix: Matrix, host: Host, *, local: bool = False) -> tuple[Fit, ...]:
+def gpu_fits(matrix: Matrix, host: Host, *, local: bool = False, limits: Limits | None = None) -> tuple[Fit, ...]:
     """Judge the default of every CUDA row of the machine's platform, or the CUDA rows of the `local` channel."""
     targets = matrix.local_targets(host.platform) if local else matrix.defaults()
     return tuple(
-        fits(needs_of(matrix, target), host) for target in targets if target.cuda and target.platform == host.platform
+        fits(needs_of(matrix, target, limits(target.env) if limits and not local else ()), host)
+        for target in targets
+        if target.cuda and target.platform == host.platform
     )
+
+
+def limits_of_locks(locks: Path, platform: str) -> Limits:
+    """Return a function that reads what the libraries of an environment's lock in `locks` have code for.
+
+    Names and versions are all that is needed, so the short explicit file is read. Without a lock there are no limits.
+    """
+
+    def limits(env: str) -> tuple[Limit, ...]:
+        from torchlocks.lockfile.formats import explicit_name, read_lock
+
+        path = locks / env / explicit_name(platform)
+        if not path.is_file():
+            return ()
+        try:
+            lock = read_lock(path)
+        except TorchlocksError:
+            # `check` is what reports a lock that cannot be read.
+            return ()
+        return limits_of(lock.packages.get(platform, ()))
+
+    return limits
 
 
 def best(judged: Iterable[Fit]) -> Fit | None:
@@ -125,16 +186,16 @@ def describe_gpus(host: Host) -> list[str]:
     return [f"{count} x {name}" if count > 1 else name for name, count in counted.items()]
 
 
-def _advice(judged: tuple[Fit, ...], chosen: Fit | None, host: Host) -> list[str]:
+def _advice(judged: tuple[Fit, ...], chosen: Fit | None, host: Host, options: str = "") -> list[str]:
     advice = []
     if host.problem is not None:
         advice.append(f"The GPUs cannot be used now: {host.problem}.")
     if chosen is None:
         advice.append("No environment of this repository runs on this machine.")
     elif chosen.cuda is not None:
-        advice.append(f"Build {chosen.env}, the best for this machine: make env-gpu CUDA={chosen.cuda}")
+        advice.append(f"Build {chosen.env}, the best for this machine: make env-gpu CUDA={chosen.cuda}{options}")
     else:
-        advice.append("Build the CPU environment: make env-cpu")
+        advice.append(f"Build the CPU environment: make env-cpu{options}")
     if any(reason.kind == "no-driver" for fit in judged for reason in fit.reasons):
         advice.append("Build a CUDA environment here for a machine that has a GPU: make env-gpu CUDA=…")
         advice.append(

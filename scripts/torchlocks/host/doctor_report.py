@@ -27,16 +27,25 @@ def diagnosis_text(diagnosis: Diagnosis) -> RenderableType:
     machine.add_column(overflow="fold")
     for name, value in _host_lines(diagnosis.host):
         machine.add_row(Text(name), Text(value))
-    table = Table("environment", "", "why", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table("environment", "torch", "vision", "audio", "", "why", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.columns[0].no_wrap = True
-    table.columns[1].max_width = 16
+    table.columns[4].max_width = 16
+    table.columns[5].overflow = "fold"
     for fit in diagnosis.fits:
         mark = "*" if fit.env == diagnosis.best else ""
-        table.add_row(Text(fit.env + mark), Text(fit.headline, style=_STYLES[fit.state]), Text(why(fit)))
+        table.add_row(
+            Text(fit.env + mark), *_versions(fit), Text(fit.headline, style=_STYLES[fit.state]), Text(why(fit))
+        )
     to_do = Table.grid(padding=(0, 1))
     for sentence in diagnosis.advice:
         to_do.add_row(Text("-"), Text(as_typed_here(sentence), overflow="fold"))
     return Group(machine, Text(), table, Text(), to_do)
+
+
+def _versions(fit: Fit) -> list[str]:
+    """Return the versions of torch, torchvision and torchaudio; `no` where the environment does not have one."""
+    there = dict(text.split() for text in fit.holds)
+    return [there.get(name, "no") if there else "" for name in ("torch", "torchvision", "torchaudio")]
 
 
 def why(fit: Fit) -> str:

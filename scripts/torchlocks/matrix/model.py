@@ -84,6 +84,8 @@ class Cell(_Model):
     """Where they differ from the environment's."""
     ptx: MinorVersion | None = None
     """Where it differs from the environment's."""
+    oldest_gpu: MinorVersion | None = None
+    """Where it differs from the environment's."""
 
 
 class Variant(_Model):
@@ -124,6 +126,8 @@ class Environment(_Model):
     """Compute capabilities that torch has machine code for."""
     ptx: MinorVersion | None = None
     """Compute capability of the PTX that newer GPUs compile from."""
+    oldest_gpu: MinorVersion | None = None
+    """Compute capability below which a library of the locks has no code, where torch has code for older GPUs."""
     constraints: tuple[str, ...] = ()
     """Match specs that hold libraries back, such as `cudnn <9.11`."""
     platforms: dict[PlatformName, Cell] = Field(min_length=1)
@@ -134,7 +138,7 @@ class Environment(_Model):
     @model_validator(mode="after")
     def _cuda_goes_with_cuda(self) -> Environment:
         if self.accelerator == "cpu":
-            for key in ("cuda", "virtual_cuda", "ptx"):
+            for key in ("cuda", "virtual_cuda", "ptx", "oldest_gpu"):
                 if getattr(self, key) is not None:
                     raise ValueError(f"a CPU environment has no `{key}`")
             if self.architectures:
@@ -352,8 +356,9 @@ class Matrix(_Model):
             cuda_version=cuda_version if row.cuda else None,
             virtual_packages=virtual,
             driver=self._driver(row.cuda, platform) if row.cuda else None,
-            architectures=cell.architectures or row.architectures,
+            torch_architectures=cell.architectures or row.architectures,
             ptx=cell.ptx or row.ptx,
+            oldest_gpu=cell.oldest_gpu or row.oldest_gpu,
         )
 
     def local_target(self, name: str, platform: str) -> Target:
@@ -399,8 +404,9 @@ class Matrix(_Model):
             virtual_packages=self.platforms[platform].virtual_packages  # type: ignore[index]
             | {"__cuda": f"{cuda.split('.')[0]}.0"},
             driver=self._driver(cuda, platform),
-            architectures=cell.architectures,
+            torch_architectures=cell.architectures,
             ptx=cell.ptx,
+            oldest_gpu=None,
         )
 
     def local_targets(self, platform: str) -> tuple[Target, ...]:
@@ -510,8 +516,22 @@ class Target:
     cuda_version: str | None
     virtual_packages: Mapping[str, str]
     driver: DriverVersions | None
-    architectures: tuple[str, ...]
+    torch_architectures: tuple[str, ...]
+    """Compute capabilities that torch was compiled for."""
     ptx: str | None
+    oldest_gpu: str | None
+
+    @property
+    def architectures(self) -> tuple[str, ...]:
+        """The compute capabilities that torch was compiled for and that the libraries of the lock have code for."""
+        oldest = Version(self.oldest_gpu or "0")
+        return tuple(each for each in self.torch_architectures if Version(each) >= oldest)
+
+    @property
+    def holds(self) -> tuple[str, ...]:
+        """Return torch, torchvision and torchaudio with their versions, those that the environment has."""
+        versions = {"torch": self.pytorch, "torchvision": self.torchvision, "torchaudio": self.torchaudio}
+        return tuple(f"{name} {version}" for name, version in versions.items() if version)
 
     @property
     def glibc(self) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from torchlocks import __version__
@@ -11,6 +11,7 @@ from torchlocks.core.errors import LockfileError, TorchlocksError
 from torchlocks.core.files import hash_file
 from torchlocks.core.layout import Layout
 from torchlocks.core.reading import RECORD_BYTES, load_json, read_bytes
+from torchlocks.cuda.libraries import limits_of
 from torchlocks.cuda.packages import torch_package
 from torchlocks.diff.compare import Facts, facts
 from torchlocks.diff.read import Side, row_of
@@ -28,6 +29,7 @@ from torchlocks.site.index import (
     IndexDrivers,
     IndexEnvironment,
     IndexFile,
+    IndexLibrary,
     IndexPlatform,
     IndexVerification,
 )
@@ -158,7 +160,7 @@ def _cell(
         glibc=target.glibc,
         osx=target.virtual_packages.get("__osx"),
         virtual_packages=dict(target.virtual_packages),
-        cuda=_cuda(matrix, target),
+        cuda=_cuda(matrix, target, packages),
         packages=known.packages,
         download_bytes=known.download,
         files=tuple(_files(layout, target)),
@@ -176,8 +178,8 @@ def _cell(
     )
 
 
-def _cuda(matrix: Matrix, target: Target) -> IndexCuda | None:
-    needs = needs_of(matrix, target).cuda
+def _cuda(matrix: Matrix, target: Target, packages: tuple[LockedPackage, ...]) -> IndexCuda | None:
+    needs = needs_of(matrix, target, limits_of(packages)).cuda
     if needs is None:
         return None
 
@@ -192,6 +194,7 @@ def _cuda(matrix: Matrix, target: Target) -> IndexCuda | None:
         toolkit_drivers=drivers(needs.toolkit_drivers) if needs.toolkit_drivers else None,
         architectures=needs.architectures,
         ptx=needs.ptx,
+        libraries=tuple(IndexLibrary.model_validate(asdict(limit)) for limit in needs.libraries),
     )
 
 

@@ -43,6 +43,14 @@ class IndexDrivers(_Model):
     windows: IndexDriver = Field(description="Also for Linux inside WSL, whose driver is that of Windows.")
 
 
+class IndexLibrary(_Model):
+    """A CUDA library that has no code for GPUs that torch may have code for."""
+
+    library: str
+    version: str
+    oldest: str = Field(description="The oldest compute capability that it has code for.")
+
+
 class IndexCuda(_Model):
     """What a CUDA environment asks of drivers and GPUs."""
 
@@ -53,6 +61,9 @@ class IndexCuda(_Model):
     toolkit_drivers: IndexDrivers | None = Field(description="The drivers of `toolkit`, where they are known.")
     architectures: tuple[str, ...] = Field(description="Compute capabilities that torch has machine code for.")
     ptx: str | None = Field(description="Compute capability of torch's portable code, from which newer GPUs run.")
+    libraries: tuple[IndexLibrary, ...] = Field(
+        default=(), description="From which compute capability the locked libraries have code."
+    )
 
 
 class IndexVerification(_Model):

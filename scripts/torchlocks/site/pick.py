@@ -15,6 +15,7 @@ from importlib import resources
 from packaging.version import Version
 
 from torchlocks.core.errors import NoSuchRowError, UnfitHostError
+from torchlocks.cuda.libraries import Limit
 from torchlocks.host.compatibility import CudaNeeds, Fit, Needs, fits
 from torchlocks.host.doctor import best, describe, refusal
 from torchlocks.host.nvidia import Gpu
@@ -212,6 +213,7 @@ def needs(env: IndexEnvironment, platform: IndexPlatform) -> Needs:
             toolkit_drivers=Drivers.model_validate(cuda.toolkit_drivers.model_dump()) if cuda.toolkit_drivers else None,
             architectures=cuda.architectures,
             ptx=cuda.ptx,
+            libraries=tuple(Limit(**each.model_dump()) for each in cuda.libraries),
         )
         if cuda
         else None,

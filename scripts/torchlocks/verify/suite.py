@@ -65,7 +65,7 @@ def verify_target(
         progress=progress,
         select=select,
         quick=quick,
-        architectures=target.architectures,
+        architectures=target.torch_architectures,
         ptx=target.ptx,
         driver_floor=target.driver_floor,
     )

@@ -9,7 +9,7 @@ from packaging.version import Version
 from torchlocks.core.errors import MissingFileError, NoSuchRowError, UnfitHostError
 from torchlocks.core.layout import Layout
 from torchlocks.host.compatibility import Fit, fits, needs_of
-from torchlocks.host.doctor import best, describe, gpu_fits, refusal
+from torchlocks.host.doctor import Limits, best, describe, gpu_fits, judge, limits_of_locks, refusal
 from torchlocks.host.record import Host
 from torchlocks.install.provenance import Provenance, read_provenance
 from torchlocks.matrix.model import Matrix, environment_name
@@ -32,16 +32,18 @@ def choose_gpu_environment(
     require_gpu: bool = False,
     python: str | None = None,
     pytorch: str | None = None,
+    limits: Limits | None = None,
 ) -> Choice:
     """Return the CUDA environment to build on `host`, before anything is downloaded.
 
     `cuda` is a version, or `auto` for the best. `local` selects those of the local channel. A missing GPU is a note
     unless `require_gpu`, since clusters build on login nodes. `python` and `pytorch` select a variant of the row.
+    `limits` gives what the locked libraries have code for.
     Raises NoSuchRowError if there is no such environment, UnfitHostError if it cannot run here.
     """
     options = " CHANNEL=local" if local else ""
     named = None if cuda == "auto" else matrix.gpu_environment(cuda, host.platform, local=local)
-    judged = gpu_fits(matrix, host, local=local)
+    judged = gpu_fits(matrix, host, local=local, limits=limits)
     instead = best(judged)
     if require_gpu and (problem := _no_usable_gpu(host)):
         raise UnfitHostError(
@@ -56,7 +58,7 @@ def choose_gpu_environment(
         named = chosen.env
     if not local:
         named = matrix.variant(named, host.platform, python=python, pytorch=pytorch)
-        fit = fits(needs_of(matrix, matrix.target(named, host.platform)), host)
+        fit = judge(matrix, named, host, limits)
     else:
         fit = next(each for each in judged if each.env == named)
     if error := refusal(fit, host, instead, options=options):
@@ -76,7 +78,8 @@ def choose_installed(layout: Layout, matrix: Matrix, host: Host) -> Choice:
     }
     working = [fit for name, found in installed.items() if (fit := _working(matrix, name, found, host)) is not None]
     chosen = best(working)
-    suggested = best(gpu_fits(matrix, host)) if _no_usable_gpu(host) is None else None
+    limits = limits_of_locks(layout.locks, host.platform)
+    suggested = best(gpu_fits(matrix, host, limits=limits)) if _no_usable_gpu(host) is None else None
     if chosen is None:
         there = f"installed: {', '.join(installed)}" if installed else "nothing is installed"
         raise MissingFileError(

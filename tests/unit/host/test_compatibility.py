@@ -79,7 +79,8 @@ def test_a_driver_below_the_floor_says_which_to_install() -> None:
     ("capability", "env", "state", "why"),
     [
         ("3.0", "gpu-cu118", "does-not-run", ["architecture"]),
-        ("3.5", "gpu-cu118", "runs", []),
+        ("3.5", "gpu-cu118", "does-not-run", ["architecture"]),  # torch has code for it, cuDNN 9 has not
+        ("5.0", "gpu-cu118", "runs", []),
         ("7.0", "gpu-cu131", "does-not-run", ["architecture"]),
         ("8.9", "gpu-cu129", "runs", []),  # by machine code for 8.6
         ("9.0", "gpu-cu118", "runs-with-remark", ["ptx"]),

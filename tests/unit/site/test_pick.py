@@ -35,7 +35,7 @@ def index() -> Index:
         (Machine(platform="linux-64", driver="590", gpu="V100"), "gpu-cu129"),
         (Machine(platform="linux-64", driver="590", gpu="H100"), "gpu-cu133"),
         # Only CUDA 11.8 has code for it.
-        (Machine(platform="linux-64", driver="470.57.02", gpu="3.7"), "gpu-cu118"),
+        (Machine(platform="linux-64", driver="470.57.02", gpu="5.2"), "gpu-cu118"),
         (Machine(platform="linux-64", driver="418", gpu="V100"), "cpu"),
         # The driver of WSL is that of Windows, whose floors are other ones.
         (Machine(platform="linux-64", driver="527", gpu="A100", wsl=True), "gpu-cu118"),

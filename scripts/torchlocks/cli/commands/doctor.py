@@ -15,12 +15,19 @@ import click
     default=None,
     help="Diagnose another machine: a file that `torchlocks doctor --json` wrote there.",
 )
+@click.option(
+    "--with",
+    "needed",
+    type=click.Choice(["torchvision", "torchaudio"]),
+    multiple=True,
+    help="Judge the environments that have this package, variants too; may be given twice.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the diagnosis as JSON, and nothing else.")
-def doctor(record: Path | None, as_json: bool) -> None:
+def doctor(record: Path | None, needed: tuple[str, ...], as_json: bool) -> None:
     """List which environments run on this machine, why the others do not, and what to do."""
     from torchlocks.core.layout import find_layout
     from torchlocks.host.detect import detect_host
-    from torchlocks.host.doctor import diagnose
+    from torchlocks.host.doctor import diagnose, limits_of_locks
     from torchlocks.host.doctor_report import diagnosis_json, diagnosis_text
     from torchlocks.host.record import read_host
     from torchlocks.lockfile.formats import CONDA_LOCK
@@ -28,7 +35,9 @@ def doctor(record: Path | None, as_json: bool) -> None:
 
     layout = find_layout()
     locked = {path.parent.name for path in layout.locks.glob(f"*/{CONDA_LOCK}")}
-    diagnosis = diagnose(load_matrix(layout.matrix), read_host(record) if record else detect_host(), locked)
+    host = read_host(record) if record else detect_host()
+    limits = limits_of_locks(layout.locks, host.platform)
+    diagnosis = diagnose(load_matrix(layout.matrix), host, locked, limits=limits, needed=needed)
     if as_json:
         click.echo(diagnosis_json(diagnosis))
         return

@@ -120,17 +120,20 @@ def _gpu_environment(
 ) -> str:
     """Return the CUDA environment to build; raises if it is not compatible with this machine."""
     from torchlocks.host.detect import detect_host
+    from torchlocks.host.doctor import limits_of_locks
     from torchlocks.matrix.model import load_matrix
     from torchlocks.workflow.choose import choose_gpu_environment
 
+    host = detect_host()
     choice = choose_gpu_environment(
         load_matrix(layout.matrix),
-        detect_host(),
+        host,
         cuda,
         local=channel == "local",
         require_gpu=require_gpu,
         python=python,
         pytorch=pytorch,
+        limits=limits_of_locks(layout.locks, host.platform),
     )
     for note in choice.notes:
         progress.say(f"note: {note}")

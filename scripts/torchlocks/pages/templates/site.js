@@ -115,6 +115,8 @@
     if (!machine.capability) return { state: "unknown", reasons: [...reasons, ["no-gpu", "the GPU is not known, so whether torch has code for it is not, either"]], gpus: 0 };
     const sm = `sm_${machine.capability.replace(".", "")}`;
     const code = codeFor(machine.capability, cuda.architectures, cuda.ptx);
+    const lacking = cuda.libraries.find((each) => older(machine.capability, each.oldest));
+    if (code && lacking) return refused("architecture", `${lacking.library} ${lacking.version} has no code for ${sm}`);
     if (code === "machine") return { state: reasons.length ? "runs-with-remark" : "runs", reasons, gpus: 1 };
     if (code === "ptx") {
       const compiler = cuda.toolkit_drivers ? cuda.toolkit_drivers[system].shipped : null;
