@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, time, timezone
 from itertools import product
 from pathlib import Path
+from time import sleep
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from torchlocks.core.errors import ChannelUnreachableError, MissingFileError
 from torchlocks.core.files import hash_file
+from torchlocks.core.urls import mask
 from torchlocks.lockfile.fields import channel_urls
 
 if TYPE_CHECKING:
@@ -21,6 +24,9 @@ if TYPE_CHECKING:
 
 CHANNEL_HOST = "https://conda.anaconda.org"
 """The host of channels that are given by name."""
+
+_PAUSES_S = (1, 2, 4, 8, 16)
+"""Seconds to wait between tries; py-rattler does not hand on what the server's Retry-After says."""
 
 _SNAPSHOT, _AS_OF, _MIRROR = "TORCHLOCKS_SNAPSHOT", "TORCHLOCKS_AS_OF", "TORCHLOCKS_MIRROR"
 
@@ -122,20 +128,23 @@ class RecordSource:
         trust_certificates()
         by_url = {url: list(stand_ins) for url, stand_ins in mirrors(self.mirror).items()}
         client = Client([MirrorMiddleware(by_url), AuthenticationMiddleware(), OciMiddleware()])
-        cache = cache_folder().parent / "repodata"
+        cache = _repodata_cache(cache_folder().parent / "repodata", self.mirror)
         opened = []
         # `defaults` stands for three channels.
         urls = channel_urls(channel) if channel == "defaults" else (channel,)
         for subdir, url in product(subdirs, urls):
-            fetching = fetch_repo_data(
-                channels=[Channel(url)],
-                platforms=[Subdir(subdir)],
-                cache_path=cache,
-                callback=None,
-                client=client,
-            )
+
+            async def fetch(url: str = url, subdir: str = subdir) -> list[SparseRepoData]:
+                return await fetch_repo_data(
+                    channels=[Channel(url)],
+                    platforms=[Subdir(subdir)],
+                    cache_path=cache,
+                    callback=None,
+                    client=client,
+                )
+
             try:
-                opened += asyncio.run(fetching)
+                opened += _patiently(lambda fetch=fetch: asyncio.run(fetch()))  # type: ignore[misc]
             except Exception as error:
                 failure = str(error).splitlines()[0]
                 if not _is_absent(failure):
@@ -150,7 +159,8 @@ class RecordSource:
     def identity(self, channels: Sequence[str], subdirs: Sequence[str]) -> str:
         """Return the identity of the records for a lock's metadata: a hash of the snapshot, a date, or "live"."""
         if self.snapshot is None:
-            return f"live, as of {self.as_of.isoformat()}" if self.as_of else "live"
+            mirror = f" from the mirror {mask(self.mirror)}" if self.mirror else ""
+            return f"live{mirror}" + (f", as of {self.as_of.isoformat()}" if self.as_of else "")
         sha = hashlib.sha256()
         for channel in channels:
             for subdir in sorted(subdirs):
@@ -164,6 +174,25 @@ class RecordSource:
         if file not in self._digests:
             self._digests[file] = hash_file(file)
         return self._digests[file]
+
+
+def _repodata_cache(folder: Path, mirror: str | None) -> Path:
+    """The folder that caches live repodata: one for each mirror, which may hold other records than the channel."""
+    if not mirror:
+        return folder
+    return folder.with_name(f"repodata-{hashlib.sha256(mirror.rstrip('/').encode()).hexdigest()[:16]}")
+
+
+def _patiently(fetch: Callable[[], list[SparseRepoData]]) -> list[SparseRepoData]:
+    """Call `fetch`, and again after a while where the server asks for patience (429) or is overloaded (503)."""
+    for pause in _PAUSES_S:
+        try:
+            return fetch()
+        except Exception as error:
+            if not re.search(r"\b(429|503)\b", str(error)):
+                raise
+            sleep(pause)
+    return fetch()
 
 
 def _source(snapshot: Path | None, as_of: date | None, mirror: str | None) -> RecordSource:
