@@ -30,7 +30,7 @@ def pytest_configure(config: pytest.Config) -> None:
         expectation=expectation,
         prefix=Prefix(expectation.prefix),
         stream=Stream(expectation.events),
-        imports=Imports(expectation.events.parent, expectation.lead),
+        imports=Imports(expectation.events.parent),
     )
     config.stash[SUITE] = suite
     config.pluginmanager.register(Plugin(suite), "torchsuite")

@@ -18,7 +18,7 @@ from torchsuite import probe
 TIMEOUT_SECONDS = 120.0
 ORDERS = ("torch", "numpy")
 
-#: The file in which the lead leaves the results for the other processes.
+#: The file in which the first process leaves the results for the others.
 SHARED = "imports.json"
 
 
@@ -32,14 +32,13 @@ class Imported:
 
 
 class Imports:
-    """Runs both orders at the same time, on first use; the lead does it for all processes of a run.
+    """Runs both orders at the same time, on first use; the first process that asks does it for all of a run.
 
     `work` is a folder that the processes share.
     """
 
-    def __init__(self, work: Path, lead: bool = True) -> None:
+    def __init__(self, work: Path) -> None:
         self._work = work
-        self._lead = lead
         self._done: dict[str, Imported] = {}
 
     def get(self, first: str) -> Imported:
@@ -53,12 +52,19 @@ class Imports:
         return self._done[first]
 
     def _shared(self) -> dict[str, Imported] | None:
-        """What the lead saw, as soon as it is there; None in the lead itself, before its first look."""
-        deadline = time.monotonic() + (0 if self._lead else 2 * TIMEOUT_SECONDS)
-        while not (file := self._work / SHARED).is_file():
-            if time.monotonic() >= deadline:
+        """What another process saw, as soon as it is there; None where this one has to look."""
+        claim, file = self._work / f"{SHARED}.claim", self._work / SHARED
+        if not file.is_file():
+            try:
+                with claim.open("x", encoding="utf-8") as made:
+                    made.write(str(os.getpid()))
                 return None
-            time.sleep(0.05)
+            except FileExistsError:
+                deadline = time.monotonic() + 2 * TIMEOUT_SECONDS
+                while not file.is_file():
+                    if time.monotonic() >= deadline or not _runs(claim.read_text(encoding="utf-8")):
+                        return None
+                    time.sleep(0.05)
         return {order: Imported(**seen) for order, seen in json.loads(file.read_text(encoding="utf-8")).items()}
 
     def _share(self) -> None:
@@ -100,3 +106,14 @@ def ending(returncode: int) -> str:
     if returncode < 0:
         return f"killed by {signal.Signals(-returncode).name}"
     return f"ended with exit code {returncode}"
+
+
+def _runs(process: str) -> bool:
+    """Whether a process of this user is alive; taken for granted where it cannot be asked without harm (Windows)."""
+    if sys.platform == "win32" or not process.isdecimal():
+        return True
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return False
+    return True

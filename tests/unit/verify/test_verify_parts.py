@@ -204,3 +204,23 @@ def test_every_check_of_the_newer_files_has_a_sabotage() -> None:
     assert checks <= suite_sabotages.SABOTAGES.keys()
     every = {f"{file.name}::{entry.name}" for file in SUITE.glob("test_*.py") for entry in declared(file)}
     assert suite_sabotages.SABOTAGES.keys() <= every
+
+
+def test_one_process_of_a_run_imports_torch_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    imports = module("imports")
+    looked = []
+
+    def look(self: object, order: str) -> str:
+        looked.append(order)
+        return order
+
+    monkeypatch.setattr(imports.Imports, "_start", look)
+    monkeypatch.setattr(imports.Imports, "_finish", lambda self, order, process: imports.Imported(None, "", {"x": 1}))
+    first, second = imports.Imports(tmp_path), imports.Imports(tmp_path)
+    assert first.get("torch").seen == second.get("numpy").seen == {"x": 1}
+    assert looked == ["torch", "numpy"]
+    # The process that had claimed it is gone, and left nothing: the next one looks for itself.
+    (tmp_path / "imports.json").unlink()
+    (tmp_path / "imports.json.claim").write_text("999999999")
+    imports.Imports(tmp_path).get("torch")
+    assert len(looked) == 4
