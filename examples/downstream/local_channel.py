@@ -16,7 +16,7 @@ from pathlib import Path
 from rattler.index import index_fs
 from rattler_build import Stage0Recipe, ToolConfiguration, VariantConfig
 
-from torchlocks.core.process_exit import leave
+from torchlocks.core.process_exit import exit_process
 
 HERE = Path(__file__).parent.resolve()
 WHEELS, CHANNEL = HERE / "build" / "wheels", HERE / "build" / "extra"
@@ -43,4 +43,4 @@ def main(base_channel: str) -> None:
 if __name__ == "__main__":
     main(sys.argv[1])
     # py-rattler's threads can crash an interpreter that shuts down under them.
-    leave(0)
+    exit_process(0)

@@ -96,8 +96,10 @@ def test_a_package_can_be_added_and_everything_pinned_stays(built: BuiltChannel,
 def test_constraints_alone_hold_torch_and_install_nothing(built: BuiltChannel) -> None:
     target = MATRIX.target("gpu-cu129", "linux-64")
     assert solved(built, target, "torch-env-constraints * cuda129*").keys() == {"torch-env-constraints"}
-    locked = {package.name: package for package in read_lock(LAYOUT.locks / target.env / PIXI).packages["linux-64"]}
-    records = solved(built, target, "torch-env-constraints * cuda129*", "pytorch")
+    lock = read_lock(LAYOUT.locks / target.env / PIXI)
+    locked = {package.name: package for package in lock.packages["linux-64"]}
+    each = metapackage(target, lock.packages["linux-64"], lock.path)
+    records = solved(built, target, f"torch-env-constraints {each.version} {each.build}", "pytorch")
     assert records["pytorch"].url == locked["pytorch"].url
     assert records["python"].url == locked["python"].url
     assert "torch-env-gpu" not in records
