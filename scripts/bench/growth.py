@@ -120,7 +120,7 @@ def _rows(ground: Ground, progress: Progress, wanted: int) -> list[dict[str, Any
 
 
 def _row(row: dict[str, Any], platform: str) -> dict[str, Any]:
-    return {**row, "platforms": {platform: row["platforms"][platform]}}
+    return {**row, "platforms": {platform: row["platforms"][platform]}, "variants": {}}
 
 
 def _variants(targets: Sequence[Target], rows: Sequence[dict[str, Any]]) -> Iterator[tuple[Target, dict[str, Any]]]:
@@ -131,9 +131,17 @@ def _variants(targets: Sequence[Target], rows: Sequence[dict[str, Any]]) -> Iter
                 if (python, pytorch) != (target.python, target.pytorch):
                     cell = {
                         **row["platforms"][target.platform],
-                        **{"python": python, "pytorch": pytorch, "torchvision": None, "torchaudio": None},
+                        **{
+                            "python": python,
+                            "pytorch": pytorch,
+                            "release": None,
+                            "torchvision": None,
+                            "torchaudio": None,
+                        },
                     }
-                    changed = replace(target, python=python, pytorch=pytorch, torchvision=None, torchaudio=None)
+                    changed = replace(
+                        target, python=python, pytorch=pytorch, release=None, torchvision=None, torchaudio=None
+                    )
                     yield changed, {**row, "platforms": {target.platform: cell}}
 
 

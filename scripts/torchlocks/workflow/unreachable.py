@@ -70,8 +70,10 @@ def lock_summary(lock: Lock, target: Target) -> str:
 
 def _from_wheels(target: Target, local: Sequence[RowSize]) -> list[str]:
     """Return what can be built from PyPI wheels instead: the same CUDA, else the nearest, and the CPU environment."""
-    if target.accelerator == "cpu":
+    if target.env == "cpu":
         return ["build it from PyPI wheels instead: CHANNEL=local (or auto)"]
+    if target.accelerator == "cpu":
+        return ["use the default CPU environment, which can be built from PyPI wheels: make env-cpu"]
     choices = []
     rows = sorted((row for row in local if row.torch is not None), key=lambda row: _distance(row.cuda, target.cuda))
     if rows and rows[0].cuda == target.cuda:

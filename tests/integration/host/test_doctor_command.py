@@ -186,7 +186,7 @@ def test_a_lock_that_is_fine_and_a_channel_that_is_not(tmp_path: Path) -> None:
     run = torchlocks(tmp_path, "env", "gpu", "--cuda", "11.8", *mirror, **settings)
     said = unwrapped(run.stderr)
     assert run.returncode == ChannelUnreachableError.exit_code
-    assert "The lock of gpu-cu118 is fine" in said
+    assert "The lock of gpu-cu118 is valid" in said
     count = len(read_lock(LAYOUT.locks / "gpu-cu118" / "conda-lock.yml").packages["linux-64"])
     assert re.search(rf"\b{count} packages, [\d.]+ GB to download, PyTorch 2\.\S+ for CUDA 11\.8", said), said
     for choice in ("MIRROR=URL", "make bundle ENV=gpu-cu118", "CHANNEL=local", "make env-cpu"):
