@@ -27,11 +27,12 @@ def _masked(found: re.Match[str]) -> str:
     scheme, authority, rest = found.groups()
     if "@" in authority:
         authority = "***@" + authority.rpartition("@")[2]
-    return scheme + authority + _QUERY.sub(r"\1***", re.sub(r"/t/[^/\s?#]+", "/t/***", rest))
+    # Another URL may be glued to this one.
+    return scheme + authority + mask(_QUERY.sub(r"\1***", re.sub(r"/t/[^/\s?#]+", "/t/***", rest)))
 
 
 # Also where it is glued to other text; bounded, so that a long word is not scanned from each of its letters.
-_URL = re.compile(r"(?i)([a-z][a-z0-9+.-]{0,20}://)([^\s/?#]*)(\S*)")
+_URL = re.compile(r"(?i)((?:[a-z][a-z0-9+.-]{0,20})?://)([^\s/?#]*)(\S*)")
 _QUERY = re.compile(r"(?i)([?&][\w.-]*(?:token|secret|password|signature|sig|credential|key|auth)[\w.-]*=)[^&\s#]+")
 
 VARIABLE = re.compile(r"\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)\})")

@@ -203,6 +203,15 @@ def test_a_malformed_line_is_not_quoted_with_its_secret(url: str, text: str) -> 
     assert SECRET not in said
 
 
+def test_urls_that_are_glued_together_show_no_secret() -> None:
+    for text in (
+        f" ://user:{SECRET}@h/x",
+        f"file:///x/yhttps://user:{SECRET}@h.example/c",
+        f"0a0https://user:{SECRET}@h.example/t/{SECRET}/c",
+    ):
+        assert SECRET not in mask(text)
+
+
 ESCAPES = ["\x1b[31mred", "a\nb", "a\rb", "\x9b2J", "\x07", "\u202egnp.exe", "a\u2028b", "\x00"]
 
 
