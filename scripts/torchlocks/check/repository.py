@@ -207,12 +207,12 @@ def check_repository(
     for task, (found, seen) in zip(tasks, _check_all(tasks, content_hash), strict=True):
         report += found
         subjects.update({(task.env, platform): subject for platform, subject in seen.items()})
-    # A GPU environment that is checked alone is held against the CPU environment all the same.
-    for name, environment in matrix.environments.items():
-        if environment.accelerator == "cpu" and name not in names:
-            other = _task(layout, matrix, name)
-            _, seen = check_environment(other.folder, _rows(other, None))
-            subjects.update({(name, platform): subject for platform, subject in seen.items()})
+    # A GPU environment that is checked alone is compared with its CPU counterpart all the same.
+    counterparts = {_counterpart(matrix, *cell)[0] for cell in subjects}
+    for name in sorted(each for each in counterparts if each is not None and each not in names):
+        other = _task(layout, matrix, name)
+        _, seen = check_environment(other.folder, _rows(other, None))
+        subjects.update({(name, platform): subject for platform, subject in seen.items()})
     if not envs:
         report += recipes.check_recipes(layout, matrix)
     return report + _unknown_folders(layout, matrix) + _parity(matrix, subjects)
@@ -303,22 +303,42 @@ def _unknown_folders(layout: Layout, matrix: Matrix) -> Report:
     )
 
 
+def _counterpart(matrix: Matrix, env: str, platform: str) -> tuple[str | None, bool]:
+    """Return the CPU environment to compare a CUDA one with, and whether the two are a pair.
+
+    A pair has the same Python, PyTorch and torchvision. The default of a row without a pair is compared with the CPU
+    default of its platform; a variant without one has nothing to be compared with.
+    """
+    if matrix.environment(env).accelerator == "cpu":
+        return None, False
+    if (pair := matrix.cpu_pair(env, platform)) is not None:
+        return pair, True
+    if env in matrix.rows:
+        for name, row in matrix.rows.items():
+            if row.accelerator == "cpu" and platform in row.platforms:
+                return name, False
+    return None, False
+
+
 def _parity(matrix: Matrix, subjects: Mapping[tuple[str, str], Subject]) -> Report:
-    """Compare every GPU environment with the CPU environment of the same Python, PyTorch and torchvision."""
+    """Compare every GPU environment with its CPU counterpart."""
     findings: list[Finding] = []
     skipped: list[Skipped] = []
     for (name, platform), subject in subjects.items():
         if subject.row is None or subject.row.accelerator == "cpu":
             continue
-        cpu = subjects.get((matrix.cpu_pair(name, platform) or "", platform))
-        for rule in parity.RULES:
+        other, paired = _counterpart(matrix, name, platform)
+        if other is None:
+            continue
+        cpu = subjects.get((other, platform))
+        for rule in parity.RULES if paired else parity.UNPAIRED:
             if cpu is None:
                 skipped.append(
                     Skipped(
                         rule=rule.id,
                         path=f"locks/{name}",
                         platform=platform,
-                        reason="there is no CPU lock with the same Python, PyTorch and torchvision",
+                        reason=f"there is no lock of {other} to compare it with",
                     )
                 )
                 continue

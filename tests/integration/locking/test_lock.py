@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import yaml
 from support import SNAPSHOT, needs_snapshot, torchlocks
 from torchlocks.core.layout import Layout
 from torchlocks.lockfile.formats import read_lock
+from torchlocks.matrix.model import load_matrix
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -82,7 +84,8 @@ def test_what_cannot_be_solved_leaves_its_lock_alone_and_says_why(checkout: Path
     assert run.returncode == 20
     assert "gpu-cu118 on linux-64" in run.stderr
     assert "pytorch 2.9.* cuda118*" in run.stderr
-    assert "1 of 10 environments could not be locked" in run.stderr
+    count = len(load_matrix(matrix).environments)
+    assert re.search(rf"\b\d of {count} environments could not be locked", run.stderr), run.stderr
     assert digests(checkout / "locks") == before
 
 
@@ -153,7 +156,8 @@ def test_live_channels_through_a_mirror_give_the_same_packages(checkout: Path, t
         assert (checkout / "locks/gpu-cu124" / name).read_bytes() == (ROOT / "locks/gpu-cu124" / name).read_bytes()
     text = (checkout / "locks/gpu-cu124/conda-lock.yml").read_text()
     assert "records linux-64: live" in text
-    assert "127.0.0.1" not in text
+    assert f"records linux-64: live from the mirror {mirror}" in text
+    assert not [line for line in text.splitlines() if line.strip().startswith("url:") and "127.0.0.1" in line]
 
 
 def test_without_a_network_the_channel_is_named_and_locks_stay(checkout: Path) -> None:

@@ -116,3 +116,6 @@ RULES = (
         look=_packages,
     ),
 )
+
+UNPAIRED = tuple(rule for rule in RULES if rule.id != "parity-versions")
+"""What is compared where the two are not a pair: they have different versions by design."""
