@@ -116,7 +116,7 @@ def test_a_base_behind_a_url_is_the_same_base(tmp_path: Path) -> None:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}/gpu-cu118/{CONDA_LOCK}"
         run = extend(folder, url)
-        held = torchlocks(folder, "check", COLUMNS="200")
+        held = torchlocks(folder, "check", "--fetch-base", COLUMNS="200")
         server.shutdown()
     assert run.returncode == 0, run.stderr
     of_base = entries(LAYOUT.locks / "gpu-cu118" / CONDA_LOCK)
