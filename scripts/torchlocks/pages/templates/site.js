@@ -207,7 +207,7 @@
         ...fit.reasons.map(([, text]) => element("p", { class: "small muted" }, `Note: ${text}.`)),
       ];
       if (machine.capability && !machine.driver && judged.some((each) => each.entry.cuda)) {
-        parts.push(element("p", { class: "warn" }, "A GPU needs a driver to run on: say which one it has, and see the environment for it."));
+        parts.push(element("p", { class: "warn" }, "A GPU requires a driver: give its version to see the environment for it."));
       }
       const refused = judged.filter((each) => each.entry.cuda && each.fit.state === "does-not-run");
       if (!entry.cuda && machine.driver && refused.length) {
