@@ -263,15 +263,13 @@ class Matrix(_Model):
         row = self.rows[self._row_of[name]]
         rows = {name: row, **row.variant_rows(name)}
         known = {each: cells.platforms[platform] for each, cells in rows.items() if platform in cells.platforms}
-        fitting = [
-            (each != name, each)
-            for each, cell in known.items()
-            if python in (None, cell.python) and pytorch in (None, cell.pytorch)
+        matching = [
+            each for each, cell in known.items() if python in (None, cell.python) and pytorch in (None, cell.pytorch)
         ]
-        if any(not variant for variant, _ in fitting):
+        if name in matching:
             return name
-        if fitting:
-            return max((Version(known[each].pytorch), Version(known[each].python), each) for _, each in fitting)[2]
+        if matching:
+            return max(matching, key=lambda each: (Version(known[each].pytorch), Version(known[each].python)))
         asked = " and ".join(part for part in (pytorch and f"PyTorch {pytorch}", python and f"Python {python}") if part)
         near = sorted(known.values(), key=lambda cell: _distance(cell, default, python, pytorch))[:3]
         option = "PY={0.python} TORCH={0.pytorch}"
@@ -286,9 +284,9 @@ class Matrix(_Model):
         return self._row_of.get(name, name)
 
     def cpu_pair(self, name: str, platform: str) -> str | None:
-        """Return the CPU environment with the same Python, PyTorch, torchvision as a CUDA one; None if there is none.
+        """Return the CPU environment with the same Python, PyTorch and torchvision (or none) as a CUDA one.
 
-        A CPU environment with torchvision pairs with a CUDA environment that has the same or none.
+        None if there is no such environment on the platform.
         """
         target = self.target(name, platform)
         for each, row in self.environments.items():
