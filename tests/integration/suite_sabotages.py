@@ -105,6 +105,10 @@ SABOTAGES: dict[str, Sabotage] = {
     "test_cpu_compiled.py::test_compile": changed("torch", "compile", lambda real: lambda function, **more: function),
     "test_cpu_compiled.py::test_dynamic_shapes": changed("torch", "compile", _static),
     "test_cpu_compiled.py::test_graph_break_is_counted": changed("torch._dynamo", "graph_break", _nothing),
+    # Nothing is timed: the first kernel that there is.
+    "test_cpu_compiled.py::test_max_autotune": changed(
+        "torch", "compile", lambda real: lambda function, **more: function
+    ),
     # An optimiser whose compiled step does nothing.
     "test_cpu_compiled.py::test_compiled_optimizer": changed(
         "torch", "compile", lambda real: lambda function, **more: lambda: None
@@ -128,6 +132,16 @@ SABOTAGES: dict[str, Sabotage] = {
     ),
     "test_cpu_packaged.py::test_cpp_extension": of_check(
         "EXTENSION", lambda text: text.replace("torch/library.h", "torch/no_such_library.h")
+    ),
+    # Another model is written than the one that was asked for.
+    "test_cpu_programs.py::test_onnx": changed(
+        "torch.onnx",
+        "export",
+        lambda real: (
+            lambda model, *rest, **more: real(
+                module("torch").nn.Sequential(model, module("torch").nn.Softplus()), *rest, **more
+            )
+        ),
     ),
     "test_cpu_random.py::test_generator": changed(
         "torch", "rand", lambda real: lambda count: module("torch").full((count,), 0.5)

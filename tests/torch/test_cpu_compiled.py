@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 import torch._dynamo
 import torch._dynamo.testing
+import torch._inductor.config
 
 from torchsuite import attention, releases, skips
 from torchsuite.errors import U32, UBF16
@@ -116,6 +118,26 @@ def test_compiled_optimizer(compiler: str) -> None:
     for plain, compiled_parameter in zip(*ends, strict=True):
         # Three steps of size 0.01. The compiled one computes 1 - 0.999^n in fp32, which cancels.
         torch.testing.assert_close(compiled_parameter, plain, rtol=0.0, atol=3 * 0.01 * U32 / 0.001)
+
+
+@check("max-autotune times several kernels for one matmul and takes the quickest of them", seconds=120)
+def test_max_autotune(compiler: str, measure: Measure) -> None:
+    if version() < (2, 5) or sys.platform != "linux" or platform.machine() not in ("x86_64", "AMD64"):
+        skips.skip(skips.Reason.RELEASE, "this torch has no matmul kernels of its own for CPUs here")
+    if not torch.backends.mkldnn.is_available():
+        skips.skip(skips.Reason.PLATFORM, "without oneDNN torch has nothing to choose from")
+    layer = torch.nn.Linear(64, 48, bias=False).eval()
+    x = torch.randn(32, 64)
+    # Frozen weights, since packed ones are what the kernels are for.
+    with torch.no_grad(), torch._inductor.config.patch(freezing=True, max_autotune=True):
+        result = torch.compile(layer, fullgraph=True)(x)
+    tuned = torch._dynamo.utils.counters["inductor"]["select_algorithm_autotune"]
+    measure("autotuned", tuned)
+    exact = x.double() @ layer.weight.double().t()
+    # A sum of 64 products: 64 u of the sum of their sizes (Higham, Accuracy and Stability, section 3.1).
+    bound = 64 * U32 * (x.double().abs() @ layer.weight.double().abs().t())
+    assert bool(((result.double() - exact).abs() <= bound).all())
+    assert tuned == 1, "nothing was timed: the matmul has no choice of kernels"
 
 
 @check("FlexAttention is a kernel that torch.compile writes for each mask", seconds=120)

@@ -8,6 +8,7 @@ import sys
 
 import torch
 
+from torchsuite import cpu_libraries, skips
 from torchsuite.expect import Expectation
 from torchsuite.tiers import Measure, check
 
@@ -41,6 +42,23 @@ def test_backends(measure: Measure, expectation: Expectation) -> None:
         assert available["mkldnn"]
     if "mkl" in expectation.torch.build:
         assert available["mkl"]
+
+
+@check("MKL and oneDNN are loaded by name: those that run must be those of the lock")
+def test_library_versions(measure: Measure, expectation: Expectation) -> None:
+    running = cpu_libraries.running(torch.__config__.show())
+    compared = 0
+    for library, version in running.items():
+        measure(library, version)
+        package = next((each for each in expectation.packages if each.name in cpu_libraries.PACKAGES[library]), None)
+        if package is None:
+            continue
+        compared += 1
+        assert cpu_libraries.agree(version, package.version), (
+            f"the lock has {package.name} {package.version}, torch runs with {library} {version}"
+        )
+    if not compared:
+        skips.skip(skips.Reason.ABSENT, "no MKL or oneDNN of its own is in the lock: torch has them built in, or none")
 
 
 @check("workers hand tensors over through shared memory; a container's 64 MB of it are gone quickly")

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 import torch._inductor
 import torch.export
+from torch._inductor import config
 
 from torchsuite import skips
 from torchsuite.tiers import check
@@ -24,8 +25,15 @@ def test_package(compiler: str, tmp_path: Path) -> None:
     model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 2)).eval()
     x = torch.randn(3, 8)
     dynamic = ({0: torch.export.Dim("batch", min=2, max=64)},)
+    # Headers that are compiled once pay for many packages and stay in the user's folder for temporary files; the
+    # wrapper that calls the kernels is not what a check of correctness optimises.
+    settings = {"precompile_headers": False, "compile_wrapper_opt_level": "O0"}
     package = torch._inductor.aoti_compile_and_package(
-        torch.export.export(model, (x,), dynamic_shapes=dynamic), package_path=os.fspath(tmp_path / "model.pt2")
+        torch.export.export(model, (x,), dynamic_shapes=dynamic),
+        package_path=os.fspath(tmp_path / "model.pt2"),
+        inductor_configs={
+            f"aot_inductor.{name}": value for name, value in settings.items() if hasattr(config.aot_inductor, name)
+        },
     )
     loaded = torch._inductor.aoti_load_package(package)
     for batch in (3, 17):

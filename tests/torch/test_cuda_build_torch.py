@@ -10,6 +10,7 @@ import pytest
 from torchsuite import cuda_versions, skips
 from torchsuite.expect import Expectation
 from torchsuite.imports import Imports
+from torchsuite.prefix import Prefix
 from torchsuite.tiers import Measure, check
 
 
@@ -80,6 +81,43 @@ def test_cudnn(torch_says: dict[str, Any], expectation: Expectation, measure: Me
     version = cuda_versions.cudnn(told)
     measure("version", ".".join(map(str, version)))
     _same(version, expectation, "cudnn", "libcudnn", "libcudnn9", "nvidia-cudnn-cu*")
+
+
+@check("torch calls functions of the cuDNN it was compiled against, which an older one lacks", accelerator="cuda")
+def test_cudnn_is_not_older_than_compiled(torch_says: dict[str, Any], measure: Measure) -> None:
+    running, compiled = torch_says["cuda_build"]["cudnn"], torch_says["cuda_build"]["cudnn_compiled"]
+    assert isinstance(running, int), f"torch has no working cuDNN: {running}"
+    assert isinstance(compiled, list), f"torch does not tell which cuDNN it was compiled against: {compiled}"
+    major, minor, _ = cuda_versions.cudnn(running)
+    measure("compiled", ".".join(map(str, compiled)))
+    measure("running", f"{major}.{minor}")
+    # cuDNN is compatible within a major, towards newer minors.
+    assert (major, minor) >= tuple(compiled[:2]), f"compiled against {compiled}, runs with {major}.{minor}"
+    assert major == compiled[0], f"compiled against {compiled}, runs with {major}.{minor}"
+
+
+@check("2:4 sparsity is cuSPARSELt's; an older one than torch was compiled against lacks functions", accelerator="cuda")
+def test_cusparselt(torch_says: dict[str, Any], expectation: Expectation, measure: Measure) -> None:
+    compiled = torch_says["cuda_build"]["cusparselt"]
+    if not isinstance(compiled, int):
+        skips.skip(skips.Reason.RELEASE, "this torch is built without cuSPARSELt")
+    version = cuda_versions.cusparselt(compiled)
+    measure("compiled", ".".join(map(str, version)))
+    package = cuda_versions.package(expectation, "cusparselt", "libcusparselt", "nvidia-cusparselt-cu*")
+    if package is None:
+        skips.skip(skips.Reason.ABSENT, "the lock has no package cusparselt of its own")
+    assert cuda_versions.numbers(package.version)[:2] >= version[:2], (
+        f"compiled against {'.'.join(map(str, version))}, the lock has {package.name} {package.version}"
+    )
+
+
+@check("symmetric memory between GPUs is NVSHMEM's, which torch looks for at its first use", accelerator="cuda")
+def test_nvshmem(torch_says: dict[str, Any], prefix: Prefix, measure: Measure) -> None:
+    told = torch_says["cuda_build"]["nvshmem"]
+    measure("available", told)
+    if not any(path.endswith("/libtorch_nvshmem.so") for path in prefix.files):
+        skips.skip(skips.Reason.RELEASE, "this torch is built without NVSHMEM")
+    assert told is True, f"torch is built for NVSHMEM and does not find it: {told}"
 
 
 @check("NCCL is what GPUs speak to each other; torch may have one built in that no lock names", accelerator="cuda")

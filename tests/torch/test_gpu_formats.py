@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from torchsuite import capability, formats, skips
+from torchsuite import capability, formats, releases, skips
 from torchsuite.precision import tf32
 from torchsuite.tiers import Measure, check
 
@@ -48,6 +48,23 @@ def test_int8_layer(gpu: Any, measure: Measure) -> None:
     ratio = formats.int8_matmul(gpu)
     measure("error_over_bound", ratio)
     assert ratio <= 1
+
+
+@check("weights of which two in four are zero have products of their own, cuSPARSELt's or CUTLASS's")
+def test_structured_sparsity(gpu: Any, measure: Measure) -> None:
+    if why := capability.lacks(torch.cuda.get_device_capability(gpu), capability.BF16, "2:4 sparsity"):
+        skips.skip(skips.Reason.GPU_TOO_OLD, why)
+    sparse = releases.module("torch.sparse", "2.1")
+    to_sparse = releases.attribute(sparse, "to_sparse_semi_structured", "2.1")
+    torch.manual_seed(28)
+    weights = torch.randint(1, 4, (128, 128), device=gpu).half()
+    weights *= torch.tensor([1, 0, 0, 1], device=gpu).repeat(32).half()
+    x = torch.randint(-3, 4, (128, 128), device=gpu).half()
+    exact = weights.double() @ x.double()
+    product = to_sparse(weights)
+    measure("library", type(product).__name__)
+    # Sums of 64 products up to 9 are whole numbers up to 576, which fp16 holds exactly.
+    assert torch.equal((product @ x).double(), exact)
 
 
 DETERMINISTIC = """

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
+import platform
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from torchsuite import nodes, training
+from torchsuite import nodes, skips, training
 from torchsuite.tiers import Measure, check
 
 
@@ -189,6 +191,44 @@ def test_save_on_gpu_load_on_cpu(gpu: Any, tmp_path: Path, run_python: Callable[
     assert again.device == x.device
     assert torch.equal(again, x)
     assert run_python(LOADING, path, timeout=150).split() == ["cpu", "499500.0"]
+
+
+@check("a profile without kernels is CUPTI's doing: it is missing, of another version, or not permitted")
+def test_profiler(gpu: Any, measure: Measure) -> None:
+    from torch.autograd import DeviceType
+    from torch.profiler import ProfilerActivity, profile
+
+    a = torch.ones(512, 512, device=gpu)
+    torch.cuda.synchronize(gpu)
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as trace:
+        (a @ a).relu_()
+        torch.cuda.synchronize(gpu)
+    on_gpu = [event for event in trace.events() if event.device_type == DeviceType.CUDA]
+    measure("kernels", sorted({event.name for event in on_gpu})[:10])
+    # A product and a relu are two kernels at least.
+    assert len(on_gpu) >= 2, "the profile has no kernels: see CUPTI, and who may read the GPU's performance counters"
+
+
+EXPANDABLE = """
+import torch
+blocks = [torch.full((1 << 20,), float(index), device="cuda") for index in range(8)]
+before = torch.cuda.memory_reserved()
+del blocks[::2]
+# Twice the size of what was given back: an expandable segment grows instead of leaving holes.
+large = torch.full((6 << 20,), 9.0, device="cuda")
+assert [float(block.sum()) for block in blocks] == [index * float(1 << 20) for index in (1, 3, 5, 7)]
+assert float(large.sum()) == 9.0 * (6 << 20)
+print(sum(bool(segment.get("is_expandable")) for segment in torch.cuda.memory_snapshot()))
+"""
+
+
+@check("long runs with changing sizes are started with expandable segments, which use the driver's virtual memory")
+def test_expandable_segments(gpu: Any, run_python: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    if sys.platform != "linux" or "microsoft" in platform.release().lower():
+        skips.skip(skips.Reason.PLATFORM, "expandable segments are for Linux")
+    # The name before torch 2.9, which later ones read, too.
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    assert int(run_python(EXPANDABLE, timeout=150).split()[-1]) >= 1, "no segment is expandable"
 
 
 @check("NCCL needs sockets, shared memory and kernels of its own; one process alone shows whether it starts")

@@ -98,6 +98,17 @@ def _pair(function: str) -> Callable[[ctypes.CDLL], list[int]]:
     return version
 
 
+def _triple(function: str) -> Callable[[ctypes.CDLL], list[int]]:
+    """A function without a result that writes major, minor and patch."""
+
+    def version(library: ctypes.CDLL) -> list[int]:
+        numbers = [ctypes.c_int(0) for _ in range(3)]
+        getattr(library, function)(*map(ctypes.byref, numbers))
+        return [number.value for number in numbers]
+
+    return version
+
+
 def _cudnn(library: ctypes.CDLL) -> list[int]:
     function = library.cudnnGetVersion
     function.restype = ctypes.c_size_t
@@ -107,7 +118,8 @@ def _cudnn(library: ctypes.CDLL) -> list[int]:
     return [value // base, value % base // 100, value % 100]
 
 
-#: How the libraries tell their versions, by the start of their names (the reference manuals of CUDA, cuDNN and NCCL).
+#: How the libraries tell their versions, by the start of their names (the reference manuals of CUDA, cuDNN, NCCL,
+#: cuFile and NVSHMEM).
 _VERSIONS: dict[str, Callable[[ctypes.CDLL], list[int]]] = {
     "cudart": _number("cudaRuntimeGetVersion", lambda n: [n // 1000, n % 1000 // 10]),
     "cublas": _property("cublasGetProperty"),
@@ -121,6 +133,9 @@ _VERSIONS: dict[str, Callable[[ctypes.CDLL], list[int]]] = {
     "nccl": _number("ncclGetVersion", lambda n: [n // 10000, n % 10000 // 100, n % 100]),
     "nvrtc": _pair("nvrtcVersion"),
     "nvJitLink": _pair("nvJitLinkVersion"),
+    # 1140 is cuFile 1.14.
+    "cufile": _number("cuFileGetVersion", lambda n: [n // 1000, n % 1000 // 10]),
+    "nvshmem_host": _triple("nvshmemx_vendor_get_version_info"),
 }
 
 

@@ -40,7 +40,16 @@ def cudnn(number: int) -> tuple[int, int, int]:
     return number // base, number % base // 100, number % 100
 
 
+def cusparselt(number: int) -> tuple[int, int, int]:
+    """cuSPARSELt's version of the number in its header: 602 is 0.6.2."""
+    return number // 1000, number % 1000 // 100, number % 100
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    """The numbers of a version, to be compared: (0, 7, 1) of 0.7.1."""
+    return tuple(int(part) for part in re.findall(r"\d+", version))
+
+
 def agree(told: tuple[int, ...], locked: str) -> bool:
     """Whether the numbers that a library tells begin the locked version: (12, 9, 1) and 12.9.1.4."""
-    numbers = [int(part) for part in re.findall(r"\d+", locked)]
-    return all(mine == theirs for mine, theirs in zip(told, numbers, strict=False))
+    return all(mine == theirs for mine, theirs in zip(told, numbers(locked), strict=False))

@@ -61,6 +61,9 @@ def cuda_build(torch: Any) -> dict[str, Any]:
     questions: dict[str, Callable[[], Any]] = {
         "architectures": lambda: torch._C._cuda_getArchFlags(),
         "cudnn": lambda: torch.backends.cudnn.version(),
+        "cudnn_compiled": lambda: list(torch._C._cudnn.getCompileVersion()),
+        "cusparselt": lambda: torch.backends.cusparselt.version(),
+        "nvshmem": lambda: torch._C._distributed_c10d._is_nvshmem_available(),
         "nccl": lambda: list(torch.cuda.nccl.version()),
         "available": lambda: torch.cuda.is_available(),
         "devices": lambda: torch.cuda.device_count(),

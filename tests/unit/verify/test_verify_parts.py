@@ -224,3 +224,38 @@ def test_one_process_of_a_run_imports_torch_for_all(tmp_path: Path, monkeypatch:
     (tmp_path / "imports.json.claim").write_text("999999999")
     imports.Imports(tmp_path).get("torch")
     assert len(looked) == 4
+
+
+@pytest.mark.parametrize(
+    ("number", "version"), [(400, (0, 4, 0)), (602, (0, 6, 2)), (701, (0, 7, 1)), (801, (0, 8, 1))]
+)
+def test_version_of_cusparselt(number: int, version: tuple[int, int, int]) -> None:
+    assert module("cuda_versions").cusparselt(number) == version
+
+
+@pytest.mark.parametrize(
+    ("printed", "versions"),
+    [
+        (
+            "  - Intel(R) oneAPI Math Kernel Library Version 2024.2-Product Build 20240605 for Intel(R) 64 …\n"
+            "  - Intel(R) MKL-DNN v3.7.1 (Git Hash 8d263e693366ef8db40acc569cc7d8edf644556d)\n",
+            {"MKL": "2024.2", "oneDNN": "3.7.1"},
+        ),
+        ("  - OpenMP 201511 (a.k.a. OpenMP 4.5)\n  - LAPACK is enabled (usually provided by MKL)\n", {}),
+    ],
+)
+def test_libraries_of_a_cpu_build_by_what_torch_prints(printed: str, versions: dict[str, str]) -> None:
+    assert module("cpu_libraries").running(printed) == versions
+
+
+@pytest.mark.parametrize(
+    ("running", "locked", "same"),
+    [
+        ("2024.2", "2024.2.2", True),
+        ("2024.1", "2024.2.2", False),
+        ("3.12.0", "3.12", True),
+        ("3.7.1", "3.12", False),
+    ],
+)
+def test_libraries_of_a_cpu_build_against_the_lock(running: str, locked: str, same: bool) -> None:
+    assert module("cpu_libraries").agree(running, locked) is same
