@@ -1,8 +1,9 @@
 """Runs checks of the suite, each sabotaged, in the environment of this Python; see `suite_sabotages.py`.
 
-    python -I sabotage_child.py SUITE WORK
+    python -I sabotage_child.py SUITE WORK [cuda-build]
 
-leaves `WORK/events.jsonl`. Checks whose packages the environment does not have are skipped, as ever.
+leaves `WORK/events.jsonl`. The table is that of the CPU's checks, or of CUDA builds.
+Checks whose packages the environment does not have are skipped, as ever.
 """
 
 from __future__ import annotations
@@ -13,17 +14,17 @@ import sys
 from pathlib import Path
 
 
-def main(suite: Path, work: Path) -> int:
+def main(suite: Path, work: Path, tier: str) -> int:
     sys.path[:0] = [os.fspath(suite), os.fspath(Path(__file__).parent)]
     import pytest
 
-    from suite_sabotages import SABOTAGES
+    from suite_sabotages import OF_CUDA_BUILDS, SABOTAGES
     from torchsuite import expect, found
 
     told = {
-        **expect.document(found.find(), "cpu", None, ("cpu",)),
+        **expect.document(found.find(), "cpu" if tier == "cpu" else "cuda", None, (tier,)),
         "events": os.fspath(work / "events.jsonl"),
-        "only": list(SABOTAGES),
+        "only": list(SABOTAGES if tier == "cpu" else OF_CUDA_BUILDS),
         "threads": 1,
     }
     (work / "expect.json").write_text(json.dumps(told), encoding="utf-8")
@@ -39,4 +40,4 @@ def main(suite: Path, work: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2])))
+    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2]), (sys.argv[3:] or ["cpu"])[0]))

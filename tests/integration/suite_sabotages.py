@@ -76,6 +76,17 @@ def wrong_relu(patch: pytest.MonkeyPatch, item: pytest.Item) -> None:
     patch.setattr(torch.nn.ReLU, "forward", lambda self, x: Leaky.apply(x))
 
 
+def _told(name: str, value: object) -> Sabotage:
+    """A CUDA build that tells `value` when it is asked for `name`."""
+
+    def sabotage(patch: pytest.MonkeyPatch, item: pytest.Item) -> None:
+        assert isinstance(item, pytest.Function)
+        told: Any = item.funcargs["torch_says"]
+        patch.setitem(item.funcargs, "torch_says", {**told, "cuda_build": {**told["cuda_build"], name: value}})
+
+    return sabotage
+
+
 def _without_triangle(real: Any) -> Any:
     return lambda *tensors, is_causal=False, **more: real(*tensors, **more)
 
@@ -177,6 +188,14 @@ SABOTAGES: dict[str, Sabotage] = {
     ),
 }
 
+#: Sabotages for checks of CUDA builds, which need an environment for CUDA, and no GPU.
+OF_CUDA_BUILDS: dict[str, Sabotage] = {
+    "test_cuda_build_torch.py::test_cudnn_is_not_older_than_compiled": _told("cudnn_compiled", [9, 99, 0]),
+    "test_cuda_build_torch.py::test_cusparselt": _told("cusparselt", 9902),
+    "test_cuda_build_torch.py::test_nvshmem": _told("nvshmem", False),
+    "test_cuda_build_torch.py::test_nccl": _told("nccl", [1, 0, 0]),
+}
+
 #: Files of which every check has to have a sabotage.
 COVERED = (
     "test_cpu_attention.py",
@@ -192,5 +211,5 @@ COVERED = (
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     with pytest.MonkeyPatch.context() as patch:
-        SABOTAGES[item.nodeid.partition("[")[0]](patch, item)
+        {**SABOTAGES, **OF_CUDA_BUILDS}[item.nodeid.partition("[")[0]](patch, item)
         return (yield)

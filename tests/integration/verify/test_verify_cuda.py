@@ -8,6 +8,7 @@ replaced in it, never written to.
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import shutil
@@ -20,9 +21,11 @@ from pathlib import Path
 import pytest
 
 from driver_stand_in import NAME, compiler, make_driver
+from suite_sabotages import OF_CUDA_BUILDS
 from torchlocks.core.layout import Layout
 from torchlocks.core.progress import Silent
 from torchlocks.host.detect import host_platform
+from torchlocks.install.activate import python_of
 from torchlocks.install.provenance import read_provenance
 from torchlocks.lockfile.formats import read_lock
 from torchlocks.lockfile.models import Lock
@@ -207,6 +210,19 @@ def test_a_healthy_cuda_environment_is_verified_as_far_as_this_machine_goes(of_c
     assert {check.outcome for check in built} == {"passed"}, [check.why for check in built]
     if not verdict.host.gpus:
         assert {check.why for check in verdict.checks if check.tier == "gpu"} == {"not run: no NVIDIA driver"}
+
+
+def test_a_sabotaged_check_of_a_cuda_build_fails(of_cuda: Installed, tmp_path: Path) -> None:
+    child = Path(__file__).parents[1] / "sabotage_child.py"
+    command = [str(each) for each in (python_of(of_cuda.prefix), "-I", child, LAYOUT.suite, tmp_path, "cuda-build")]
+    subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=300, check=False)
+    events = map(json.loads, (tmp_path / "events.jsonl").read_text(encoding="utf-8").splitlines())
+    outcomes = {event["id"]: event["outcome"] for event in events if event["event"] == "finished"}
+    # What this torch has no part of is skipped.
+    assert {check: outcomes[check] for check in OF_CUDA_BUILDS if outcomes[check] != "skipped"} == {
+        check: "failed" for check in OF_CUDA_BUILDS if outcomes[check] != "skipped"
+    }
+    assert outcomes["test_cuda_build_torch.py::test_cudnn_is_not_older_than_compiled"] == "failed"
 
 
 def test_the_whole_suite_says_what_was_verified(of_cuda: Installed, tmp_path: Path) -> None:
