@@ -7,7 +7,9 @@ import tarfile
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from torchlocks.bundle import installer
+from torchlocks.bundle.installer.files import leaves
+from torchlocks.bundle.installer.model import BundleError
+from torchlocks.bundle.installer.reading import check_files, read_bundle
 from torchlocks.core.disk import disk_full_as_error, require_space
 from torchlocks.core.errors import (
     InstallError,
@@ -47,9 +49,9 @@ def unpack_bundle(bundle: Path, *, fetch: FetchOptions, progress: Progress) -> U
         with progress.task("Unpacking the bundle", bundle.stat().st_size, unit="bytes") as task:
             _extract(bundle, folder, task)
         try:
-            found = installer.read_bundle(folder)
-            installer.check_files(found, progress.say)
-        except installer.BundleError as error:
+            found = read_bundle(folder)
+            check_files(found, progress.say)
+        except BundleError as error:
             raise IntegrityError(str(error), where=str(bundle), fix=error.fix) from error
         if found.portable:
             raise InstallError(
@@ -86,12 +88,7 @@ def _extract(bundle: Path, folder: Path, task: Task) -> None:
                 parts = PurePosixPath(member.name).parts
                 if member.isdir():
                     continue
-                if (
-                    not member.isreg()
-                    or member.issparse()
-                    or not 2 <= len(parts) <= 4
-                    or installer.leaves("/".join(parts[1:]))
-                ):
+                if not member.isreg() or member.issparse() or not 2 <= len(parts) <= 4 or leaves("/".join(parts[1:])):
                     raise refuse(f"it holds {member.name!r}")
                 target = folder.joinpath(*parts[1:])
                 target.parent.mkdir(parents=True, exist_ok=True)

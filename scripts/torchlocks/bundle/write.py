@@ -24,9 +24,9 @@ from importlib import resources
 from pathlib import Path
 
 from torchlocks import __version__
-from torchlocks.bundle import installer
 from torchlocks.bundle.archive import SUMS, write_tar
 from torchlocks.bundle.channel import BundledFile, write_channel
+from torchlocks.bundle.installer.model import Package as BundledPackage
 from torchlocks.core.disk import disk_full_as_error, is_disk_full, require_space
 from torchlocks.core.errors import (
     InstallError,
@@ -187,7 +187,7 @@ def make_bundle(
             ),
             encoding="utf-8",
         )
-        shutil.copyfile(installer.__file__, folder / "install.py")
+        _copy_installer(folder)
         if platform.startswith("win-"):
             # What conda and pip put beside a script on Windows; setuptools is where it is kept as a file.
             launcher = "cli-arm64.exe" if platform == "win-arm64" else "cli-64.exe"
@@ -268,6 +268,16 @@ def _write_lock(lock: Lock, platform: str, folder: Path) -> None:
         shutil.copyfile(beside, folder / "pixi.lock")
 
 
+def _copy_installer(folder: Path) -> None:
+    """Write `install.py` and the package that it runs, whose source this is."""
+    source = resources.files("torchlocks.bundle")
+    (folder / "install.py").write_bytes((source / "install.py").read_bytes())
+    (folder / "installer").mkdir()
+    for module in (source / "installer").iterdir():
+        if module.name.endswith(".py"):
+            (folder / "installer" / module.name).write_bytes(module.read_bytes())
+
+
 def _write_manifest(
     lock: Lock,
     platform: str,
@@ -277,9 +287,9 @@ def _write_manifest(
     folder: Path,
     portable: bool,
 ) -> str:
-    """Write the file that `installer.read_bundle` reads; returns its sha256."""
+    """Write the file that `installer.reading.read_bundle` reads; returns its sha256."""
     entries = [
-        installer.Package(
+        BundledPackage(
             name=package.name,
             version=package.version,
             build=package.build,

@@ -25,7 +25,12 @@ from conftest import LAYOUT, TORCHLOCKS, Checkout
 from faulty_server import faulty_server
 from support import small_disk
 from tiny_channel import PLACEHOLDER, PLATFORM, TinyChannel, locked_file, make_channel
-from torchlocks.bundle import installer as bundle_installer
+from torchlocks.bundle.installer import zstd
+from torchlocks.bundle.installer.command import host_platform as bundle_platform
+from torchlocks.bundle.installer.command import main as install_bundle
+from torchlocks.bundle.installer.extract import extract
+from torchlocks.bundle.installer.model import BundleError
+from torchlocks.bundle.installer.reading import read_bundle
 from torchlocks.bundle.unpack import unpack_bundle
 from torchlocks.bundle.write import Bundle, bundle_environment, make_bundle
 from torchlocks.core.errors import (
@@ -46,9 +51,7 @@ from torchlocks.lockfile.formats import read_lock
 from torchlocks.lockfile.models import Lock, LockedPackage, pip_package
 
 SILENT = Silent()
-pytestmark = pytest.mark.skipif(
-    bundle_installer.host_platform() != PLATFORM, reason=f"the tiny packages are for {PLATFORM}"
-)
+pytestmark = pytest.mark.skipif(bundle_platform() != PLATFORM, reason=f"the tiny packages are for {PLATFORM}")
 # The Python of the system is the barest there is; without one, this one has to do.
 PYTHON = shutil.which("python3", path="/usr/bin:/usr/local/bin") or sys.executable
 
@@ -476,6 +479,19 @@ def test_every_python_of_this_machine_runs_it(folder: Path, tmp_path: Path) -> N
     assert sys.version_info[1] in ran
 
 
+def test_an_older_python_is_told_what_is_needed(folder: Path, tmp_path: Path) -> None:
+    versions = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    found = [python for old in ("2.7.*", "3.[67].*") for python in versions.glob(f"{old}/bin/python")]
+    if not found:
+        pytest.skip("no Python 2.7, 3.6 or 3.7 of a pyenv is on this machine")
+    for python in found:
+        command = [str(python), str(folder / "install.py"), str(tmp_path / "env")]
+        run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert run.returncode == 1, python
+        assert run.stderr.startswith("error: install.py needs Python 3.8 or newer"), python
+        assert not (tmp_path / "env").exists()
+
+
 def test_without_a_network_nothing_is_missing(folder: Path, tmp_path: Path) -> None:
     require_namespaces()
     said = run_installer(folder, tmp_path / "env", network=False)
@@ -559,7 +575,7 @@ def test_a_flipped_bit_in_any_file_is_found(folder: Path, tmp_path: Path) -> Non
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         content = file.read_bytes()
         # In the installer and the sums themselves, a flipped bit may break Python or the line.
-        if file.name in ("install.py", "SHA256SUMS"):
+        if file.name in ("install.py", "SHA256SUMS") or file.parent.name == "installer":
             continue
         file.write_bytes(flipped(content, len(content) // 2))
         said = run_installer(folder, "--check")
@@ -775,17 +791,15 @@ def test_an_entry_point_is_only_a_name(tmp_path: Path, entry: str) -> None:
 # --- reading Zstandard --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "way", [bundle_installer.zstd_of_system, bundle_installer.zstd_of_command, bundle_installer.zstd_of_module]
-)
+@pytest.mark.parametrize("way", [zstd.zstd_of_system, zstd.zstd_of_command, zstd.zstd_of_module])
 def test_each_way_of_reading_zstandard_makes_the_same_files(
-    folder: Path, tmp_path: Path, way: Callable[[], bundle_installer.Opener | None]
+    folder: Path, tmp_path: Path, way: Callable[[], zstd.Opener | None]
 ) -> None:
     opener = way()
     if opener is None:
         pytest.skip(f"{way.__name__}: not on this machine")
     archive = folder / "channel" / PLATFORM / "many-1.0-0.conda"
-    made = bundle_installer.extract(archive, tmp_path / "extracted", opener)
+    made = extract(archive, tmp_path / "extracted", opener)
     assert (made.folder / "share/many/7.txt").read_text() == "7 " * 300
     listed = json.loads((made.folder / "info" / "paths.json").read_text())["paths"]
     assert len(listed) == 200
@@ -795,27 +809,27 @@ def test_each_way_of_reading_zstandard_makes_the_same_files(
     with zipfile.ZipFile(other, "w") as parts:
         parts.writestr("info-other-1.0-0.tar.zst", b"not Zstandard")
         parts.writestr("pkg-other-1.0-0.tar.zst", b"not Zstandard")
-    with pytest.raises(bundle_installer.BundleError, match="is not a package that can be extracted"):
-        bundle_installer.extract(other, tmp_path / "other", opener)
+    with pytest.raises(BundleError, match="is not a package that can be extracted"):
+        extract(other, tmp_path / "other", opener)
     # A stream that ends too early or is damaged is an error with every one of them.
     content = archive.read_bytes()
     broken = tmp_path / archive.name
     for number, bad in enumerate((flipped(content, len(content) * 2 // 3), flipped(content, len(content) // 2))):
         broken.write_bytes(bad)
-        with pytest.raises((bundle_installer.BundleError, OSError)):
-            bundle_installer.extract(broken, tmp_path / f"broken-{number}", opener)
+        with pytest.raises((BundleError, OSError)):
+            extract(broken, tmp_path / f"broken-{number}", opener)
 
 
 def test_without_anything_that_reads_zstandard_a_portable_bundle_installs(
     lock: Lock, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(bundle_installer, "ZSTD", ())
+    monkeypatch.setattr(zstd, "ZSTD", ())
     place = tmp_path / "place"
-    assert bundle_installer.main([str(place / "env")], folder) == 1
+    assert install_bundle([str(place / "env")], folder) == 1
     assert "PORTABLE=1" in capsys.readouterr().err
     assert not place.exists()
     inside = unpacked(make(lock, tmp_path / "b.tar", portable=True), tmp_path / "b")
-    assert bundle_installer.main([str(place / "env"), "--unproven"], inside) == 0
+    assert install_bundle([str(place / "env"), "--unproven"], inside) == 0
     assert fsck(place / "env", progress=SILENT).ok
 
 
@@ -880,10 +894,10 @@ def test_a_signature_of_the_manifest_is_a_proof(lock: Lock, tmp_path: Path) -> N
 
 
 def test_what_is_extracted_is_what_was_hashed(folder: Path, tmp_path: Path) -> None:
-    found = bundle_installer.read_bundle(folder)
+    found = read_bundle(folder)
     package = next(each for each in found.packages if each.name == "many")
-    with pytest.raises(bundle_installer.BundleError, match="changed while"):
-        bundle_installer.extract(folder / package.file, tmp_path / "x", None, "0" * 64)
+    with pytest.raises(BundleError, match="changed while"):
+        extract(folder / package.file, tmp_path / "x", None, "0" * 64)
 
 
 @pytest.mark.parametrize("name", ["bundle.json", "SHA256SUMS"])

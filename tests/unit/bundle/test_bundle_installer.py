@@ -6,6 +6,7 @@ import ast
 import io
 import json
 import posixpath
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,35 +16,49 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torchlocks.bundle import installer as bundle_installer
-from torchlocks.bundle.installer import BundleError, leaves, replace_binary, replace_text
+from torchlocks.bundle import installer
+from torchlocks.bundle.installer import zstd
+from torchlocks.bundle.installer.files import leaves
+from torchlocks.bundle.installer.model import BundleError
+from torchlocks.bundle.installer.prefixes import replace_binary, replace_text
+from torchlocks.bundle.installer.reading import read_bundle
 
 if TYPE_CHECKING:
-    from torchlocks.bundle.installer import Opener
+    from torchlocks.bundle.installer.zstd import Opener
 
-SOURCE = Path(bundle_installer.__file__).read_text(encoding="utf-8")
+PACKAGE = Path(installer.__file__).parent
+LAUNCHER = PACKAGE.parent / "install.py"
+SOURCES = [LAUNCHER, *sorted(PACKAGE.glob("*.py"))]
 OLD = "/opt/placeholder_placehold_placehold"
 
 
-def test_it_is_python_3_8() -> None:
-    ast.parse(SOURCE, feature_version=(3, 8))
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.name)
+def test_it_is_python_3_8(source: Path) -> None:
+    ast.parse(source.read_text(encoding="utf-8"), feature_version=(3, 8))
 
 
-def test_it_imports_the_standard_library_and_nothing_of_the_tool() -> None:
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.name)
+def test_it_imports_the_standard_library_and_nothing_of_the_tool(source: Path) -> None:
     imported = set[str]()
-    for node in ast.walk(ast.parse(SOURCE)):
+    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             imported |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
+        elif isinstance(node, ast.ImportFrom) and not node.level:
             imported.add((node.module or "").split(".")[0])
-    # These are tried, and done without where they are not there.
-    assert imported - sys.stdlib_module_names <= {"backports", "compression", "zstandard"}
+    # The first three are tried, and done without where they are not there; the last is the package beside install.py.
+    assert imported - sys.stdlib_module_names <= {"backports", "compression", "zstandard", "installer"}
+
+
+def copied(folder: Path) -> Path:
+    """The installer as it is in a bundle."""
+    shutil.copytree(PACKAGE, folder / "installer", ignore=shutil.ignore_patterns("__pycache__"))
+    return Path(shutil.copy(LAUNCHER, folder))
 
 
 def test_it_says_what_it_wants_where_there_is_no_bundle(tmp_path: Path) -> None:
-    (tmp_path / "install.py").write_text(SOURCE, encoding="utf-8")
+    launcher = copied(tmp_path)
     run = subprocess.run(
-        [sys.executable, "-I", "-S", str(tmp_path / "install.py"), str(tmp_path / "env")],
+        [sys.executable, "-I", "-S", str(launcher), str(tmp_path / "env")],
         capture_output=True,
         text=True,
         check=False,
@@ -69,7 +84,7 @@ def test_it_says_what_it_wants_where_there_is_no_bundle(tmp_path: Path) -> None:
 def test_a_manifest_that_is_none_is_an_error(tmp_path: Path, manifest: bytes) -> None:
     (tmp_path / "bundle.json").write_bytes(manifest)
     with pytest.raises(BundleError):
-        bundle_installer.read_bundle(tmp_path)
+        read_bundle(tmp_path)
 
 
 # --- prefixes -----------------------------------------------------------------------------------
@@ -148,10 +163,10 @@ def test_paths_that_stay_are_told(path: str) -> None:
 # --- Zstandard ----------------------------------------------------------------------------------
 
 WAYS = [
-    bundle_installer.zstd_of_python,
-    bundle_installer.zstd_of_module,
-    bundle_installer.zstd_of_system,
-    bundle_installer.zstd_of_command,
+    zstd.zstd_of_python,
+    zstd.zstd_of_module,
+    zstd.zstd_of_system,
+    zstd.zstd_of_command,
 ]
 
 

@@ -18,7 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tiny_records import record, write_channel
-from torchlocks.bundle import installer
+from torchlocks.bundle.installer.model import BundleError
+from torchlocks.bundle.installer.reading import check_files, read_bundle
 from torchlocks.check.repository import check_lock
 from torchlocks.core.errors import TorchlocksError
 from torchlocks.export.signatures import matches
@@ -130,11 +131,11 @@ def by_path(read: Callable[[Path], object]) -> Reader:
     return call
 
 
-def read_bundle(data: bytes, folder: Path) -> None:
+def read_a_bundle(data: bytes, folder: Path) -> None:
     (folder / "bundle.json").write_bytes(data)
     (folder / "conda-linux-64.lock").write_bytes(b"@EXPLICIT\nhttps://h/c/linux-64/x-1-0.conda#" + b"0" * 64 + b"\n")
     (folder / "SHA256SUMS").write_bytes(data)
-    installer.check_files(installer.read_bundle(folder), lambda text: None)
+    check_files(read_bundle(folder), lambda text: None)
 
 
 def read_package(paths: bytes, index: bytes, folder: Path) -> None:
@@ -203,7 +204,7 @@ FORMATS: dict[str, tuple[Callable[[Path], bytes], Reader]] = {
                 ],
             }
         ).encode(),
-        read_bundle,
+        read_a_bundle,
     ),
     "paths.json": (lambda _: PATHS, lambda data, folder: read_package(data, INDEX, folder)),
     "index.json": (lambda _: INDEX, lambda data, folder: read_package(PATHS, data, folder)),
@@ -212,7 +213,7 @@ FORMATS: dict[str, tuple[Callable[[Path], bytes], Reader]] = {
 }
 # Of these two, py-rattler and the standalone installer have errors of their own.
 OTHER_ERRORS: dict[str, tuple[type[Exception], ...]] = {
-    "bundle": (installer.BundleError,),
+    "bundle": (BundleError,),
     "repodata": (Exception,),
 }
 

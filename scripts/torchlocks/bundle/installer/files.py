@@ -1,0 +1,86 @@
+"""Reading, hashing and writing single files, and paths that may not leave a folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import posixpath
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .model import BundleError
+
+if TYPE_CHECKING:
+    from typing import Any, BinaryIO
+
+
+BLOCK = 1 << 20
+
+
+def read_file(path: Path, limit: int = 256 << 20) -> bytes:
+    """The bytes of a regular file of at most `limit` bytes; OSError for anything else, such as a FIFO or a device."""
+    if not stat.S_ISREG(os.stat(str(path)).st_mode):  # noqa: PTH116
+        raise OSError(f"{path.name} is not a file")
+    with path.open("rb") as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise OSError(f"{path.name} is too large")
+    return data
+
+
+def load_json(data: bytes) -> Any:
+    """Parse JSON; ValueError also for what is nested too deeply."""
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def hash_file(path: Path) -> str:
+    """The file's SHA-256 sum, hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        for block in iter(lambda: file.read(BLOCK), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def leaves(path: str) -> bool:
+    """True when `path` is absolute, has a drive, or leads out of the folder that it is relative to."""
+    plain = path.replace("\\", "/")
+    return not plain or plain.startswith("/") or plain[1:2] == ":" or posixpath.normpath(plain).split("/", 1)[0] == ".."
+
+
+def workers() -> int:
+    return min(os.cpu_count() or 1, 4)
+
+
+def write_hashed(source: BinaryIO, target: Path) -> str:
+    digest = hashlib.sha256()
+    with target.open("xb") as file:
+        for block in iter(lambda: source.read(BLOCK), b""):
+            digest.update(block)
+            file.write(block)
+    return digest.hexdigest()
+
+
+def make_folder(folder: Path, root: Path) -> None:
+    """Make `folder` below `root`; a link on the way may not lead out of `root`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise BundleError(f"{folder.relative_to(root)} is a folder and a file") from None
+    real, inside = os.path.realpath(str(folder)), os.path.realpath(str(root))
+    if real != inside and not real.startswith(inside + os.sep):
+        raise BundleError(f"{folder.relative_to(root)} leads outside of the environment")
+
+
+def write_new(path: Path, text: str) -> None:
+    """Write one of our own files; BundleError where a package has brought it, since it could be a link."""
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise BundleError(f"A package brings conda-meta/{path.name}, which the installer writes itself.") from None

@@ -1,0 +1,141 @@
+"""An unpacked bundle → its manifest and lock, compared with each other and with the files."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .files import hash_file, leaves, load_json, read_file, workers
+from .model import Bundle, BundleError, Package
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """The bundle in `folder`. Raises BundleError when its manifest or lock is not what it should be."""
+    try:
+        manifest = read_file(folder / "bundle.json")
+        said = load_json(manifest)
+        if said["schema"] != 1:
+            raise BundleError("The bundle is of a newer kind.", "use the install.py that is inside it.")
+        packages = tuple(Package(**{key: each[key] for key in Package._fields}) for each in said["packages"])
+        bundle = Bundle(
+            folder=folder,
+            name=said["name"],
+            platform=said["platform"],
+            lock_name=said["lock"]["name"],
+            lock_kind=said["lock"]["kind"],
+            lock_sha256=said["lock"]["sha256"],
+            torchlocks=said["torchlocks"],
+            packages=packages,
+            portable=said.get("portable", False) is True,
+            manifest=manifest,
+        )
+        locked = _read_explicit(folder / f"conda-{bundle.platform}.lock")
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise BundleError(f"There is no whole bundle in {folder}: {error!r}.") from error
+    for each in packages:
+        if locked.pop(each.url, None) != each.sha256:
+            raise BundleError(f"The bundle and the lock inside it disagree on {each.url}.")
+        if not bundle.portable and each.file_sha256 != each.sha256:
+            raise BundleError(f"The bundle has another archive of {each.url} than the lock inside it names.")
+        if leaves(each.file) or leaves(each.subdir) or set("/\\") & set(each.record_name):
+            raise BundleError(f"The bundle names a file outside of it: {each.file!r}.")
+    if locked:
+        raise BundleError(f"{len(locked)} packages of the lock are not in the bundle, such as {min(locked)}.")
+    return bundle
+
+
+def _read_explicit(path: Path) -> dict[str, str]:
+    lines = read_file(path).decode("utf-8").split("@EXPLICIT\n", 1)[1].splitlines()
+    return dict(line.split("#", 1) for line in lines if line)
+
+
+def check_files(bundle: Bundle, say: Callable[[str], None]) -> None:
+    """Hold every file against SHA256SUMS, and every archive against the lock; BundleError at the first that differs."""
+    expected = {}
+    try:
+        sums = read_file(bundle.folder / "SHA256SUMS")
+    except OSError as error:
+        raise BundleError(f"The bundle's SHA256SUMS cannot be read: {error}.") from error
+    for line in sums.decode("utf-8", "replace").splitlines():
+        digest, _, name = line.partition("  ")
+        expected[name] = digest
+    for each in bundle.packages:
+        if expected.setdefault(each.file, each.file_sha256) != each.file_sha256:
+            raise BundleError(f"SHA256SUMS and the bundle disagree on {each.file}.")
+    say(f"Checking {len(expected)} files")
+
+    def wrong(item: tuple[str, str]) -> str | None:
+        name, digest = item
+        if leaves(name):
+            return f"SHA256SUMS names a file outside of the bundle: {name!r}."
+        try:
+            found = hash_file(bundle.folder / name)
+        except OSError as error:
+            return f"{name} cannot be read: {error.strerror}."
+        return None if found == digest else f"{name} is damaged: its SHA-256 sum is {found}; it should be {digest}."
+
+    with ThreadPoolExecutor(max_workers=workers()) as pool:
+        for what in pool.map(wrong, sorted(expected.items())):
+            if what is not None:
+                raise BundleError(what)
+
+
+def prove(bundle: Bundle, sha256: str | None, signers: Path | None, signer: str | None, unproven: bool) -> str:
+    """What ties the archives to the lock, in words. Raises BundleError when nothing does.
+
+    In a portable bundle the archives are repacked: nobody can tell from the bundle alone that they hold what the
+    locked ones held. Then the manifest must have a hash that the user has from elsewhere, or be signed.
+    """
+    if signers is not None:
+        return _signed(bundle, signers, signer)
+    if sha256 is not None:
+        found = hashlib.sha256(bundle.manifest).hexdigest()
+        if found != sha256.strip().lower():
+            raise BundleError(f"bundle.json has the SHA-256 sum {found}, and not the one that was given.")
+        return "all as in the manifest with the given hash"
+    if not bundle.portable:
+        return "all as locked"
+    if unproven:
+        return "all as this bundle's own manifest says; NOT proven to be what the lock names"
+    raise BundleError(
+        "The bundle is portable: its packages were repacked, and nothing proves that they are what the lock names.",
+        "give the SHA-256 sum of bundle.json that its maker tells you (--manifest-sha256), or a file of allowed "
+        "signers (--allowed-signers) where bundle.json.sig is there, or --unproven if you trust where it came from.",
+    )
+
+
+def _signed(bundle: Bundle, signers: Path, signer: str | None) -> str:
+    program = shutil.which("ssh-keygen")
+    if program is None:
+        raise BundleError("Signatures need ssh-keygen, and it is not there.", "install OpenSSH 8.2 or newer.")
+    if signer is None:
+        raise BundleError("An identity must be named with --allowed-signers.", "add --signer IDENTITY.")
+    with tempfile.TemporaryDirectory() as scratch:
+        signature = Path(scratch) / "sig"
+        signature.write_bytes(read_file(bundle.folder / "bundle.json.sig"))
+        done = subprocess.run(
+            [program, "-Y", "verify", "-f", str(signers), "-I", signer, "-n", "torchlocks-lock", "-s", str(signature)],
+            input=bundle.manifest,
+            capture_output=True,
+            check=False,
+        )
+    if done.returncode != 0:
+        said = (done.stdout + done.stderr).decode("utf-8", "replace").strip()
+        raise BundleError(f"bundle.json is not signed by {signer}: {said[:500]!r}.", "do not use this bundle.")
+    return f"all as in the manifest that {signer} signed"
+
+
+def explicit_text(bundle: Bundle) -> str:
+    """An explicit file for conda clients, with the bundle's packages where they are now."""
+    lines = [f"# The packages of {bundle.folder}", f"# platform: {bundle.platform}", "@EXPLICIT"]
+    for each in bundle.packages:
+        lines.append(f"{(bundle.folder / each.file).absolute().as_uri()}#{each.file_sha256}")
+    return "\n".join(lines) + "\n"
