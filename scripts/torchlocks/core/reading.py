@@ -12,7 +12,7 @@ import os
 import re
 import stat
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 LOCK_BYTES = 32 << 20
 """Largest lockfile that is read; conda-lock.yml of 5 platforms with 500 packages each has about 2 MB."""
@@ -33,17 +33,27 @@ def read_bytes(path: Path, limit: int) -> bytes:
     Raises OSError, with the reason as `strerror`, if the file is not regular, is too large, or cannot be read. Does not
     block on a FIFO.
     """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        # The size of a file in /proc is 0; one that is being written grows.
+        data = file.read(limit + 1) if size <= limit else b""
+    if size > limit or len(data) > limit:
+        raise OSError(errno.EFBIG, f"it is larger than the {limit >> 20} MiB that are read of such a file", str(path))
+    return data
+
+
+def open_regular(path: Path) -> IO[bytes]:
+    """Open a regular file for reading. Raises OSError as `read_bytes` does, and does not block on a FIFO."""
     # Checked before it is opened, since opening a device can have an effect; and after, since it can have changed.
     _require_regular(os.stat(path), path)  # noqa: PTH116
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-    with os.fdopen(os.open(path, flags), "rb") as file:
-        found = os.fstat(file.fileno())
-        _require_regular(found, path)
-        # The size of a file in /proc is 0; one that is being written grows.
-        data = file.read(limit + 1) if found.st_size <= limit else b""
-    if found.st_size > limit or len(data) > limit:
-        raise OSError(errno.EFBIG, f"it is larger than the {limit >> 20} MiB that are read of such a file", str(path))
-    return data
+    file = os.fdopen(os.open(path, flags), "rb")
+    try:
+        _require_regular(os.fstat(file.fileno()), path)
+    except BaseException:
+        file.close()
+        raise
+    return file
 
 
 def read_text(path: Path, limit: int = TEXT_BYTES, encoding: str = "utf-8") -> str:

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -114,8 +114,8 @@ def install_environment(
             new, install_id = swap.new_sibling(prefix)
             try:
                 link(entries, platform, new, prefix, corrected=lock.kind == "pixi", progress=progress)
-                made = _describe(lock, platform, prefix, provenance, packages, install_id, new)
-                _write_history(new, packages, made)
+                made = describe(lock, platform, prefix, provenance, packages, install_id, new)
+                write_history(new, packages, made)
                 write_provenance(new, made)
                 swap.put_in_place(new, prefix)
             except BaseException:
@@ -280,15 +280,16 @@ def _require_room(entries: Mapping[LockedPackage, Entry], prefix: Path) -> None:
     )
 
 
-def _describe(
+def describe(
     lock: Lock,
     platform: str,
-    prefix: Path,
+    prefix: PurePath,
     origin: Origin,
     packages: Sequence[LockedPackage],
     install_id: str,
     new: Path,
 ) -> Provenance:
+    """Return the provenance of the environment in the folder `new`, which will be at `prefix`."""
     from importlib.metadata import version
 
     from torchlocks.core.urls import strip_credentials
@@ -311,8 +312,8 @@ def _describe(
     )
 
 
-def _write_history(new: Path, packages: Sequence[LockedPackage], made: Provenance) -> None:
-    """The file by which conda knows an environment, in conda's own form: a time, a command, what was added."""
+def write_history(new: Path, packages: Sequence[LockedPackage], made: Provenance) -> None:
+    """Write the file by which conda knows an environment, in conda's own form: a time, a command, what was added."""
     lines = [f"==> {made.installed_at[:19].replace('T', ' ')} <==", f"# cmd: torchlocks env {made.name}"]
     lines += [
         f"+{each.channel.rsplit('/', 1)[-1]}/{each.subdir}::{each.name}-{each.version}-{each.build}"

@@ -47,11 +47,13 @@ def link(
     prefix: Path,
     *,
     corrected: bool = False,
+    scratch: Path | None = None,
     progress: Progress,
 ) -> None:
     """Link cached packages into the folder `new` as the environment that will be at `prefix`.
 
-    `corrected` says that the dependencies of the packages are those of the channel's own records. Raises
+    `corrected` says that the dependencies of the packages are those of the channel's own records. `scratch` is a path
+    for a temporary folder (default: a hidden one beside `prefix`). Raises
     IntegrityError for packages that would write outside of the environment, InstallError when it fails, DiskFullError's
     causes (see `transfer.disk_full_as_error`) when the disk is full.
     """
@@ -60,7 +62,7 @@ def link(
         with progress.task(f"Linking {len(entries)} packages", len(entries)) as task:
             root: Path = next((entry.folder.parent for entry in entries.values()), new)
             if not _can_write(root):
-                root = _stand_in(entries, scratch)
+                root = _stand_in(entries, stand_in)
             await install(
                 [_record(package, entry, corrected) for package, entry in entries.items()],
                 new,
@@ -86,7 +88,7 @@ def link(
         if any((entry.folder / script).exists() for script in scripts):
             progress.warn(f"{package.file_name} has a post-link script, which is not run")
     # In the folder of leftovers, so that the next run removes it where this one is killed.
-    scratch = hidden(prefix, f"trash-{token_hex(4)}")
+    stand_in = scratch or hidden(prefix, f"trash-{token_hex(4)}")
     try:
         if entries:
             asyncio.run(run())
@@ -103,7 +105,7 @@ def link(
             details=mask(str(error)),
         ) from error
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(stand_in, ignore_errors=True)
     if len(record_names(new)) != len(entries):
         raise InstallError("Not all packages were linked; what was there is untouched.", where=str(prefix))
 
