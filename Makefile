@@ -21,6 +21,7 @@ PORTABLE ?=#           1: a bundle for machines that cannot read Zstandard
 QUICK    ?=#           1: verify with the short set of checks
 SCHEDULER ?=#          Dask scheduler whose workers lock or verify, such as tcp://host:8786
 GROWTH   ?=#           the largest number of environments that make bench locks (1000)
+BASE     ?=#           what make image builds on: an OCI layout, or the tar of a file system
 FILE     ?=#           a bundle to unpack into the package cache
 FORMAT   ?=#           one form for make export, such as dockerfile
 KEY      ?=#           SSH key for make sign
@@ -33,7 +34,7 @@ B        ?=#           second lock of make diff
 NAMED := $(foreach name,$(.VARIABLES),$(if $(findstring $(origin $(name)),command line),$(name)))
 NAMED := $(filter-out -*-% MAKEFLAGS MAKEOVERRIDES,$(NAMED))
 SETTABLE := CHANNEL CUDA ENV PLATFORM PKG CMD SNAPSHOT AS_OF MIRROR REQUIRE_GPU OFFLINE FIX PORTABLE QUICK SCHEDULER GROWTH FILE \
-            FORMAT KEY UPDATE A B PY TORCH
+            FORMAT KEY UPDATE A B PY TORCH BASE
 CONDA_NAMED := $(filter CONDA_EXE,$(NAMED))
 # Values as they were typed: make would expand `$HOME` to `OME`, and run `$(shell …)`.
 $(foreach name,$(SETTABLE) CONDA_EXE,$(if $(value $(name)),$(eval override $(name) := $$(value $(name)))))
@@ -69,7 +70,7 @@ ONE    = $(call quoted,$(or $(ENV),$(error name the environment: make $@ ENV=cpu
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env-cpu env-gpu pair doctor run shell rollback verify fsck bundle matrix render lock update example check why diff channel \
+.PHONY: help env-cpu env-gpu pair doctor run shell rollback verify fsck bundle image matrix render lock update example check why diff channel \
         export sbom licences sign update-all site recipes bench lint test test-unit requirements golden clean
 
 help: ## print this help
@@ -97,6 +98,8 @@ rollback: $(READY) ## go back to the previous environment  [ENV=cpu]
 
 bundle: $(READY) ## one file that installs without a network, or FILE= into the cache  [ENV=gpu-cu118 PLATFORM= CHANNEL= PORTABLE=1]
 	@$(TOOL) bundle $(if $(FILE),$(call option,--unpack,FILE),$(ONE) $(call option,--platform,PLATFORM) $(FETCH) $(if $(PORTABLE),--portable))
+image: $(READY) ## a container image of a lock, without a container engine  [ENV=gpu-cu126 PLATFORM= CHANNEL= BASE= MIRROR= OFFLINE=1]
+	@$(TOOL) image $(ONE) $(call option,--platform,PLATFORM) $(call option,--base,BASE) $(FETCH)
 
 #: Locks
 matrix: $(READY) ## list the environments there are

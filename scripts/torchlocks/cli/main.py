@@ -36,6 +36,7 @@ VERBS = {
     "extend": "extend",
     "install": "installing",
     "bundle": "installing",
+    "image": "images",
     "sign": "supply",
     "verify-signature": "supply",
     "attestations": "supply",

@@ -182,6 +182,12 @@ class ExportError(TorchlocksError):
     exit_code = 42
 
 
+class ImageError(TorchlocksError):
+    """A container image cannot be written, or its base cannot be used."""
+
+    exit_code = 43
+
+
 class InstallError(TorchlocksError):
     """An environment could not be installed; the existing one is unchanged."""
 

@@ -20,6 +20,7 @@ FIRST = (
     "use-a-lock",
     "choose-cuda",
     "hpc",
+    "containers",
     "verification",
     "add-a-row",
     "how-locking-works",

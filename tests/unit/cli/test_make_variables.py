@@ -69,6 +69,7 @@ def make(folder: Path, *arguments: str, **environment: str) -> subprocess.Comple
         ("diff", "A", ("B=x",)),
         ("diff", "B", ("A=x",)),
         ("bundle", "FILE", ()),
+        ("image", "BASE", ("ENV=cpu",)),
         ("export", "FORMAT", ("ENV=cpu",)),
         ("sign", "KEY", ("ENV=cpu",)),
         ("check", "ENV", ()),

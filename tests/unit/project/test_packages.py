@@ -18,6 +18,9 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 NAMED = re.compile(r"""["'](torchlocks(?:\.[a-z_]+)+)["']|-m (torchlocks(?:\.[a-z_]+)+)""")
 
+# Labels of images, which have the form of a module's name.
+LABELS = {"torchlocks.environment", "torchlocks.platform", "torchlocks.layer"}
+
 
 def test_the_import_contract_names_every_package() -> None:
     (contract,) = PYPROJECT["tool"]["importlinter"]["contracts"]
@@ -31,7 +34,7 @@ def test_modules_named_in_strings_exist() -> None:
         one or other
         for path in places
         for one, other in NAMED.findall(path.read_text(encoding="utf-8"))
-        if not (one or other).endswith(".json")
+        if not (one or other).endswith(".json") and (one or other) not in LABELS
     }
     assert len(named) >= 5
     assert not [name for name in named if importlib.util.find_spec(name) is None]
