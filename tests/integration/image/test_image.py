@@ -16,10 +16,10 @@ import pytest
 from conftest import LAYOUT, Checkout
 from support import small_disk
 from tiny_channel import PLATFORM, TinyChannel, make_channel
-from torchlocks.bundle.installer import host_platform
 from torchlocks.core.errors import DiskFullError, IntegrityError
 from torchlocks.core.progress import Silent
 from torchlocks.export.environment import LockedTarget
+from torchlocks.host.detect import host_platform
 from torchlocks.image.write import Image, ImageOptions, make_image
 from torchlocks.install.fetch import FetchOptions
 from torchlocks.install.fsck import fsck
