@@ -1,8 +1,8 @@
 """An executor whose workers are those of a Dask scheduler.
 
-Dask (distributed) schedules, retries the tasks of lost workers, and moves values. This module checks that workers have
-the same torchlocks, sends them the snapshot of channel records, and reports errors. Workers need not share files with
-this machine, and leave none behind: results are returned as values, so that a task can run twice.
+Dask (distributed) schedules, retries the tasks of lost workers, and moves texts (see `messages`). This module checks
+that workers have the same torchlocks, sends them the snapshot of channel records, and reports errors. Workers need not
+share files with this machine, and leave none behind: results are returned as values, so that a task can run twice.
 """
 
 from __future__ import annotations
@@ -11,41 +11,28 @@ import hashlib
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError, Executor, Future
+from concurrent.futures import CancelledError, Executor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from torchlocks.core.errors import FleetError
+from torchlocks.core.reading import load_json
+from torchlocks.dask import messages
+from torchlocks.dask.exchange import Exchange
+from torchlocks.dask.worker import listed, versions_here
 from torchlocks.locking.cell import CellTask
-from torchlocks.solve.repodata import RecordSource, channel_name
-
-Result = TypeVar("Result")
+from torchlocks.solve.repodata import channel_name
 
 CONNECT_SECONDS = 10.0
 """Seconds to wait for the scheduler's answer, and for a first worker."""
 
+_UNPICKLED = ["dask", "msgpack", "error"]
+"""The ways in which results may come: bytes come as they are; a pickled one is refused instead of unpickled."""
+
 PATIENCE_SECONDS = 60.0
 """Seconds to wait for new workers when all are lost: a batch system needs time to start others."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ticket:
-    """Requirements of a task: the versions that its worker must have, and the name of the records that it reads."""
-
-    versions: Mapping[str, str | None]
-    records: str | None = None
-
-
-class _DaskExecutor(Executor):
-    """Submits to Dask; each task first checks its worker's versions and locates the records there."""
-
-    def __init__(self, executor: Executor, ticket: Ticket) -> None:
-        self._executor, self._ticket = executor, ticket
-
-    def submit(self, fn: Callable[..., Result], /, *args: Any, **kwargs: Any) -> Future[Result]:
-        return self._executor.submit(_on_worker, self._ticket, fn, *args, **kwargs)
 
 
 @contextmanager
@@ -58,14 +45,13 @@ def open_cluster(address: str, tasks: Sequence[CellTask], patience: float = PATI
     with connected(address) as client:
         versions = same_versions(client, ("torchlocks", "py-rattler", "conda-lock"))
         records = _records(tasks)
-        ticket = Ticket(versions=versions, records=records.name if records else None)
         if records is not None:
             # Workers that join later get the plugin as well.
             client.register_plugin(records.plugin())
-        executor: Executor = client.get_executor(pure=False)
+        executor = Exchange(client, versions, records.name if records else None)
         try:
             with watched(client, lambda: executor.shutdown(wait=False), patience):
-                yield _DaskExecutor(executor, ticket)
+                yield executor
         except BaseException:
             executor.shutdown(wait=False)
             raise
@@ -90,13 +76,13 @@ def connected(address: str) -> Iterator[Any]:
             where=str(error),
             fix="pip install 'torchlocks[fleet]'",
         ) from error
-    # This module raises errors of its own; Dask's log reports every lost connection.
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    # This module raises errors of its own; Dask's log reports lost connections and refused results.
+    logging.getLogger("distributed").setLevel(logging.CRITICAL + 1)
     where: dict[str, Any] = {"scheduler_file": address} if address.endswith(".json") else {"address": address}
     # Dask's own type hints do not cover the client.
     connect: Any = distributed.Client
     try:
-        client = connect(**where, timeout=CONNECT_SECONDS, set_as_default=False)
+        client = connect(**where, timeout=CONNECT_SECONDS, set_as_default=False, deserializers=_UNPICKLED)
     except (OSError, ValueError, TypeError) as error:
         raise FleetError(
             "The scheduler does not answer.",
@@ -160,21 +146,45 @@ def same_versions(client: Any, names: Sequence[str]) -> dict[str, str | None]:
 
     Raises FleetError with the workers that have other versions: a lock records the versions that made it.
     """
-    look = _look_for(names)
-    mine = look()
-    differing = {worker: theirs for worker, theirs in client.run(look).items() if theirs != mine}
+    mine = versions_here(list(names))
+    found = ask_all(client, _look_for(names))
+    differing = {worker: theirs for worker, theirs in found.items() if theirs != mine}
     if differing:
+        texts = [f"{worker} has {_listed_if_versions(theirs)}" for worker, theirs in sorted(differing.items())]
         raise FleetError(
-            f"{len(differing)} workers do not have the versions that this machine has: {_listed(mine)}.",
-            where="; ".join(f"{worker} has {_listed(theirs)}" for worker, theirs in sorted(differing.items())[:5]),
+            f"{len(differing)} workers do not have the versions that this machine has: {listed(mine)}.",
+            where="; ".join(texts[:5]),
             fix="install the same torchlocks there: pip install with this checkout's requirements.txt",
         )
     return mine
 
 
-def _look_for(names: Sequence[str]) -> Callable[[], dict[str, str | None]]:
-    def look() -> dict[str, str | None]:
+def ask_all(client: Any, function: Callable[[], str]) -> dict[str, Any]:
+    """Run `function` on all workers; what they answer, parsed as JSON, by address.
+
+    Raises FleetError, with the worker's name, where one fails or answers with anything else.
+    """
+    found = {}
+    for address, answer in client.run(function, on_error="return").items():
+        if isinstance(answer, Exception):
+            raise FleetError(
+                f"The worker {address} failed: {type(answer).__name__}: {answer}",
+                where=address,
+                fix="read the worker's log, and see that it has this version of torchlocks",
+            )
+        try:
+            if not isinstance(answer, str):
+                raise TypeError(f"it is {type(answer).__name__}, not text")
+            found[address] = load_json(answer)
+        except (ValueError, TypeError) as error:
+            raise messages.bad_answer(address, str(error)) from error
+    return found
+
+
+def _look_for(names: Sequence[str]) -> Callable[[], str]:
+    def look() -> str:
         # A nested function is pickled by value, so that it also runs where torchlocks is not installed.
+        import json
         from importlib.metadata import PackageNotFoundError, version
 
         found: dict[str, str | None] = {}
@@ -183,36 +193,15 @@ def _look_for(names: Sequence[str]) -> Callable[[], dict[str, str | None]]:
                 found[name] = version(name)
             except PackageNotFoundError:
                 found[name] = None
-        return found
+        return json.dumps(found)
 
     return look
 
 
-def _listed(versions: Mapping[str, str | None]) -> str:
-    return ", ".join(f"{name} {version or '(none)'}" for name, version in versions.items())
-
-
-def _on_worker(ticket: Ticket, fn: Callable[..., Result], *args: Any, **kwargs: Any) -> Result:
-    """Run a task on a worker, which may have joined after the versions were compared."""
-    mine = _look_for(tuple(ticket.versions))()
-    if mine != ticket.versions:
-        raise FleetError(
-            f"A worker that has joined has other versions, {_listed(mine)}, than the {_listed(ticket.versions)} here.",
-            fix="install the same torchlocks there",
-        )
-    return fn(*(_with_records_here(ticket, each) for each in args), **kwargs)
-
-
-def _with_records_here(ticket: Ticket, value: Any) -> Any:
-    """Return a cell task with the snapshot's path on this worker, and any other value unchanged."""
-    if ticket.records is None or not isinstance(value, CellTask) or value.source.snapshot is None:
-        return value
-    from distributed import get_worker
-
-    here = RecordSource(
-        snapshot=Path(get_worker().local_directory) / ticket.records, as_of=value.source.as_of, mirror=None
-    )
-    return replace(value, source=here)
+def _listed_if_versions(theirs: Any) -> str:
+    if isinstance(theirs, dict):
+        return listed(theirs)
+    return "no versions"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,17 +1,15 @@
 """Verify an environment on the nodes of a Dask scheduler: on each node, or on one of each kind.
 
 The suite runs on the worker, in the environment that the node has under the same path (a cluster's shared file system),
-or in one that it installs from the lock on its own disk. Verdicts are returned as values; only this process writes
-reports.
+or in one that it installs from the lock on its own disk. Verdicts come back as JSON text (see `messages`); only this
+process writes reports.
 """
 
 from __future__ import annotations
 
-import json
 import re
-import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +17,12 @@ from typing import Any, Literal
 
 from torchlocks.core.errors import FleetError, MissingFileError, TorchlocksError
 from torchlocks.core.layout import Layout
-from torchlocks.core.progress import Progress, Silent
-from torchlocks.core.reading import load_json
-from torchlocks.dask.lock import PATIENCE_SECONDS, connected, same_versions
-from torchlocks.lockfile.formats import CONDA_LOCK, parse_lock
-from torchlocks.matrix.model import Target
+from torchlocks.core.progress import Progress
+from torchlocks.dask.exchange import Exchange
+from torchlocks.dask.lock import PATIENCE_SECONDS, ask_all, connected, same_versions
+from torchlocks.dask.messages import VERIFY, NodeTask, bad_answer
+from torchlocks.dask.worker import describe_node
+from torchlocks.lockfile.formats import CONDA_LOCK
 from torchlocks.verify.report import write_reports
 from torchlocks.verify.verdict import Verdict
 
@@ -39,18 +38,6 @@ class Node:
     kind: str
     platform: str
     workers: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class NodeTask:
-    """The task of a worker. Without a `prefix`, it installs the lock on its own disk first."""
-
-    target: Target
-    lock_text: str
-    lock_path: Path
-    prefix: Path | None
-    suite: Path
-    select: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,10 +122,9 @@ def verify_fleet(
     """
     results: dict[str, NodeResult] = {}
     with connected(request.address) as client:
-        same_versions(client, ("torchlocks",))
+        exchange = Exchange(client, same_versions(client, ("torchlocks",)))
         nodes = {node.name: node for node in _nodes(client, request.per)}
-        executor: Any = client.get_executor(pure=False)
-        running: dict[Future[str], str] = {}
+        running: dict[Future[Verdict | TorchlocksError], str] = {}
         lost_since: dict[str, float] = {}
         with progress.task(f"Verifying {request.env} on {len(nodes)}", total=len(nodes)) as task:
 
@@ -149,7 +135,7 @@ def verify_fleet(
                     results[node.name] = NodeResult(node=node, error=error)
                     task.advance(1, note=node.name)
                     return
-                running[executor.submit(verify_as_text, work, workers=list(node.workers))] = node.name
+                running[exchange.send(VERIFY, work, node.workers)] = node.name
 
             for node in nodes.values():
                 submit(node)
@@ -177,64 +163,6 @@ def verify_fleet(
     return [results[name] for name in sorted(results)]
 
 
-def verify_here(task: NodeTask) -> Verdict | TorchlocksError:
-    """Run the suite on a worker, after installing the lock if needed. Returns expected errors instead of raising."""
-    from torchlocks.verify.suite import verify_target
-
-    target = task.target
-    try:
-        lock = parse_lock(task.lock_text.encode(), task.lock_path)
-        prefix = task.prefix if task.prefix is not None else _install(task)
-        if not (prefix / "conda-meta").is_dir():
-            raise FleetError(
-                "The environment does not exist on this node.",
-                where=str(prefix),
-                fix="put the checkout on a file system that all nodes share, or let them install it: --install",
-            )
-        with tempfile.TemporaryDirectory(prefix="torchlocks-") as reports:
-            return verify_target(
-                prefix,
-                lock,
-                target,
-                suite=_suite(task),
-                reports=Path(reports),
-                progress=Silent(),
-                select=task.select,
-            )
-    except TorchlocksError as error:
-        return error
-
-
-def verify_as_text(task: NodeTask) -> str:
-    """Run `verify_here`, and return its verdict or error as JSON: what comes back from a worker is parsed, not run."""
-    found = verify_here(task)
-    if isinstance(found, TorchlocksError):
-        error = {"what": found.what, "where": found.where, "fix": found.fix, "details": found.details}
-        return json.dumps({"error": error})
-    return json.dumps({"verdict": found.model_dump(mode="json")})
-
-
-def parse_answer(answer: object, node: str) -> Verdict | TorchlocksError:
-    """The verdict or error in the answer of a worker; FleetError, with the node's name, where it is none."""
-    try:
-        if not isinstance(answer, str):
-            raise ValueError(f"it is {type(answer).__name__}, not text")
-        said = load_json(answer)
-        if "verdict" in said:
-            return Verdict.model_validate(said["verdict"])
-        fields = {key: said["error"].get(key) for key in ("what", "where", "fix", "details")}
-        if not isinstance(fields["what"], str) or not all(isinstance(each, str | None) for each in fields.values()):
-            raise ValueError("its error has no text")
-        return FleetError(fields["what"], where=fields["where"], fix=fields["fix"], details=fields["details"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        return FleetError(
-            f"The worker of {node} gave no verdict that can be read.",
-            where=node,
-            fix="see that it runs this version of torchlocks, and that it is one of yours",
-            details=str(error)[:500],
-        )
-
-
 def as_text(results: Sequence[NodeResult]) -> str:
     """Return one line for each node: its name, its kind, and the headline of its verdict."""
     lines = []
@@ -258,30 +186,8 @@ def as_data(results: Sequence[NodeResult]) -> list[dict[str, object]]:
     ]
 
 
-def _suite(task: NodeTask) -> Path:
-    """Return the checkout's suite if it exists on this node, else that of the torchlocks installed there."""
-    if (task.suite / "conftest.py").is_file():
-        return task.suite
-    from torchlocks.core.layout import PACKAGED, Layout
-
-    return Layout(PACKAGED).suite
-
-
-def _install(task: NodeTask) -> Path:
-    from distributed import get_worker
-
-    from torchlocks.install.installer import install_environment
-    from torchlocks.install.provenance import Origin
-
-    lock = parse_lock(task.lock_text.encode(), task.lock_path)
-    prefix = Path(get_worker().local_directory) / "torchlocks-envs" / task.target.env
-    prefix.parent.mkdir(parents=True, exist_ok=True)
-    origin = Origin(name=task.target.env, channel="conda-forge")
-    return install_environment(lock, task.target.platform, prefix, provenance=origin, progress=Silent()).prefix
-
-
 def _nodes(client: Any, per: Per) -> list[Node]:
-    facts: Mapping[str, tuple[str, str, str]] = client.run(_describe)
+    facts = {address: _facts(address, said) for address, said in ask_all(client, describe_node).items()}
     names = {address: str(info["name"]) for address, info in client.scheduler_info(n_workers=-1)["workers"].items()}
     groups: dict[str, list[str]] = {}
     for address, (host, kind, _) in sorted(facts.items()):
@@ -298,6 +204,12 @@ def _nodes(client: Any, per: Per) -> list[Node]:
     ]
 
 
+def _facts(address: str, said: object) -> tuple[str, str, str]:
+    if isinstance(said, list) and len(said) == 3 and all(isinstance(each, str) for each in said):
+        return said[0], said[1], said[2]
+    raise bad_answer(address, "it does not describe the node")
+
+
 def _alive(client: Any, address: str) -> set[str]:
     try:
         return set(client.nthreads())
@@ -309,26 +221,15 @@ def _alive(client: Any, address: str) -> set[str]:
         ) from error
 
 
-def _describe() -> tuple[str, str, str]:
-    """Return name, kind and platform of the node that this runs on."""
-    import platform
-    from collections import Counter
-
-    from torchlocks.host.detect import detect_host
-
-    host = detect_host()
-    gpus = [f"{count} x {name}" for name, count in sorted(Counter(gpu.name for gpu in host.gpus).items())]
-    driver = [f"driver {host.driver}"] if host.driver else []
-    return platform.node(), ", ".join([host.platform, *filter(None, [host.cpu_level]), *driver, *gpus]), host.platform
-
-
 def _file_name(key: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", key).strip("-")
 
 
-def _result(node: Node, future: Future[str], reports: Path, env: str) -> NodeResult:
+def _result(node: Node, future: Future[Verdict | TorchlocksError], reports: Path, env: str) -> NodeResult:
     try:
-        found = parse_answer(future.result(), node.name)
+        found = future.result()
+    except FleetError as error:
+        return NodeResult(node=node, error=error)
     except Exception as error:
         # Whatever it was, it must not stop the other nodes.
         failed = FleetError(f"The worker of {node.name} failed: {type(error).__name__}: {error}", where=node.name)

@@ -19,7 +19,7 @@ from torchlocks.core.reading import RECORD_BYTES, load_json, read_bytes
 _FOLLOWED = 40
 """Links in one path, as on Linux; a path with more cannot be opened."""
 _STEPS = 1_000_000
-_OURS = ("history", "torchlocks")
+_OURS = ("history", "torchlocks", "torchlocks-files")
 
 
 def leaves(path: str) -> bool:

@@ -1,7 +1,8 @@
 """An installed environment → every file that is not as its packages put it there.
 
 Each package record in `conda-meta` lists its files with size and hash, for files with a patched prefix the hash after
-patching (`sha256_in_prefix`). Works on any conda environment whose records have them.
+patching (`sha256_in_prefix`). Works on any conda environment whose records have them. The records themselves and modes
+are compared with the inventory that an installation of torchlocks writes.
 """
 
 from __future__ import annotations
@@ -10,69 +11,27 @@ import csv
 import hashlib
 import os
 import re
-import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from torchlocks.core.disk import disk_full_as_error, is_disk_full
-from torchlocks.core.errors import InstallError, MissingFileError
+from torchlocks.core.disk import disk_full_as_error
+from torchlocks.core.errors import MissingFileError
 from torchlocks.core.files import hash_file
 from torchlocks.core.progress import Progress, Task
 from torchlocks.core.reading import RECORD_BYTES, load_json, read_bytes
-from torchlocks.install import swap
 from torchlocks.install.fetch import FetchOptions
+from torchlocks.install.findings import Damage, Findings, PipPackage
 from torchlocks.install.installer import final_path, interruptible, prefix_lock
-from torchlocks.lockfile.models import LockedPackage
+from torchlocks.install.inventory import Inventory, changed_in_meta, other_mode, read_inventory
+from torchlocks.install.repair import repair
 
 # Made by Python itself, by conda clients, or by torchlocks; never by a package.
 _OWN = re.compile(r"(^|/)__pycache__/|^conda-meta/|^CACHEDIR\.TAG$|^\.nonadmin$")
 _SITE_PACKAGES = re.compile(r"^(?:lib/python\d+\.\d+|Lib)/site-packages/")
 # Code that runs whenever Python starts. A `.pth` file only adds folders behind those that are there already.
 _STARTUP = re.compile(r"^(?:sitecustomize|usercustomize)\.py$")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Damage:
-    """A file that is not as the package `package` (its record's name) installed it; `path` is relative."""
-
-    path: str
-    package: str
-    kind: Literal["changed", "missing"]
-    why: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class PipPackage:
-    """A package that pip (or another installer of wheels) put into the environment."""
-
-    name: str
-    version: str
-    files: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Findings:
-    """What is not right in an environment.
-
-    `extra` are files that no package brought; files of `pip` packages and bytecode are not among them. `shadows` are
-    sentences: what can make `import torch` load something else than the environment's package. `repaired` are the
-    paths that were put back.
-    """
-
-    prefix: Path
-    checked: int
-    damaged: tuple[Damage, ...] = ()
-    extra: tuple[str, ...] = ()
-    pip: tuple[PipPackage, ...] = ()
-    shadows: tuple[str, ...] = ()
-    repaired: tuple[str, ...] = ()
-
-    @property
-    def ok(self) -> bool:
-        """True when every file is as installed and nothing hides torch; extra files do no harm by themselves."""
-        return not self.damaged and not self.shadows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +42,7 @@ class _File:
     folder: bool
     size: int | None
     sha256: str | None
+    mode: int | None = None
 
 
 def fsck(
@@ -96,7 +56,8 @@ def fsck(
     """Compare every file of the environment at `prefix` with what its packages installed.
 
     With `fix`, damaged and missing files are put back, each in one step, out of the package cache (a package that is
-    not there is fetched); what pip or the user added stays. The findings are then those after the repair.
+    not there is fetched), and modes are set; what pip or the user added stays. The findings are then those after the
+    repair.
 
     Raises MissingFileError when there is no environment, InstallError when it cannot be repaired, BusyError, and what
     `fetch.ensure_cached` raises.
@@ -109,35 +70,39 @@ def fsck(
     if not fix:
         return _look(prefix, progress)
     with interruptible(), disk_full_as_error(prefix.parent), prefix_lock(prefix, wait_s, progress):
-        found = _look(prefix, progress)
-        if not found.damaged:
-            return found
-        repaired = _repair(prefix, found.damaged, options or FetchOptions(), progress)
-        return replace(_look(prefix, progress), repaired=tuple(repaired))
+        found, repaired = _look(prefix, progress), list[str]()
+        # Records first, since they name the files; then files, and their modes where only those have changed.
+        while found.damaged and (done := repair(prefix, found.damaged, options or FetchOptions(), progress)):
+            before, found = found.damaged, _look(prefix, progress)
+            repaired += [path for path in done if path not in repaired]
+            if found.damaged == before:
+                break
+        return replace(found, repaired=tuple(repaired))
 
 
 def _look(prefix: Path, progress: Progress) -> Findings:
     from concurrent.futures import ThreadPoolExecutor
 
-    damaged: list[Damage] = []
+    inventory = read_inventory(prefix)
+    damaged = list(changed_in_meta(prefix, inventory))
+    wrong = {each.path for each in damaged}
     files: list[_File] = []
+    unread: list[_File] = []
     for record in sorted((prefix / "conda-meta").glob("*.json")):
+        path = f"conda-meta/{record.name}"
         try:
-            files += _files_of(record)
+            # What a changed record says of its files does not count.
+            (unread if path in wrong else files).extend(_files_of(record, inventory))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            damaged.append(
-                Damage(
-                    path=f"conda-meta/{record.name}",
-                    package=record.stem,
-                    kind="changed",
-                    why=f"the package's record cannot be read ({type(error).__name__})",
-                )
-            )
+            if path not in wrong:
+                why = f"the package's record cannot be read ({type(error).__name__})"
+                damaged.append(Damage(path=path, package=record.stem, kind="changed", why=why))
     with progress.task(f"Checking {len(files)} files", len(files)) as task, ThreadPoolExecutor() as pool:
         for finding in _counted(pool.map(lambda file: _check(prefix, file), files), task):
             if finding is not None:
                 damaged.append(finding)
-    known = {file.path for file in files}
+    damaged += _changed_folders(prefix, files, inventory)
+    known = {file.path for file in (*files, *unread)}
     extra = [path for path in _all_files(prefix) if path not in known and not _OWN.search(path)]
     pip, from_pip = _pip_packages(prefix, extra)
     return Findings(
@@ -156,7 +121,24 @@ def _counted(findings: Iterable[Damage | None], task: Task) -> Iterator[Damage |
         yield finding
 
 
-def _files_of(record: Path) -> list[_File]:
+def _changed_folders(prefix: Path, files: Iterable[_File], inventory: Inventory | None) -> Iterator[Damage]:
+    """The folders of packages' files whose mode is not the one they were made with."""
+    if inventory is None or inventory.folder_mode is None:
+        return
+    owner: dict[str, str] = {}
+    for file in files:
+        for folder in PurePosixPath(file.path).parents:
+            owner.setdefault(folder.as_posix(), file.package)
+    owner.pop(".", None)
+    for path, package in owner.items():
+        found = prefix / path
+        if found.is_dir() and not found.is_symlink():
+            mode = inventory.mode(path, folder=True)
+            if why := other_mode(found, mode):
+                yield Damage(path=path, package=package, kind="changed", why=why, mode_only=True)
+
+
+def _files_of(record: Path, inventory: Inventory | None = None) -> list[_File]:
     content: dict[str, Any] = load_json(read_bytes(record, RECORD_BYTES))
     paths = content.get("paths_data", {}).get("paths", [])
     files = [
@@ -167,6 +149,7 @@ def _files_of(record: Path) -> list[_File]:
             folder=path.get("path_type") == "directory",
             size=path.get("size_in_bytes") if "sha256_in_prefix" not in path else None,
             sha256=path.get("sha256_in_prefix") or path.get("sha256"),
+            mode=inventory.mode(path["_path"], folder=False) if inventory else None,
         )
         for path in paths
     ]
@@ -202,6 +185,8 @@ def _check(prefix: Path, file: _File) -> Damage | None:
             return damage("changed", f"it has {size} bytes instead of {file.size}")
         if file.sha256 is not None and hash_file(path) != file.sha256:
             return damage("changed", "it has another content")
+        if why := other_mode(path, file.mode):
+            return replace(damage("changed", why), mode_only=True)
     except OSError as error:
         return damage("changed", f"it cannot be read ({error.strerror})")
     return None
@@ -253,63 +238,3 @@ def _outside(prefix: Path) -> Iterator[Path]:
         base = Path(os.environ.get("PYTHONUSERBASE") or Path.home() / ".local")
         for python in (prefix / "lib").glob("python3.*"):
             yield base / "lib" / python.name / "site-packages"
-
-
-def _repair(prefix: Path, damaged: tuple[Damage, ...], options: FetchOptions, progress: Progress) -> list[str]:
-    """Put the damaged files back and return their paths."""
-    from torchlocks.install.fetch import ensure_cached
-    from torchlocks.install.link import link
-
-    records: dict[str, dict[str, Any]] = {}
-    for record in (prefix / "conda-meta").glob("*.json"):
-        try:
-            records[record.stem] = load_json(read_bytes(record, RECORD_BYTES))
-        except (OSError, ValueError) as error:
-            raise InstallError(
-                "The record of a package is damaged, so that it cannot be repaired by itself.",
-                where=str(record),
-                fix="install the environment again (force).",
-            ) from error
-    names = {each.package for each in damaged}
-    # Packages of Python modules can only be linked beside the Python that they are for.
-    needed = {name: record for name, record in records.items() if name in names or record.get("name") == "python"}
-    packages = {name: _locked(record) for name, record in needed.items()}
-    entries = ensure_cached(tuple(packages.values()), replace(options, allow_md5=True), progress)
-    platform = next((r["subdir"] for r in records.values() if r.get("subdir", "noarch") != "noarch"), "noarch")
-    repaired = []
-    new = None
-    try:
-        new, _ = swap.new_sibling(prefix)
-        link(entries, platform, new, prefix, progress=progress)
-        for each in damaged:
-            source, target = new / each.path, prefix / each.path
-            if not os.path.lexists(source):
-                continue
-            if target.is_dir() and not target.is_symlink():
-                shutil.rmtree(target)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            source.replace(target)
-            repaired.append(each.path)
-    except OSError as error:
-        if is_disk_full(error):
-            raise
-        raise InstallError(
-            f"A file could not be put back: {error.strerror}.", where=str(error.filename or prefix)
-        ) from error
-    finally:
-        if new is not None:
-            swap.discard(new, prefix)
-    return repaired
-
-
-def _locked(record: dict[str, Any]) -> LockedPackage:
-    return LockedPackage(
-        name=record["name"],
-        version=record["version"],
-        build=record["build"],
-        subdir=record["subdir"],
-        url=record["url"],
-        sha256=record.get("sha256"),
-        md5=record.get("md5"),
-        size=record.get("size"),
-    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
-from torchlocks.install.fsck import Findings
+from torchlocks.install.findings import Findings
 
 
 def as_text(findings: Findings) -> str:

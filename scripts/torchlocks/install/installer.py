@@ -91,6 +91,7 @@ def install_environment(
     ):
         return _unchanged(prefix, provenance)
     from torchlocks.install.fetch import FetchOptions, ensure_cached, packages_for, with_variables
+    from torchlocks.install.inventory import take_inventory, write_inventory
     from torchlocks.install.link import link
 
     packages = packages_for(lock, platform)
@@ -116,6 +117,8 @@ def install_environment(
                 link(entries, platform, new, prefix, corrected=lock.kind == "pixi", progress=progress)
                 made = describe(lock, platform, prefix, provenance, packages, install_id, new)
                 write_history(new, packages, made)
+                inventory = take_inventory(new, packages, corrected=lock.kind == "pixi")
+                made = replace(made, files_sha256=write_inventory(new, inventory, new=True))
                 write_provenance(new, made)
                 swap.put_in_place(new, prefix)
             except BaseException:

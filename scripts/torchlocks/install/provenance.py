@@ -41,8 +41,8 @@ class Provenance:
 
     `install_id` names the installation; `prefix` is the path that was patched into its files. `records`
     are the names of its `conda-meta` records (without `.json`). `verified` is None until the torch suite
-    has run. `selection` is which environment and platform of the lockfile it is, empty where there is but one. Times
-    are UTC, ISO 8601.
+    has run. `selection` is which environment and platform of the lockfile it is, empty where there is but one.
+    `files_sha256` is the hash of the inventory beside it. Times are UTC, ISO 8601.
     """
 
     install_id: str
@@ -58,6 +58,7 @@ class Provenance:
     tools: dict[str, str] = field(default_factory=dict)
     inputs_fingerprint: str = ""
     selection: str = ""
+    files_sha256: str = ""
     installed_at: str
     verified: bool | None = None
     verified_at: str | None = None
@@ -91,9 +92,10 @@ def write_provenance(prefix: Path, provenance: Provenance) -> None:
 
     Raises OSError when the file cannot be written.
     """
-    write_whole(
-        prefix / RECORD, json.dumps({"schema": current.SCHEMA, **asdict(provenance)}, indent=2, sort_keys=True) + "\n"
-    )
+    # As JSON has them: a tuple is a list.
+    content = json.loads(json.dumps(asdict(provenance)))
+    content |= {"checksum": current.checksum(content), "schema": current.SCHEMA}
+    write_whole(prefix / RECORD, json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
 def mark_verified(prefix: Path, ok: bool, report: str) -> Provenance:

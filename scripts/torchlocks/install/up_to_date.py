@@ -37,6 +37,17 @@ def read_record(prefix: str) -> dict[str, Any] | None:
     return raw if isinstance(raw, dict) and raw.pop("schema", None) == SCHEMA else None
 
 
+def checksum(record: dict[str, Any]) -> str:
+    """A hash of the record's keys, less that of the hash itself and the schema: what tells that a byte has changed."""
+    content = {key: value for key, value in record.items() if key not in ("checksum", "schema")}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def is_intact(record: dict[str, Any]) -> bool:
+    """Whether a record is as it was written; True for one without a hash, as older versions wrote it."""
+    return record.get("checksum") in (None, checksum(record))
+
+
 def is_as_recorded(record: dict[str, Any], prefix: str) -> bool:
     """True when the environment in `prefix` was made for this place, and no package was added or removed since.
 

@@ -18,6 +18,10 @@ from conftest import Checkout
 from small_matrix import SmallMatrix, small_matrix
 from torchlocks.core.errors import FleetError
 from torchlocks.dask.lock import open_cluster
+from torchlocks.locking.cell import CellTask, solve_cell
+from torchlocks.locking.options import find_solver
+from torchlocks.matrix.model import load_matrix
+from torchlocks.solve.repodata import RecordSource
 
 BIN = Path(sys.executable).parent
 pytest.importorskip("distributed", reason="working on a fleet needs Dask: pip install 'torchlocks[fleet]'")
@@ -34,9 +38,10 @@ class Cluster:
         _wait_for(self.file.is_file, "the scheduler")
         self.address = str(json.loads(self.file.read_text())["address"])
 
-    def worker(self, name: str, **environment: str) -> subprocess.Popen[bytes]:
-        """Start a worker in a folder of its own, and wait until the scheduler has it."""
-        options = ("--name", name, "--nthreads", "1", "--no-nanny", "--local-directory", str(self.folder / name))
+    def worker(self, name: str, preload: str | None = None, **environment: str) -> subprocess.Popen[bytes]:
+        """Start a worker in a folder of its own, and wait until the scheduler has it; `preload` is run in it first."""
+        more = () if preload is None else ("--preload", preload)
+        options = (*more, "--name", name, "--nthreads", "1", "--no-nanny", "--local-directory", str(self.folder / name))
         process = self._start(name, "worker", self.address, *options, **environment)
         log = self.folder / f"{name}.log"
         _wait_for(lambda: "Registered to" in log.read_text(), f"worker {name}")
@@ -166,10 +171,16 @@ def test_a_fleet_that_is_not_there_is_an_error(tmp_path: Path) -> None:
 
 def test_when_all_workers_are_lost_and_none_comes_the_run_ends(tmp_path: Path) -> None:
     cluster = Cluster(tmp_path)
+    matrix = small_matrix(tmp_path / "matrix", 1)
+    target = load_matrix(matrix.root / "matrix.yml").targets()[0]
+    task = CellTask(
+        run="r", target=target, rendered="", source=RecordSource(snapshot=matrix.snapshot), solver=find_solver()
+    )
 
     def work_on(only: subprocess.Popen[bytes]) -> None:
         with open_cluster(cluster.address, [], patience=2) as pool:
-            future = pool.submit(time.sleep, 600)
+            only.send_signal(signal.SIGSTOP)
+            future = pool.submit(solve_cell, task)
             time.sleep(0.5)
             only.kill()
             future.result(timeout=120)
@@ -180,6 +191,45 @@ def test_when_all_workers_are_lost_and_none_comes_the_run_ends(tmp_path: Path) -
             work_on(only)
     finally:
         cluster.stop()
+
+
+FORGED = """
+import os
+from torchlocks.dask import worker
+
+class Trap:
+    def __reduce__(self):
+        return os.mkdir, ({trap!r},)
+
+def perform(request):
+    {body}
+
+worker.perform = perform
+"""
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "return Trap()",
+        'return b\'{"schema": 1, "cell": {}}\'',
+        "raise OSError('disk on fire')",
+    ],
+)
+def test_a_forged_or_failing_worker_is_an_error_with_its_name(tmp_path: Path, body: str) -> None:
+    alone = Cluster(tmp_path)
+    try:
+        trap = tmp_path / "trap"
+        (tmp_path / "forged.py").write_text(FORGED.format(trap=str(trap), body=body))
+        alone.worker("mallory", preload=str(tmp_path / "forged.py"))
+        matrix = small_matrix(tmp_path / "matrix", 1)
+        run = lock(matrix, "--scheduler", alone.address)
+        assert run.returncode == 52, run.stderr
+        assert "mallory" in run.stderr
+        assert not matrix.locks
+        assert not trap.exists(), "what came back was unpickled"
+    finally:
+        alone.stop()
 
 
 @pytest.fixture

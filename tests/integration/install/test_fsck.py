@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import random
 from dataclasses import replace
@@ -13,7 +15,8 @@ from tiny_channel import PLATFORM, TinyChannel, make_channel
 from torchlocks.core.errors import FetchError, InstallError, MissingFileError
 from torchlocks.core.progress import Silent
 from torchlocks.install.fetch import FetchOptions
-from torchlocks.install.fsck import Findings, fsck
+from torchlocks.install.findings import Findings
+from torchlocks.install.fsck import fsck
 from torchlocks.install.installer import InstallOptions, install_environment
 from torchlocks.install.provenance import Origin, is_current
 
@@ -222,14 +225,126 @@ def test_a_torch_outside_that_python_finds_first_is_found(
     assert any(str(tmp_path / "path") in line for line in look(prefix).shadows)
 
 
-def test_a_damaged_record_is_found_and_its_repair_is_left_to_an_installation(
+def flip_inside_text(path: Path) -> None:
+    """Change one letter of a value in a JSON file, so that it stays JSON."""
+    text = path.read_text()
+    at = text.index('"many"') + 1 if '"many"' in text else text.rindex("a")
+    path.write_text(text[:at] + ("x" if text[at] != "x" else "y") + text[at + 1 :])
+    json.loads(path.read_text())
+
+
+@pytest.mark.parametrize("how", ["cut short", "a flip that stays JSON", "its hashes", "missing"])
+def test_a_damaged_record_is_found_and_written_anew(prefix: Path, options: FetchOptions, how: str) -> None:
+    record = prefix / "conda-meta" / "many-1.0-0.json"
+    before = json.loads(record.read_text())
+    if how == "cut short":
+        record.write_text("{")
+    elif how == "a flip that stays JSON":
+        flip_inside_text(record)
+    elif how == "its hashes":
+        # Both the record and the file say the same wrong thing: only the record's own hash tells.
+        file = prefix / "share" / "many" / "7.txt"
+        overwrite(file, b"changed")
+        content = json.loads(record.read_text())
+        entry = next(each for each in content["paths_data"]["paths"] if each["_path"] == "share/many/7.txt")
+        entry |= {"sha256": hashlib.sha256(b"changed").hexdigest(), "size_in_bytes": 7}
+        record.write_text(json.dumps(content))
+    else:
+        record.unlink()
+    assert "conda-meta/many-1.0-0.json" in [each.path for each in look(prefix).damaged]
+    assert not look(prefix).ok
+
+    found = fsck(prefix, fix=True, options=options, progress=Silent())
+    assert found.ok
+    assert "conda-meta/many-1.0-0.json" in found.repaired
+    assert json.loads(record.read_text()) == before
+    assert (prefix / "share" / "many" / "7.txt").read_text() == "7 " * 300
+    assert look(prefix).ok
+
+
+def test_a_damaged_record_of_another_tools_environment_is_left_to_that_tool(
     prefix: Path, options: FetchOptions
 ) -> None:
+    for name in ("torchlocks", "torchlocks-files"):
+        (prefix / "conda-meta" / name).unlink()
     (prefix / "conda-meta" / "many-1.0-0.json").write_text("{")
-    found = look(prefix)
-    assert [each.path for each in found.damaged] == ["conda-meta/many-1.0-0.json"]
-    with pytest.raises(InstallError, match="record of a package is damaged"):
+    assert [each.path for each in look(prefix).damaged] == ["conda-meta/many-1.0-0.json"]
+    with pytest.raises(InstallError, match="cannot be repaired"):
         fsck(prefix, fix=True, options=options, progress=Silent())
+
+
+@pytest.mark.parametrize("name", ["torchlocks", "torchlocks-files"])
+@pytest.mark.parametrize("how", ["flipped", "missing"])
+def test_a_damaged_record_of_the_environment_itself_is_found(
+    prefix: Path, options: FetchOptions, name: str, how: str
+) -> None:
+    if how == "flipped":
+        flip_inside_text(prefix / "conda-meta" / name)
+    else:
+        (prefix / "conda-meta" / name).unlink()
+    assert [each.path for each in look(prefix).damaged] == [f"conda-meta/{name}"]
+    with pytest.raises(InstallError, match="install the environment again"):
+        fsck(prefix, fix=True, options=options, progress=Silent())
+
+
+def test_every_flipped_bit_of_conda_meta_is_found(prefix: Path) -> None:
+    dice = random.Random(15)
+    files = sorted(each for each in (prefix / "conda-meta").iterdir() if each.is_file())
+    for _ in range(60):
+        victim = dice.choice(files)
+        before = victim.read_bytes()
+        content = bytearray(before)
+        content[dice.randrange(len(content))] ^= 1 << dice.randrange(8)
+        victim.write_bytes(content)
+        assert f"conda-meta/{victim.name}" in [each.path for each in look(prefix).damaged]
+        victim.write_bytes(before)
+    assert look(prefix).ok
+
+
+def test_the_history_may_grow_and_its_beginning_is_repaired(prefix: Path, options: FetchOptions) -> None:
+    history = prefix / "conda-meta" / "history"
+    before = history.read_text()
+    later = "==> 2026-01-01 00:00:00 <==\n# cmd: conda install x\n"
+    history.write_text(before + later)
+    assert look(prefix).ok
+    history.write_text(before.replace("tiny", "tinx") + later)
+    assert [each.path for each in look(prefix).damaged] == ["conda-meta/history"]
+    assert fsck(prefix, fix=True, options=options, progress=Silent()).ok
+    assert history.read_text() == before + later
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no permission bits")
+@pytest.mark.parametrize(
+    ("path", "mode"),
+    [("bin/alpha", 0o644), ("share/many/7.txt", 0o666), ("lib/libtiny.so", 0o4755), ("share/many", 0o777)],
+)
+def test_a_changed_mode_is_found_and_set_again(prefix: Path, options: FetchOptions, path: str, mode: int) -> None:
+    file = prefix / path
+    before = file.stat().st_mode
+    file.chmod(mode)
+    assert [(each.path, each.kind) for each in look(prefix).damaged] == [(path, "changed")]
+    # Nothing has to be fetched for it.
+    nothing = replace(options, cache=prefix.parent / "empty", offline=True)
+    found = fsck(prefix, fix=True, options=nothing, progress=Silent())
+    assert (found.ok, found.repaired) == (True, (path,))
+    assert file.stat().st_mode == before
+
+
+def test_modes_contents_and_records_are_repaired_together(prefix: Path, options: FetchOptions) -> None:
+    (prefix / "bin" / "alpha").chmod(0o600)
+    overwrite(prefix / "share" / "many" / "7.txt", b"changed")
+    flip_inside_text(prefix / "conda-meta" / "many-1.0-0.json")
+    found = fsck(prefix, fix=True, options=options, progress=Silent())
+    assert found.ok
+    assert set(found.repaired) == {"bin/alpha", "share/many/7.txt", "conda-meta/many-1.0-0.json"}
+
+
+def test_a_package_that_another_tool_replaced_is_that_tools(prefix: Path) -> None:
+    meta = prefix / "conda-meta"
+    content = json.loads((meta / "many-1.0-0.json").read_text()) | {"version": "2.0"}
+    (meta / "many-2.0-0.json").write_text(json.dumps(content))
+    (meta / "many-1.0-0.json").unlink()
+    assert look(prefix).ok
 
 
 def test_a_repair_changes_nothing_of_what_the_environment_says_of_itself(

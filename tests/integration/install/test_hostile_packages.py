@@ -84,7 +84,9 @@ def test_a_file_through_links_of_another_package_is_refused(tmp_path: Path, vict
     refused(channel, tmp_path, victim)
 
 
-@pytest.mark.parametrize("name", ["history", "torchlocks", "linker-1.0-0.json", "HISTORY", "x.json"])
+@pytest.mark.parametrize(
+    "name", ["history", "torchlocks", "torchlocks-files", "linker-1.0-0.json", "HISTORY", "x.json"]
+)
 @pytest.mark.parametrize("link", [True, False])
 def test_our_own_files_are_not_brought_by_a_package(tmp_path: Path, victim: Path, name: str, link: bool) -> None:
     channel = TinyChannel(tmp_path / "channel")

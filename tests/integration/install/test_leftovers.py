@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from tiny_channel import PLATFORM, TinyChannel, make_channel
-from torchlocks.core.errors import FleetError, InstallError, IntegrityError
+from torchlocks.core.errors import InstallError, IntegrityError
 from torchlocks.core.progress import Silent
-from torchlocks.dask.verify import parse_answer
 from torchlocks.install.activate import activation_environment
 from torchlocks.install.fetch import FetchOptions
 from torchlocks.install.installer import InstallOptions, install_environment
@@ -53,19 +52,3 @@ def test_a_damaged_file_of_variables_is_an_error_of_ours(tmp_path: Path, content
     (prefix / "conda-meta" / "state").write_text(content)
     with pytest.raises(InstallError, match="cannot be activated"):
         activation_environment(prefix, {"PATH": "/usr/bin:/bin"})
-
-
-@pytest.mark.parametrize(
-    "answer", [None, 7, object(), "", "[]", "{}", '{"verdict": {}}', '{"error": 1}', '{"error": {}}', "[" * 10_000]
-)
-def test_a_forged_answer_of_a_worker_is_an_error_with_its_name(answer: object) -> None:
-    found = parse_answer(answer, "node-7")
-    assert isinstance(found, FleetError)
-    assert found.exit_code == 52
-    assert "node-7" in str(found)
-
-
-def test_an_error_of_a_worker_is_passed_on() -> None:
-    found = parse_answer(json.dumps({"error": {"what": "no room", "where": "/x", "fix": None, "details": None}}), "n")
-    assert isinstance(found, FleetError)
-    assert found.what == "no room"

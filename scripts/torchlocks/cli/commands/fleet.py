@@ -20,7 +20,7 @@ def verify_on_nodes(
 ) -> None:
     """Verify on the nodes of a scheduler and print each verdict. Raises VerificationError unless all passed."""
     from torchlocks.cli.console import make_progress
-    from torchlocks.core.errors import VerificationError
+    from torchlocks.core.errors import FleetError, VerificationError
     from torchlocks.core.layout import find_layout
     from torchlocks.dask.verify import FleetRequest, as_data, as_text, installed_task, lock_task, verify_fleet
 
@@ -32,6 +32,13 @@ def verify_on_nodes(
     results = verify_fleet(request, layout.reports, make_progress(quiet=as_json))
     click.echo(json.dumps(as_data(results), indent=2) if as_json else as_text(results))
     bad = [each.node.name for each in results if not each.ok]
+    if broken := [each.node.name for each in results if isinstance(each.error, FleetError)]:
+        raise FleetError(
+            f"{env_name} is not verified on {len(bad)} of {len(results)}: {', '.join(bad)}; "
+            f"on {', '.join(broken)} the worker gave no verdict.",
+            where=request.address,
+            fix="the lines above say why; see the workers' logs",
+        )
     if bad:
         raise VerificationError(
             f"{env_name} is not verified on {len(bad)} of {len(results)}: {', '.join(bad)}.",
