@@ -64,7 +64,7 @@ class _Answer(Future[Any]):
     def _copy(self, gathered: Future[object]) -> None:
         with suppress(InvalidStateError):
             if gathered.cancelled():
-                super().cancel()
+                self._end()
             elif (error := gathered.exception()) is not None:
                 self.set_exception(error)
             else:
@@ -82,8 +82,11 @@ class _Answer(Future[Any]):
 
         with suppress(RuntimeError):
             asyncio.run_coroutine_threadsafe(tell(), self._client.loop.asyncio_loop)
-        self._gathered.cancel()
-        return super().cancel()
+        return self._end()
+
+    def _end(self) -> bool:
+        # The second call is what wakes those that wait.
+        return super().cancel() and not self.set_running_or_notify_cancel()
 
     def result(self, timeout: float | None = None) -> Any:
         """Return the result of the task.
