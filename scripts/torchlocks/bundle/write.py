@@ -41,6 +41,7 @@ from torchlocks.core.urls import strip_credentials
 from torchlocks.install.fetch import FetchOptions, packages_for, require_hashes
 from torchlocks.install.installer import interruptible
 from torchlocks.lockfile.explicit import link_order
+from torchlocks.lockfile.fields import secret_line
 from torchlocks.lockfile.formats import write_explicit
 from torchlocks.lockfile.models import Lock, LockedPackage
 
@@ -172,7 +173,7 @@ def make_bundle(
         files = write_channel(packages, folder / "channel", platform, scratch, fetch, progress, portable)
         # Who installs the bundle needs no credentials of its channel.
         packages = [replace(each, url=strip_credentials(each.url)) for each in packages]
-        _write_lock(replace(lock, packages={platform: tuple(packages)}), platform, folder)
+        _write_lock(replace(lock, packages={platform: tuple(packages)}), platform, folder, progress)
         manifest = _write_manifest(lock, platform, name, packages, files, folder, portable)
         extensions = sorted({"tar.bz2" if each.file.endswith(".bz2") else "conda" for each in files})
         (folder / "README.txt").write_text(
@@ -254,18 +255,22 @@ def _require_room(packages: Sequence[LockedPackage], folder: Path, portable: boo
     require_space(folder.parent, needed, "The bundle needs", "make room, or choose another disk.")
 
 
-def _write_lock(lock: Lock, platform: str, folder: Path) -> None:
-    """The lock as it was committed where it is a file, and as an explicit file in any case."""
+def _write_lock(lock: Lock, platform: str, folder: Path, progress: Progress) -> None:
+    """The lock as it was committed where it is a file without secrets, and as an explicit file in any case."""
     (folder / f"conda-{platform}.lock").write_text(write_explicit(lock, platform), encoding="utf-8")
     if not lock.path.is_file():
         return
     if hash_file(lock.path) != lock.sha256:
         raise LockfileError("The lock has changed since it was read.", where=str(lock.path), fix="run it again.")
-    if lock.kind != "explicit":
-        shutil.copyfile(lock.path, folder / ("pixi.lock" if lock.kind == "pixi" else "conda-lock.yml"))
+    copies = {} if lock.kind == "explicit" else {lock.path: "pixi.lock" if lock.kind == "pixi" else "conda-lock.yml"}
     beside = lock.path.with_name("pixi.lock")
     if lock.kind == "conda-lock" and beside.is_file():
-        shutil.copyfile(beside, folder / "pixi.lock")
+        copies[beside] = "pixi.lock"
+    for path, name in copies.items():
+        if secret_line(path.read_text(encoding="utf-8")) is not None:
+            progress.warn(f"{name} is left out of the bundle: it holds credentials; conda-{platform}.lock holds none")
+        else:
+            shutil.copyfile(path, folder / name)
 
 
 def _copy_installer(folder: Path) -> None:

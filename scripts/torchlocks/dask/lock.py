@@ -86,7 +86,7 @@ def connected(address: str) -> Iterator[Any]:
     except (OSError, ValueError, TypeError) as error:
         raise FleetError(
             "The scheduler does not answer.",
-            where=f"{address}: {error or type(error).__name__}",
+            where=f"{address}: {_without_login(str(error), address) or type(error).__name__}",
             fix="start one (`dask scheduler`), and name its address, such as tcp://host:8786, or its scheduler file",
         ) from error
     try:
@@ -111,6 +111,12 @@ def connected(address: str) -> Iterator[Any]:
         ) from error
     finally:
         client.close(timeout=2)
+
+
+def _without_login(text: str, address: str) -> str:
+    """Dask's message without the user and password of `address`, which it repeats outside of a URL."""
+    login = address.partition("://")[2].rpartition("@")[0]
+    return text.replace(login, "***") if login else text
 
 
 @contextmanager

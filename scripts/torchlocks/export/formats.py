@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -73,10 +73,11 @@ def not_exported(locked: LockedTarget) -> tuple[str, ...]:
 
 
 def explicit_text(locked: LockedTarget) -> str:
-    """Return the explicit file, as it is committed beside the lock."""
+    """Return the explicit file, as it is committed beside the lock, but without credentials."""
     from torchlocks.lockfile.formats import write_explicit
 
-    return write_explicit(locked.lock, locked.platform)
+    packages = tuple(replace(each, url=strip_credentials(each.url)) for each in locked.lock.packages[locked.platform])
+    return write_explicit(replace(locked.lock, packages={locked.platform: packages}), locked.platform)
 
 
 def constraints(packages: Iterable[LockedPackage]) -> tuple[dict[str, str], tuple[LockedPackage, ...]]:

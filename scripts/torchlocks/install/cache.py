@@ -190,15 +190,21 @@ class PackageStore:
 
         own = self.root / _OWN
         own.mkdir(parents=True, exist_ok=True)
-        for left in own.glob("stage-*"):
-            # A living run holds the lock inside its folder; a killed one cannot.
-            with suppress(Timeout, OSError), FileLock(left / "alive", timeout=0):
-                shutil.rmtree(left, ignore_errors=True)
-        folder = Path(mkdtemp(prefix="stage-", dir=own))
+        # Held from the new folder's creation until its lock is: in between, it looks like that of a dead run.
+        with FileLock(own / "staging.lock"):
+            for left in own.glob("stage-*"):
+                # A living run holds the lock inside its folder; a killed one cannot.
+                with suppress(Timeout, OSError), FileLock(left / "alive", timeout=0):
+                    left.rename(left.with_name(f"dead-{left.name}"))
+            folder = Path(mkdtemp(prefix="stage-", dir=own))
+            alive = FileLock(folder / "alive")
+            alive.acquire()
         try:
-            with FileLock(folder / "alive"):
-                yield folder
+            for dead in own.glob("dead-*"):
+                shutil.rmtree(dead, ignore_errors=True)
+            yield folder
         finally:
+            alive.release()
             shutil.rmtree(folder, ignore_errors=True)
 
     def _write_note(self, name: str, entry: Entry, fingerprint: str, shape: str, info: str) -> None:

@@ -143,7 +143,8 @@ def refuse_outside(
         placed[file] = [_in_prefix(path, noarch, modules, platform) for path in paths[file]]
         for path in paths[file]:
             source = folder / path
-            if source.is_symlink():
+            # A name can be too long for any file: the package then lacks it.
+            if os.path.islink(source):  # noqa: PTH114
                 tree.add(_in_prefix(path, noarch, modules, platform), os.readlink(source))  # noqa: PTH115
         if noarch:
             placed[file] += [f"{_scripts(platform)}/{name}" for name in _entry_points(folder, file)]

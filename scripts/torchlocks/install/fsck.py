@@ -20,7 +20,7 @@ from torchlocks.core.disk import disk_full_as_error
 from torchlocks.core.errors import MissingFileError
 from torchlocks.core.files import hash_file
 from torchlocks.core.progress import Progress, Task
-from torchlocks.core.reading import RECORD_BYTES, load_json, read_bytes
+from torchlocks.core.reading import RECORD_BYTES, load_json, read_bytes, read_text
 from torchlocks.install.fetch import FetchOptions
 from torchlocks.install.findings import Damage, Findings, PipPackage
 from torchlocks.install.installer import final_path, interruptible, prefix_lock
@@ -210,8 +210,12 @@ def _pip_packages(prefix: Path, extra: list[str]) -> tuple[list[PipPackage], set
             continue
         title, _, version = folder.rpartition("/")[2].removesuffix(".dist-info").partition("-")
         site = folder.rpartition("/")[0]
-        with (prefix / path).open(newline="", encoding="utf-8") as file:
-            files = {os.path.normpath(f"{site}/{row[0]}") for row in csv.reader(file) if row}
+        try:
+            rows = list(csv.reader(read_text(prefix / path, RECORD_BYTES).splitlines()))
+        except (OSError, ValueError, csv.Error):
+            # It stays among the extra files.
+            continue
+        files = {os.path.normpath(f"{site}/{row[0]}") for row in rows if row}
         theirs |= files & set(extra)
         packages.append(PipPackage(name=title.replace("_", "-"), version=version, files=len(files)))
     return packages, theirs

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from torchlocks.core.errors import LockfileError
-from torchlocks.core.urls import VARIABLE, mask_malformed
+from torchlocks.core.urls import VARIABLE, mask, mask_malformed
 from torchlocks.lockfile.models import split_file_name
 
 _HEX = {"md5": re.compile(r"[0-9a-f]{32}"), "sha256": re.compile(r"[0-9a-f]{64}")}
@@ -15,11 +16,39 @@ _HEX = {"md5": re.compile(r"[0-9a-f]{32}"), "sha256": re.compile(r"[0-9a-f]{64}"
 
 _MASKED = re.compile(r"<TOKEN>|\*+")
 """What conda and mamba write in the place of a token."""
+_URLS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s\"']+")
 
 
 def is_secret(part: str | None) -> bool:
     """Whether a user name, password or token of a URL is one, and neither a variable nor masked."""
     return bool(part) and not (VARIABLE.fullmatch(part or "") or _MASKED.fullmatch(part or ""))
+
+
+def has_secret(url: str) -> bool:
+    """Whether a URL holds a user name, password, token or secret in its query, other than as a variable or masked."""
+    try:
+        parts = urlsplit(url)
+        user, password = parts.username, parts.password
+    except ValueError:
+        return "@" in url
+    segments = parts.path.split("/")
+    # conda and mamba take what follows a /t/ for a token.
+    tokens = [after for each, after in pairwise(segments[:-1]) if each == "t"]
+    return any(is_secret(part) for part in (user, password, *tokens)) or mask(f"x://h?{parts.query}") != (
+        f"x://h?{parts.query}"
+    )
+
+
+def secret_line(text: str) -> int | None:
+    """The number of the first line of a text that has a URL with a secret; None if there is none."""
+    for number, line in enumerate(text.splitlines(), 1):
+        if (
+            "://" in line
+            and any(mark in line for mark in ("@", "/t/", "?"))
+            and any(map(has_secret, _URLS.findall(line)))
+        ):
+            return number
+    return None
 
 
 class PackageUrl(NamedTuple):

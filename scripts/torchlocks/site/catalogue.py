@@ -10,7 +10,7 @@ from torchlocks import __version__
 from torchlocks.core.errors import LockfileError, TorchlocksError
 from torchlocks.core.files import hash_file
 from torchlocks.core.layout import Layout
-from torchlocks.core.reading import RECORD_BYTES, load_json, read_bytes
+from torchlocks.core.reading import LOCK_BYTES, RECORD_BYTES, load_json, read_bytes
 from torchlocks.cuda.libraries import limits_of
 from torchlocks.cuda.packages import torch_package
 from torchlocks.diff.compare import Facts, facts
@@ -18,6 +18,7 @@ from torchlocks.diff.read import Side, row_of
 from torchlocks.export.clients import CLIENTS
 from torchlocks.host.compatibility import needs_of
 from torchlocks.install.provenance import read_provenance, record_names
+from torchlocks.lockfile.fields import secret_line
 from torchlocks.lockfile.formats import CONDA_LOCK, PIXI, explicit_name
 from torchlocks.lockfile.models import Lock, LockedPackage
 from torchlocks.lockfile.open import open_lock
@@ -118,6 +119,18 @@ def read_catalogue(layout: Layout, *, revision: str | None = None) -> Catalogue:
         left_out=dict(matrix.left_out),
     )
     return Catalogue(matrix=matrix, index=index, cells=tuple(cells), local=tuple(_local_rows(layout, matrix)))
+
+
+def refuse_secrets(layout: Layout, catalogue: Catalogue) -> None:
+    """Raise LockfileError for credentials in a URL: the site publishes channels and locks as they are."""
+    folders = sorted({layout.locks / cell.target.env for cell in catalogue.cells})
+    for path in [layout.matrix, *(path for folder in folders for path in sorted(folder.iterdir()) if path.is_file())]:
+        if line := secret_line(read_bytes(path, LOCK_BYTES).decode("utf-8", "replace")):
+            raise LockfileError(
+                "A URL holds a user name, a password or a token, and the site would publish it.",
+                where=f"{path}, line {line}",
+                fix="revoke the secret; name environment variables in the channel's URL instead (user:$PASSWORD@host).",
+            )
 
 
 def _local_rows(layout: Layout, matrix: Matrix) -> Iterator[LocalRow]:

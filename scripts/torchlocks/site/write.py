@@ -22,7 +22,7 @@ from torchlocks.export.clients import CLIENTS
 from torchlocks.export.licences import KINDS, MEANING, read_licence
 from torchlocks.pages.draw import Node, Part, layered, meter, shares
 from torchlocks.pages.html import asset, templates
-from torchlocks.site.catalogue import Catalogue, Cell, read_catalogue
+from torchlocks.site.catalogue import Catalogue, Cell, read_catalogue, refuse_secrets
 from torchlocks.site.data import data_script
 from torchlocks.site.docs import DocPage, read_docs
 from torchlocks.site.history import History, Step, committed_revision, read_history
@@ -79,10 +79,12 @@ class PackageRow:
 def write_site(layout: Layout, progress: Progress) -> Written:
     """Write `build/site` and replace the existing one atomically.
 
-    Raises what reading the matrix and the locks raises, and DiskFullError or TorchlocksError when it cannot be written.
+    Raises what reading the matrix and the locks raises, LockfileError for credentials in them, and DiskFullError or
+    TorchlocksError when it cannot be written.
     """
     with progress.task("Reading matrix, locks and reports"):
         catalogue = read_catalogue(layout, revision=committed_revision(layout.root))
+        refuse_secrets(layout, catalogue)
         now: dict[str, dict[str, Sequence[LockedPackage]]] = {}
         for cell in catalogue.cells:
             now.setdefault(cell.target.env, {})[cell.target.platform] = cell.packages

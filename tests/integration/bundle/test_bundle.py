@@ -584,6 +584,21 @@ def test_a_flipped_bit_in_any_file_is_found(folder: Path, tmp_path: Path) -> Non
     assert run_installer(folder, "--check").code == 0
 
 
+@pytest.mark.parametrize("where", ["SHA256SUMS", "bundle.json"])
+def test_what_a_bundle_says_cannot_act_on_a_terminal(folder: Path, where: str) -> None:
+    file = folder / where
+    if where == "SHA256SUMS":
+        file.write_text(file.read_text() + "0" * 64 + "  \x1b[2J\x07x\n")
+    else:
+        content = json.loads(file.read_text())
+        content["packages"][0]["url"] += "\x1b[2J"
+        file.write_text(json.dumps(content))
+    said = run_installer(folder, "--check")
+    assert said.code == 1
+    assert said.said.replace("\n", "").isprintable()
+    assert "\\x1b" in said.said
+
+
 def test_a_missing_package_is_named(folder: Path, tmp_path: Path) -> None:
     (folder / "channel" / PLATFORM / "many-1.0-0.conda").unlink()
     assert_refused(folder, tmp_path, "many-1.0-0.conda cannot be read")

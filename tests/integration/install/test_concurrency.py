@@ -74,6 +74,31 @@ def test_at_once_into_different_prefixes_with_one_cold_cache(channel: TinyChanne
         shutil.rmtree(place)
 
 
+STAGING = """
+import sys, time
+from pathlib import Path
+from torchlocks.install.cache import PackageStore
+store = PackageStore(Path(sys.argv[1]))
+for _ in range(30):
+    with store.staging() as folder:
+        (folder / "x").write_text("x")
+        time.sleep(0.002)
+        assert (folder / "x").read_text() == "x"
+"""
+
+
+def test_no_process_removes_the_staging_folder_of_another(tmp_path: Path) -> None:
+    dead = tmp_path / ".torchlocks" / "stage-dead"
+    dead.mkdir(parents=True)
+    (dead / "download").write_text("of a killed run")
+    command = [sys.executable, "-c", STAGING, str(tmp_path)]
+    running = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(6)]
+    failed = [said for each in running for _, said in [each.communicate(timeout=120)] if each.returncode]
+    assert not failed, failed[0]
+    left = [each.name for each in (tmp_path / ".torchlocks").iterdir() if each.is_dir()]
+    assert left == []
+
+
 def test_a_good_entry_of_the_cache_is_kept_and_a_damaged_one_is_not(channel: TinyChannel, tmp_path: Path) -> None:
     package = next(each for each in channel.packages if each.name == "alpha")
     store = PackageStore(tmp_path / "pkgs")

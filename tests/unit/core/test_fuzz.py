@@ -6,14 +6,17 @@ Each format begins with a real file, which is then cut, repeated and filled with
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -22,12 +25,16 @@ from torchlocks.bundle.installer.model import BundleError
 from torchlocks.bundle.installer.reading import check_files, read_bundle
 from torchlocks.check.repository import check_lock
 from torchlocks.core.errors import TorchlocksError
-from torchlocks.export.signatures import matches
+from torchlocks.core.progress import Silent
+from torchlocks.export.signatures import NAMESPACE, matches
 from torchlocks.extend.requested import read_wishes
 from torchlocks.host.nvidia import Gpu
 from torchlocks.host.record import Host, read_host
 from torchlocks.install.cache import refuse_other, refuse_unsafe
 from torchlocks.install.contained import refuse_outside
+from torchlocks.install.fsck import fsck
+from torchlocks.install.inventory import read_inventory
+from torchlocks.install.provenance import read_provenance
 from torchlocks.lockfile.formats import parse_environments
 from torchlocks.lockfile.models import LockedPackage
 from torchlocks.matrix.model import load_matrix
@@ -131,11 +138,59 @@ def by_path(read: Callable[[Path], object]) -> Reader:
     return call
 
 
-def read_a_bundle(data: bytes, folder: Path) -> None:
-    (folder / "bundle.json").write_bytes(data)
-    (folder / "conda-linux-64.lock").write_bytes(b"@EXPLICIT\nhttps://h/c/linux-64/x-1-0.conda#" + b"0" * 64 + b"\n")
-    (folder / "SHA256SUMS").write_bytes(data)
+MANIFEST = {
+    "schema": 1,
+    "name": "x",
+    "platform": "linux-64",
+    "torchlocks": "1",
+    "portable": False,
+    "lock": {"name": "l", "kind": "pixi", "sha256": "0" * 64},
+    "packages": [
+        {
+            "name": "x",
+            "version": "1",
+            "build": "0",
+            "subdir": "linux-64",
+            "url": "https://h/c/linux-64/x-1-0.conda",
+            "sha256": hashlib.sha256(b"archive").hexdigest(),
+            "md5": None,
+            "size": 7,
+            "file": "channel/linux-64/x-1-0.conda",
+            "file_sha256": hashlib.sha256(b"archive").hexdigest(),
+        }
+    ],
+}
+SUMS = f"{hashlib.sha256(b'archive').hexdigest()}  channel/linux-64/x-1-0.conda\n".encode()
+
+
+def read_a_bundle(manifest: bytes, sums: bytes, folder: Path) -> None:
+    digest = hashlib.sha256(b"archive").hexdigest().encode()
+    (folder / "bundle.json").write_bytes(manifest)
+    (folder / "conda-linux-64.lock").write_bytes(b"@EXPLICIT\nhttps://h/c/linux-64/x-1-0.conda#" + digest + b"\n")
+    (folder / "SHA256SUMS").write_bytes(sums)
+    (folder / "channel" / "linux-64").mkdir(parents=True, exist_ok=True)
+    (folder / "channel" / "linux-64" / "x-1-0.conda").write_bytes(b"archive")
     check_files(read_bundle(folder), lambda text: None)
+
+
+RECORD = b"""{"name": "x", "version": "1", "build": "0", "subdir": "noarch", "url": "https://h/c/noarch/x-1-0.conda",
+"files": ["share/x"], "paths_data": {"paths_version": 1, "paths": [{"_path": "share/x", "path_type": "hardlink",
+"sha256": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad", "size_in_bytes": 3}]}}"""
+
+
+def read_environment_record(data: bytes, folder: Path) -> None:
+    """An installed package's record and a wheel's list of files, both as `data`."""
+    wheel = folder / "lib" / "python3.11" / "site-packages" / "w-1.dist-info"
+    for each in (folder / "conda-meta", folder / "share", wheel):
+        each.mkdir(parents=True, exist_ok=True)
+    (folder / "share" / "x").write_bytes(b"abc")
+    (folder / "conda-meta" / "x-1-0.json").write_bytes(data)
+    (folder / "conda-meta" / "torchlocks").write_bytes(data)
+    (folder / "conda-meta" / "torchlocks-files").write_bytes(data)
+    (wheel / "RECORD").write_bytes(data)
+    fsck(folder, progress=Silent())
+    read_inventory(folder)
+    read_provenance(folder)
 
 
 def read_package(paths: bytes, index: bytes, folder: Path) -> None:
@@ -162,6 +217,25 @@ def read_repodata(data: bytes, folder: Path) -> None:
             sparse.load_records(name)
 
 
+def signature(folder: Path) -> bytes:
+    if not shutil.which("ssh-keygen"):
+        return SIGNATURE
+    key, lock = folder / "key", folder / "lock"
+    lock.write_bytes(b"lock")
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
+    command = ["ssh-keygen", "-q", "-Y", "sign", "-f", str(key), "-n", NAMESPACE, str(lock)]
+    subprocess.run(command, check=True, capture_output=True)
+    return Path(f"{lock}.sig").read_bytes()
+
+
+def matrix(_: Path) -> bytes:
+    """The real matrix with two of its environments: parsing all of it each time would take the time."""
+    document = yaml.safe_load((ROOT / "matrix.yml").read_text(encoding="utf-8"))
+    document["environments"] = {name: document["environments"][name] for name in ("cpu", "gpu-cu129")}
+    document["local"] = {}
+    return yaml.safe_dump(document, sort_keys=False).encode()
+
+
 def repodata(folder: Path) -> bytes:
     write_channel(folder, record("python", "3.11.5", "h1_0"), record("numpy", "1.26.0", depends=("python 3.11.*",)))
     return next(folder.rglob("linux-64/repodata.json")).read_bytes()
@@ -176,44 +250,21 @@ FORMATS: dict[str, tuple[Callable[[Path], bytes], Reader]] = {
     "conda-lock": (lambda _: small_conda_lock(), read_locks),
     "explicit": (lambda _: EXPLICIT, read_locks),
     "pixi": (lambda _: PIXI, read_locks),
-    "matrix": (lambda _: (ROOT / "matrix.yml").read_bytes()[:3000], by_path(load_matrix)),
+    "matrix": (matrix, by_path(load_matrix)),
     "environment": (lambda _: ENVIRONMENT, by_path(read_wishes)),
     "host": (lambda _: host(), by_path(read_host)),
-    "bundle": (
-        lambda _: json.dumps(
-            {
-                "schema": 1,
-                "name": "x",
-                "platform": "linux-64",
-                "torchlocks": "1",
-                "portable": False,
-                "lock": {"name": "l", "kind": "pixi", "sha256": "0" * 64},
-                "packages": [
-                    {
-                        "name": "x",
-                        "version": "1",
-                        "build": "0",
-                        "subdir": "linux-64",
-                        "url": "https://h/c/linux-64/x-1-0.conda",
-                        "sha256": "0" * 64,
-                        "md5": None,
-                        "size": 1,
-                        "file": "channel/linux-64/x-1-0.conda",
-                        "file_sha256": "0" * 64,
-                    }
-                ],
-            }
-        ).encode(),
-        read_a_bundle,
-    ),
+    "bundle": (lambda _: json.dumps(MANIFEST).encode(), lambda data, folder: read_a_bundle(data, SUMS, folder)),
+    "SHA256SUMS": (lambda _: SUMS, lambda data, folder: read_a_bundle(json.dumps(MANIFEST).encode(), data, folder)),
+    "record": (lambda _: RECORD, read_environment_record),
     "paths.json": (lambda _: PATHS, lambda data, folder: read_package(data, INDEX, folder)),
     "index.json": (lambda _: INDEX, lambda data, folder: read_package(PATHS, data, folder)),
-    "signature": (lambda _: SIGNATURE, read_signature),
+    "signature": (signature, read_signature),
     "repodata": (repodata, read_repodata),
 }
-# Of these two, py-rattler and the standalone installer have errors of their own.
+# Of these, py-rattler and the standalone installer have errors of their own.
 OTHER_ERRORS: dict[str, tuple[type[Exception], ...]] = {
     "bundle": (BundleError,),
+    "SHA256SUMS": (BundleError,),
     "repodata": (Exception,),
 }
 
@@ -256,16 +307,22 @@ def read_or_refuse(name: str, read: Reader, data: bytes, folder: Path) -> None:
         ("environment", b"dependencies:\n  ? - a\n  : b\n"),
         ("environment", b"? [a, b]\n: c\ndependencies: []\n"),
         ("matrix", b"? [a, {b: c}]\n: d\n"),
+        ("SHA256SUMS", b"0" * 64 + b"  a\0b\n"),
         ("host", '{"platform": "\u00ad\ufeff\ue000", "x": 1}'.encode()),
     ],
 )
 def test_what_the_long_form_found(name: str, data: bytes, tmp_path: Path) -> None:
-    with pytest.raises(TorchlocksError) as caught:
+    with pytest.raises((TorchlocksError, BundleError)) as caught:
         FORMATS[name][1](data, tmp_path)
     assert str(caught.value).replace("\n", "").isprintable()
 
 
+def test_a_file_list_with_a_name_too_long_for_a_file_is_no_traceback(tmp_path: Path) -> None:
+    read_package(PATHS.replace(b"a/b", b"a/" + b"b" * 300), INDEX, tmp_path)
+
+
 def test_the_seeds_themselves_are_read(tmp_path: Path) -> None:
-    for name in ("conda-lock", "explicit", "pixi", "environment", "host", "repodata"):
-        make, read = FORMATS[name]
-        read(make(tmp_path), tmp_path)
+    for name, (make, read) in FORMATS.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        read(make(folder), folder)

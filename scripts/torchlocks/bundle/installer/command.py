@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .extract import extract
-from .files import load_json, read_file, workers
+from .files import load_json, read_file, shown, workers
 from .link import Linker
 from .model import Bundle, BundleError, Package
 from .reading import check_files, explicit_text, prove, read_bundle
@@ -142,22 +142,29 @@ def main(arguments: list[str] | None = None, folder: Path | None = None) -> int:
     try:
         bundle = read_bundle(folder or Path(os.path.abspath(__file__)).parent.parent)  # noqa: PTH100
         proof = prove(bundle, asked.manifest_sha256, asked.allowed_signers, asked.signer, asked.unproven)
-        check_files(bundle, print)
+        check_files(bundle, _say)
         if asked.check:
-            print(f"{len(bundle.packages)} packages of {bundle.name} for {bundle.platform}: {proof}")
+            _say(f"{len(bundle.packages)} packages of {bundle.name} for {bundle.platform}: {proof}")
         elif asked.explicit is not None:
             asked.explicit.write_text(explicit_text(bundle), encoding="utf-8")
-            print(f"{asked.explicit}: conda create --offline -p PREFIX --file {asked.explicit}")
+            _say(f"{asked.explicit}: conda create --offline -p PREFIX --file {asked.explicit}")
         else:
-            install(bundle, asked.prefix, print)
-            print(f"{asked.prefix}: installed {len(bundle.packages)} packages, {proof}")
+            install(bundle, asked.prefix, _say)
+            _say(f"{asked.prefix}: installed {len(bundle.packages)} packages, {proof}")
     except BundleError as error:
-        print(f"error: {error}\n  fix:   {error.fix}", file=sys.stderr)
+        print(f"error: {shown(str(error))}\n  fix:   {shown(error.fix)}", file=sys.stderr)
         return 1
     except (OSError, subprocess.CalledProcessError) as error:
-        print(f"error: {error}\n  fix:   nothing was put in place; see to it, and run it again", file=sys.stderr)
+        print(
+            f"error: {shown(str(error))}\n  fix:   nothing was put in place; see to it, and run it again",
+            file=sys.stderr,
+        )
         return 1
     except KeyboardInterrupt:
         print("Interrupted. Nothing was put in place.", file=sys.stderr)
         return 130
     return 0
+
+
+def _say(text: str) -> None:
+    print(shown(text), flush=True)

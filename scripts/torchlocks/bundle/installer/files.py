@@ -30,6 +30,13 @@ def read_file(path: Path, limit: int = 256 << 20) -> bytes:
     return data
 
 
+def shown(text: str) -> str:
+    """A text with what is not printable as escapes: names in a bundle could act on a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in text)
+
+
 def load_json(data: bytes) -> Any:
     """Parse JSON; ValueError also for what is nested too deeply."""
     try:

@@ -78,8 +78,8 @@ def check_files(bundle: Bundle, say: Callable[[str], None]) -> None:
             return f"SHA256SUMS names a file outside of the bundle: {name!r}."
         try:
             found = hash_file(bundle.folder / name)
-        except OSError as error:
-            return f"{name} cannot be read: {error.strerror}."
+        except (OSError, ValueError) as error:
+            return f"{name} cannot be read: {getattr(error, 'strerror', None) or error}."
         return None if found == digest else f"{name} is damaged: its SHA-256 sum is {found}; it should be {digest}."
 
     with ThreadPoolExecutor(max_workers=workers()) as pool:

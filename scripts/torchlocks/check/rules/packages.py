@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
-from itertools import pairwise
 from urllib.parse import urlsplit
 
 from torchlocks.check.model import Problem, Subject, rule
 from torchlocks.core.errors import LockfileError
-from torchlocks.lockfile.fields import channel_urls, is_secret
+from torchlocks.lockfile.fields import channel_urls, has_secret
 from torchlocks.lockfile.models import split_file_name
 
 RELOCK = "make the lock again with `make lock`."
@@ -60,12 +59,8 @@ def url_not_https(subject: Subject) -> Iterator[Problem]:
 @rule("url-credentials", "A secret in a committed lock is a secret no more.")
 def url_credentials(subject: Subject) -> Iterator[Problem]:
     for package in subject.packages:
-        parts = urlsplit(package.url)
-        segments = parts.path.split("/")
-        # conda and mamba take what follows a /t/ for a token. The message must not repeat it. A variable in its place,
-        # as conda-lock keeps it, is no secret.
-        tokens = [after for each, after in pairwise(segments[:-1]) if each == "t"]
-        if any(is_secret(part) for part in (parts.username, parts.password, *tokens)):
+        # The message must not repeat it. A variable in its place, as conda-lock keeps it, is no secret.
+        if has_secret(package.url):
             yield Problem(
                 message=f"the URL of {package.file_name} carries a user name, password or token",
                 package=package.name,

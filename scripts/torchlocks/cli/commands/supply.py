@@ -145,6 +145,7 @@ def licences(name: str, platform: str | None, environment: str | None, as_json: 
 
     from torchlocks.core.errors import LicenceError
     from torchlocks.core.quantities import shortened
+    from torchlocks.core.urls import strip_credentials
     from torchlocks.export.environment import find_locked
     from torchlocks.export.licences import licences_of
     from torchlocks.export.sbom import pip_packages
@@ -162,7 +163,7 @@ def licences(name: str, platform: str | None, environment: str | None, as_json: 
                 {
                     "name": each.package.name,
                     "version": each.package.version,
-                    "channel": each.package.channel,
+                    "channel": strip_credentials(each.package.channel),
                     "licence": each.licence.text,
                     "spdx": each.licence.expression,
                     "kind": each.licence.kind,
