@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from torchlocks.core.printing import printable
 from torchlocks.cuda.packages import torch_package
 from torchlocks.cuda.python_packages import as_conda
-from torchlocks.extend.base import read_built
+from torchlocks.extend.built import read_built
 from torchlocks.lockfile.models import Lock, LockedPackage, PipPackage
 
 if TYPE_CHECKING:

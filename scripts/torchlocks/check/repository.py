@@ -17,7 +17,7 @@ from torchlocks.check.rules.packages import RELOCK
 from torchlocks.check.rules.parity import Pair
 from torchlocks.core.errors import LockfileError, MissingFileError
 from torchlocks.core.layout import Layout
-from torchlocks.extend.base import read_built
+from torchlocks.extend.built import read_built
 from torchlocks.lockfile.formats import CONDA_LOCK, PIXI, merge, read_environments, read_lock
 from torchlocks.lockfile.models import Lock
 from torchlocks.lockfile.specs import spec_name

@@ -1,35 +1,23 @@
-"""A base: the lock that another repository's lock is built on, by name, by revision, by path or by URL.
-
-    gpu-cu118              the lock of that environment in this torchlocks (checkout or installed package)
-    gpu-cu118@v1.4         the same as of a tag, branch or commit of a torchlocks repository
-    ../locks/conda-lock.yml, or its folder
-    https://…/conda-lock.yml
-
-A lock that was built on a base says in its metadata which one it was, and the hash of the base's bytes.
-"""
+"""Find a base and read its lock: from this checkout, a git repository, a path or a URL."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from torchlocks.core.errors import BaseLockError, LockfileError, TorchlocksError
+from torchlocks.core.errors import BaseLockError, TorchlocksError
 from torchlocks.core.git import COMMIT, GitError, fetch_commit, in_repository, is_local, repository_of
 from torchlocks.core.reading import LOCK_BYTES, read_bytes
 from torchlocks.core.urls import mask
-from torchlocks.lockfile.fields import is_secret
+from torchlocks.extend.base_name import BaseName
 from torchlocks.lockfile.formats import CONDA_LOCK, PIXI, merge, parse_lock
 from torchlocks.lockfile.models import Lock
 
-_ENVIRONMENT = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
-# In the query of a link to a private file, and of one that was signed for a while.
-_SECRET = re.compile(r"(token|sig|signature|password|secret)=", re.IGNORECASE)
 _REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./+-]*")
 
 Read = Callable[[str], bytes]
@@ -37,41 +25,11 @@ Read = Callable[[str], bytes]
 
 
 @dataclass(frozen=True, kw_only=True)
-class BaseName:
-    """How a base is named: all that is needed to find it again.
-
-    `text` is an environment's name, `name@revision`, a URL, or a path relative to the folder of the lock that is built
-    on it. `repository` is the URL, or such a path, of the repository that has the revision; None for the checkout of
-    this torchlocks. `commit` is what the revision was when the lock was made.
-    """
-
-    text: str
-    repository: str | None = None
-    commit: str | None = None
-
-    @property
-    def is_url(self) -> bool:
-        return "://" in self.text
-
-    @property
-    def is_revision(self) -> bool:
-        return not self.is_url and "@" in self.text and _ENVIRONMENT.fullmatch(self.text.partition("@")[0]) is not None
-
-    @property
-    def is_environment(self) -> bool:
-        return _ENVIRONMENT.fullmatch(self.text) is not None
-
-    @property
-    def is_path(self) -> bool:
-        return not (self.is_url or self.is_revision or self.is_environment)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Base:
-    """A base that was found.
+    """A base and its files.
 
-    `lock` is its conda-lock.yml as it stands, `data` its bytes. `complete` is the lock with what the pixi.lock beside
-    it knows besides (constraints, sizes); `pixi` are that file's bytes, None where there is none.
+    `lock` is its conda-lock.yml, `data` that file's bytes. `complete` is the lock with what the pixi.lock beside it
+    adds (constraints, sizes); `pixi` are that file's bytes, None without one.
     """
 
     name: BaseName
@@ -82,70 +40,16 @@ class Base:
 
 
 def virtual_packages(lock: Lock, platform: str) -> dict[str, str]:
-    """What a lock was solved with on a platform, as it says itself: name → "version" or "version build"."""
+    """Return the virtual packages that a lock was solved with on a platform: name → "version" or "version build"."""
     pairs = (text.split("=", 1) for text in lock.virtual_packages.get(platform, ()))
     return {pair[0]: pair[1].replace("=", " ") if len(pair) > 1 else "0" for pair in pairs}
-
-
-def name_base(text: str, repository: str | None, folder: Path) -> BaseName:
-    """The base that a user names in the current folder, as a lock in `folder` records it.
-
-    A plain name is an environment, also where a folder is called so: `./cpu` is the folder. Raises BaseLockError for a
-    repository with a base that has no revision, and for a URL with a secret in it.
-    """
-    for url in (text, repository or ""):
-        must_hold_no_secret(url)
-    name = BaseName(text=text, repository=repository)
-    if repository is not None and not name.is_revision:
-        raise BaseLockError(
-            f"A repository is named, but the base {text!r} names no revision of it.",
-            fix="name the base as ENVIRONMENT@TAG or ENVIRONMENT@COMMIT, or leave --repository out",
-        )
-    if repository is not None and "://" not in repository and Path(repository).is_dir():
-        name = replace(name, repository=relative_path(Path(repository), folder))
-    return replace(name, text=relative_path(Path(text), folder)) if name.is_path else name
-
-
-def must_hold_no_secret(url: str) -> None:
-    """Raise BaseLockError for a URL with a password, a token, or (over http) a user name in it."""
-    parts = urlsplit(url) if "://" in url else None
-    # The user of ssh://git@host is no secret; over http a token often stands in its place.
-    web = parts is not None and parts.scheme in ("http", "https")
-    token = re.search(r"/t/([^/]+)", parts.path) if parts else None
-    secret = parts is not None and (
-        is_secret(parts.password)
-        or (web and (is_secret(parts.username) or is_secret(token and token[1]) or bool(_SECRET.search(parts.query))))
-    )
-    if parts and secret:
-        raise BaseLockError(
-            "The URL carries a user name, password or token, and the lock would record it for all to see.",
-            where=f"{parts.scheme}://…@{parts.hostname}",
-            fix="name it without, and leave the secret to ssh or a netrc file",
-        )
-
-
-def needs_network(name: BaseName) -> bool:
-    """Whether a base is on another machine: behind a URL, in a repository there, or on a share of Windows."""
-    if name.is_url:
-        return not is_local(name.text)
-    if name.is_revision:
-        return name.repository is not None and not is_local(name.repository)
-    return name.is_path and name.text.replace("\\", "/").startswith("//")
-
-
-def relative_path(path: Path, folder: Path) -> str:
-    """`path` as seen from `folder`, with forward slashes; absolute where there is no way (another drive)."""
-    try:
-        return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
-    except ValueError:
-        return path.resolve().as_posix()
 
 
 def open_base(name: BaseName, folder: Path, *, as_recorded: bool = False) -> Base:
     """Find a base and read it; paths are relative to `folder`.
 
-    With `as_recorded`, a revision is the commit that it was when it was recorded, wherever its tag or branch is now.
-    Raises BaseLockError when it cannot be found or cannot be a base.
+    With `as_recorded`, a revision is the recorded commit, wherever its tag or branch is now. Raises BaseLockError if
+    the base cannot be found or cannot be a base.
     """
     with contextlib.ExitStack() as stack:
         read, commit = _reader(name, folder, as_recorded, stack)
@@ -183,11 +87,8 @@ def _must_be_a_base(lock: Lock, name: BaseName) -> None:
         )
 
 
-# --- where the bytes are --------------------------------------------------------------------------
-
-
 def _reader(name: BaseName, folder: Path, as_recorded: bool, stack: contextlib.ExitStack) -> tuple[Read, str | None]:
-    """How the files of a base are read, and the commit that they are of."""
+    """Return the function that reads the base's files, and the commit that they are of."""
     if name.is_url:
         return _url_reader(name.text), None
     if name.is_environment:
@@ -228,7 +129,7 @@ def _environment_reader(env: str) -> Read:
 
 
 def _folder_reader(folder: Path, lock_file: str | None) -> Read:
-    """Reads from disk; `lock_file` is what the conda-lock.yml is called there."""
+    """Return a reader of files on disk; `lock_file` is the name of the conda-lock.yml there."""
 
     def read(file: str) -> bytes:
         path = folder / (lock_file if lock_file and file == CONDA_LOCK else file)
@@ -262,7 +163,7 @@ def _url_reader(url: str) -> Read:
 
 @dataclass(frozen=True, kw_only=True)
 class _Repository:
-    """A repository of our own that holds `commit`; `top` is the folder in it (with a slash, or empty) with `locks`."""
+    """A fetched repository that contains `commit`; `top` is the folder in it (with a slash, or empty) with `locks`."""
 
     path: Path
     commit: str
@@ -274,7 +175,7 @@ class _Repository:
 
 @contextlib.contextmanager
 def _repository(name: BaseName, folder: Path, revisions: tuple[str, ...]) -> Iterator[_Repository]:
-    """The first of `revisions` that the repository has, fetched into a new one."""
+    """Yield the first of `revisions` that the repository has, fetched into a new one."""
     from torchlocks.core.layout import find_layout
 
     url, top = name.repository or "", ""
@@ -340,68 +241,3 @@ def _git_reader(repository: _Repository, env: str, named: str) -> Read:
             ) from None
 
     return read
-
-
-# --- what a lock says of its base -------------------------------------------------------------------
-
-_BASE, _REPOSITORY, _COMMIT, _SHA256 = "base", "base repository", "base commit", "base sha256"
-_MOVES, _CHANNELS, _INPUT = "base moves", "added channels", "environment"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Built:
-    """What the lock of another repository says of how it was made; kept in its custom metadata.
-
-    `moves` are base packages that were allowed to move. `channels` are those of the additions where they were given
-    instead of the environment file's, else None. `environment` is the path of the environment file, relative to the
-    lock's folder.
-    """
-
-    base: BaseName
-    sha256: str
-    moves: tuple[str, ...]
-    channels: tuple[str, ...] | None
-    environment: str
-
-    def metadata(self) -> dict[str, str]:
-        """As it is written into the lock."""
-        found = {
-            _BASE: self.base.text,
-            _REPOSITORY: self.base.repository,
-            _COMMIT: self.base.commit,
-            _SHA256: self.sha256,
-            _MOVES: " ".join(self.moves),
-            _CHANNELS: None if self.channels is None else " ".join(self.channels),
-            _INPUT: self.environment,
-        }
-        return {key: value for key, value in found.items() if value}
-
-
-def is_built_on_base(metadata: Mapping[str, str]) -> bool:
-    """Whether a lock's metadata says anything of a base."""
-    return any(key in metadata for key in (_BASE, _REPOSITORY, _COMMIT, _SHA256, _MOVES))
-
-
-def read_built(metadata: Mapping[str, str]) -> Built | None:
-    """What a lock's metadata says of its base; None for a lock that is built on none.
-
-    Raises LockfileError where it says only part of it: somebody took the rest out.
-    """
-    base, sha256, environment = metadata.get(_BASE), metadata.get(_SHA256), metadata.get(_INPUT)
-    if not is_built_on_base(metadata):
-        return None
-    if not (base and sha256 and environment):
-        missing = [key for key in (_BASE, _SHA256, _INPUT) if not metadata.get(key)]
-        raise LockfileError(
-            f"The lock was built on a base, and does not say all of it any more: {', '.join(missing)}.",
-            where=f"{CONDA_LOCK}, metadata.custom_metadata",
-            fix="run `torchlocks extend` again and name the base",
-        )
-    channels = metadata.get(_CHANNELS)
-    return Built(
-        base=BaseName(text=base, repository=metadata.get(_REPOSITORY), commit=metadata.get(_COMMIT)),
-        sha256=sha256,
-        moves=tuple(metadata.get(_MOVES, "").split()),
-        channels=tuple(channels.split()) if channels is not None else None,
-        environment=environment,
-    )

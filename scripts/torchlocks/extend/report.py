@@ -1,4 +1,4 @@
-"""What a lock on a base has, for people and for programs: the base as it is, what moved, what came on top."""
+"""What a lock on a base contains, for people and for programs: the unchanged base, what moved, what was added."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torchlocks.extend.lock import Extended
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """One platform: how many packages are the base's very own, which of its packages moved, and what was added."""
+    """One platform: how many packages are the base's, which of its packages moved, and what was added."""
 
     platform: str
     kept: int
@@ -22,7 +22,7 @@ class Layer:
 
 
 def layers(done: Extended) -> tuple[Layer, ...]:
-    """The new lock against its base, platform by platform."""
+    """Compare the new lock with its base, platform by platform."""
     found = diff(
         Side(name=done.base.name.text, packages=done.base.lock.packages),
         Side(name=str(done.path), packages=done.lock.packages),
@@ -37,7 +37,7 @@ def layers(done: Extended) -> tuple[Layer, ...]:
 
 
 def as_text(done: Extended) -> str:
-    """A few lines a platform; every package that moved has one of its own."""
+    """Format as a few lines for each platform; every package that moved has its own."""
     commit = f" at commit {done.base.name.commit[:12]}" if done.base.name.commit else ""
     lines = [f"base {done.base.name.text}{commit}, sha256 {done.base.lock.sha256[:16]}…"]
     for layer in layers(done):
@@ -52,7 +52,7 @@ def as_text(done: Extended) -> str:
 
 
 def as_json(done: Extended) -> str:
-    """The same for programs. `schema` changes when a key changes its meaning."""
+    """Format for programs. `schema` changes when a key changes its meaning."""
     document = {
         "schema": 1,
         "lock": str(done.path),
@@ -76,7 +76,7 @@ def as_json(done: Extended) -> str:
 
 
 def _told(change: Change, *, before: bool = False) -> str:
-    """A package as far as it matters for how it moved."""
+    """Format a package by the fields that show how it moved."""
     package = change.before if before else change.after
     if package is None:
         return ""

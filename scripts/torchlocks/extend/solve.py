@@ -1,7 +1,7 @@
-"""One platform of a base and what is asked for on top of it, as the solver's question.
+"""One platform of a base and the requirements on top of it, as a request to the solver.
 
-Every package of the base is in every answer. Those that may not move are held to their very record; those that may are
-only preferred. Nothing else of the base's making counts: what it once asked for is settled by what it holds.
+Every package of the base is in every solution. Those that may not move are pinned to their record; those that may are
+preferred. The base's original specs are ignored.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from torchlocks.extend.base import Base, virtual_packages
-from torchlocks.extend.requested import Wish
+from torchlocks.extend.environment_file import Requirement
 from torchlocks.lockfile.formats import select_records, to_record
 from torchlocks.lockfile.pixi import read_pixi_records
 from torchlocks.solve.repodata import RecordSource, records_by_url
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question:
-    """A base on one platform, the wishes, and what may move.
+class ExtendRequest:
+    """A base on one platform, the requirements, and what may move.
 
-    `records` are the base's packages; `moves` names those that may move; `prefer` are records of additions that should
-    stay if they can (an older lock's). `channels` are all channels, the base's first.
+    `records` are the base's packages; `moves` names those that may move; `prefer` are records of additions that are
+    kept if possible (an older lock's). `channels` are all channels, the base's first.
     """
 
     base: Base
     platform: str
     channels: tuple[str, ...]
-    wishes: tuple[Wish, ...]
+    requirements: tuple[Requirement, ...]
     records: tuple[RepoDataRecord, ...]
     moves: frozenset[str]
     prefer: tuple[RepoDataRecord, ...]
@@ -45,30 +45,32 @@ class Question:
         return {record.name.normalized: record for record in self.records}
 
 
-def answer(
-    question: Question, *, specs: Sequence[str] | None = None, moves: Collection[str] | None = None
+def solve_on_base(
+    request: ExtendRequest, *, specs: Sequence[str] | None = None, moves: Collection[str] | None = None
 ) -> list[RepoDataRecord]:
-    """The packages of the base and of the wishes, by name.
+    """Return the packages of the base and of the requirements.
 
-    `specs` and `moves` stand in for the question's own. A cutoff of the source is for additions alone. Raises
-    SolveError, with the solver's reasons as its details, when there is no solution, and ChannelUnreachableError when a
-    live channel cannot be read.
+    `specs` and `moves` replace those of the request. A cutoff of the source applies to additions alone. Raises
+    SolveError with the solver's reasons as details if there is no solution, ChannelUnreachableError if a live channel
+    cannot be read.
     """
-    free = question.moves if moves is None else moves
-    base = {name: _no_newer_than(question.source.cutoff, record) for name, record in question.by_name.items()}
-    request = SolveRequest(
-        channels=question.channels,
-        platform=question.platform,
-        specs=(*(wish.spec for wish in question.wishes), *base) if specs is None else (*specs, *base),
-        virtual_packages=generic_virtual_packages(virtual_packages(question.base.lock, question.platform)),
+    free = request.moves if moves is None else moves
+    base = {name: _no_newer_than(request.source.cutoff, record) for name, record in request.by_name.items()}
+    solve_request = SolveRequest(
+        channels=request.channels,
+        platform=request.platform,
+        specs=(*(requirement.spec for requirement in request.requirements), *base)
+        if specs is None
+        else (*specs, *base),
+        virtual_packages=generic_virtual_packages(virtual_packages(request.base.lock, request.platform)),
         keep=(
             *(record for name, record in base.items() if name in free),
-            *(record for record in question.prefer if record.name.normalized not in base),
+            *(record for record in request.prefer if record.name.normalized not in base),
         ),
         pin=tuple(record for name, record in base.items() if name not in free),
     )
-    records = solve(request, question.source)
-    own = {record.url: record for record in question.records}
+    records = solve(solve_request, request.source)
+    own = {record.url: record for record in request.records}
     return [own.get(record.url, record) for record in records]
 
 
@@ -87,11 +89,11 @@ def _no_newer_than(cutoff: datetime | None, record: RepoDataRecord) -> RepoDataR
 
 
 def base_records(base: Base, platform: str, source: RecordSource) -> tuple[RepoDataRecord, ...]:
-    """The complete records of a base's packages on a platform, in the order of its lock.
+    """Return the complete records of a base's packages on a platform, in the order of its lock.
 
-    They come from the pixi.lock beside the base, which has all of them as they were when it was locked; else from its
-    channels; and for what neither has, from its conda-lock.yml, which does not know constraints. Raises LockfileError
-    where these disagree on a hash, ChannelUnreachableError when a live channel is needed and cannot be read.
+    They come from the pixi.lock beside the base, then from its channels, then from its conda-lock.yml, which has no
+    constraints. Raises LockfileError if these disagree on a hash, ChannelUnreachableError if a live channel is needed
+    and cannot be read.
     """
     packages = {package.url: package for package in base.complete.packages[platform]}
     known = {record.url: record for record in _pixi_records(base, platform)}
@@ -107,13 +109,10 @@ def _pixi_records(base: Base, platform: str) -> list[RepoDataRecord]:
     return read_pixi_records(base.pixi).get(platform, []) if base.pixi else []
 
 
-def without_base(question: Question, specs: Sequence[str]) -> list[RepoDataRecord]:
-    """What the channels have for match specs on the question's platform if there were no base.
-
-    Raises as `answer` does.
-    """
-    virtual = generic_virtual_packages(virtual_packages(question.base.lock, question.platform))
-    request = SolveRequest(
-        channels=question.channels, platform=question.platform, specs=tuple(specs), virtual_packages=virtual
+def without_base(request: ExtendRequest, specs: Sequence[str]) -> list[RepoDataRecord]:
+    """Solve match specs on the request's platform without the base. Raises as `solve_on_base` does."""
+    virtual = generic_virtual_packages(virtual_packages(request.base.lock, request.platform))
+    solve_request = SolveRequest(
+        channels=request.channels, platform=request.platform, specs=tuple(specs), virtual_packages=virtual
     )
-    return solve(request, question.source)
+    return solve(solve_request, request.source)

@@ -67,11 +67,15 @@ def test_uv_resolves_under_the_constraints(tmp_path: Path) -> None:
     """Real requirements, from PyPI: what is resolved is what conda-forge's lock has."""
     locked = find_locked("cpu", "linux-64")
     (tmp_path / "constraints.txt").write_text(export(FORMATS["constraints"], [locked], Place(prefix="")))
-    (tmp_path / "wishes.in").write_text("jinja2\npytest\n")
+    (tmp_path / "requirements.in").write_text("jinja2\npytest\n")
     uv = [str(Path(sys.executable).with_name("uv")), "pip", "compile", "-q", "--no-header", "--no-annotate"]
     wanted = ["--python-version", locked.version_of("python") or "", "--python-platform", "x86_64-manylinux_2_28"]
     done = subprocess.run(
-        [*uv, *wanted, "-c", "constraints.txt", "wishes.in"], cwd=tmp_path, capture_output=True, text=True, check=False
+        [*uv, *wanted, "-c", "constraints.txt", "requirements.in"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode != 0 and ("connect" in done.stderr or "fetch" in done.stderr):
         pytest.skip("the package index cannot be reached")

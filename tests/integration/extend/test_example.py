@@ -46,7 +46,7 @@ def test_its_lock_is_held_against_the_base_that_the_wheel_brings(copy: Copy) -> 
     environment.write_text(environment.read_text().replace("einops", "einops-exts"))
     run = copy.make("check")
     assert run.returncode != 0
-    assert "wish-unmet" in run.stdout
+    assert "requirement-unmet" in run.stdout
     assert "'einops-exts >=0.8' is asked for (environment.yml, line 6)" in run.stdout
 
 

@@ -20,7 +20,7 @@ from torchlocks.lockfile.formats import CONDA_LOCK, PIXI, explicit_name, read_lo
 EXAMPLE = LAYOUT.root / "examples" / "downstream"
 
 
-def wish(folder: Path, *specs: str) -> Path:
+def requirement(folder: Path, *specs: str) -> Path:
     folder.mkdir(exist_ok=True)
     listed = "".join(f"  - {json.dumps(spec)}\n" for spec in specs)
     (folder / "environment.yml").write_text(f"name: finetune\nchannels: [conda-forge]\ndependencies:\n{listed}")
@@ -56,7 +56,7 @@ def holds_base(lock: Path, base: Path) -> None:
 
 @needs_snapshot
 def test_every_package_of_the_base_is_in_the_lock_byte_for_byte(tmp_path: Path) -> None:
-    folder = wish(tmp_path / "a project", "pytorch-lightning", "transformers", "scikit-learn")
+    folder = requirement(tmp_path / "a project", "pytorch-lightning", "transformers", "scikit-learn")
     run = extend(folder, "gpu-cu118")
     assert run.returncode == 0, run.stderr
     holds_base(folder / CONDA_LOCK, LAYOUT.locks / "gpu-cu118" / CONDA_LOCK)
@@ -76,7 +76,7 @@ def test_the_examples_lock_holds_the_base_of_this_checkout_on_all_of_its_platfor
 
 @needs_snapshot
 def test_a_numpy_that_torch_cannot_take_is_explained_in_one_paragraph(tmp_path: Path) -> None:
-    folder = wish(tmp_path / "project", "transformers", "numpy <1.19")
+    folder = requirement(tmp_path / "project", "transformers", "numpy <1.19")
     run = extend(folder, "gpu-cu118")
     assert run.returncode == 21
     what = run.stderr.split("error: ", 1)[1].split("\n", 1)[0]
@@ -92,7 +92,7 @@ def test_a_numpy_that_torch_cannot_take_is_explained_in_one_paragraph(tmp_path: 
 @pytest.mark.skipif(not os.environ.get("TORCHLOCKS_SLOW"), reason="solves many times; TORCHLOCKS_SLOW=1 runs it")
 def test_the_named_change_is_enough_and_nothing_less_is(tmp_path: Path) -> None:
     """What the message says to let move does solve it, and each part of it alone does not."""
-    folder = wish(tmp_path / "project", "pandas <2")
+    folder = requirement(tmp_path / "project", "pandas <2")
     run = extend(folder, "gpu-cu118")
     assert run.returncode == 21
     advice = run.stderr.split("  fix:   ", 1)[1].split("(", 1)[0].split(": ", 1)[1].split()
@@ -111,7 +111,7 @@ class _Quiet(SimpleHTTPRequestHandler):
 
 @needs_snapshot
 def test_a_base_behind_a_url_is_the_same_base(tmp_path: Path) -> None:
-    folder = wish(tmp_path / "project", "tqdm")
+    folder = requirement(tmp_path / "project", "tqdm")
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(LAYOUT.locks))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}/gpu-cu118/{CONDA_LOCK}"
@@ -130,8 +130,8 @@ def test_the_commands_of_the_documentation_make_the_examples_lock(tmp_path: Path
     page = (LAYOUT.root / "docs" / "downstream.md").read_text(encoding="utf-8")
     commands = [line for block in re.findall(r"```bash\n(.*?)```", page, re.DOTALL) for line in block.splitlines()]
     assert {command.split()[1] for command in commands} == {"extend", "check", "update"}
-    wishes = re.findall(r"```yaml\n# environment.yml\n(.*?)```", page, re.DOTALL)
-    (tmp_path / "environment.yml").write_text(wishes[0])
+    requirements = re.findall(r"```yaml\n# environment.yml\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "environment.yml").write_text(requirements[0])
     for command in dict.fromkeys(commands):
         name, *arguments = command.split()
         assert name == "torchlocks"

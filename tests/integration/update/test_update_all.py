@@ -166,7 +166,7 @@ def test_what_has_no_solution_stays_and_is_named(checkout: Path) -> None:
     matrix.write_text(
         matrix.read_text().replace('python: "3.12", pytorch: "2.12"', 'python: "3.12", pytorch: "9.9"', 1)
     )
-    git(checkout, "commit", "-q", "-a", "-m", "a wish too far")
+    git(checkout, "commit", "-q", "-a", "-m", "a requirement too far")
     run = update(checkout, "--snapshot", SNAPSHOT, *ONE)
     assert run.returncode == 20, run.stderr
     assert git(checkout, "status", "--porcelain") == ""

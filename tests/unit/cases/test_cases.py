@@ -20,7 +20,7 @@ from torchlocks.core.errors import EnvironmentFileError, LockfileError
 from torchlocks.diff.compare import diff
 from torchlocks.diff.read import read_side
 from torchlocks.export.environment import find_locked
-from torchlocks.extend.requested import read_wishes
+from torchlocks.extend.environment_file import read_environment_file
 from torchlocks.install.fetch import packages_for
 from torchlocks.lockfile.formats import read_environments, read_lock
 
@@ -223,12 +223,14 @@ def test_merge_conflicts_are_named_with_their_line(tmp_path: Path) -> None:
     path = tmp_path / "environment.yml"
     path.write_text("dependencies:\n<<<<<<< HEAD\n  - numpy\n=======\n  - scipy\n>>>>>>> other\n")
     with pytest.raises(EnvironmentFileError, match="merge conflicts"):
-        read_wishes(path)
+        read_environment_file(path)
 
 
 def test_text_of_powershell_is_read() -> None:
     assert read_lock(CASES / "utf16/spec.txt").platforms == ("win-64",)
-    assert [wish.name for wish in read_wishes(CASES / "utf16/environment.yml").on("linux-64")] == ["einops"]
+    assert [
+        requirement.name for requirement in read_environment_file(CASES / "utf16/environment.yml").on("linux-64")
+    ] == ["einops"]
 
 
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-32", "cp1252"])
@@ -257,9 +259,9 @@ def test_lists_of_packages_are_recognised(tmp_path: Path, text: str, command: st
 
 
 def test_an_exported_environment_is_read_without_its_prefix() -> None:
-    wishes = read_wishes(CASES / "conda-export-prefix/environment.yml")
-    assert [wish.name for wish in wishes.on("linux-64")] == ["einops"]
-    assert len(wishes.notes) == 1
+    requirements = read_environment_file(CASES / "conda-export-prefix/environment.yml")
+    assert [requirement.name for requirement in requirements.on("linux-64")] == ["einops"]
+    assert len(requirements.notes) == 1
 
 
 # Nothing to install

@@ -27,7 +27,7 @@ from torchlocks.check.repository import check_lock
 from torchlocks.core.errors import TorchlocksError
 from torchlocks.core.progress import Silent
 from torchlocks.export.signatures import NAMESPACE, matches
-from torchlocks.extend.requested import read_wishes
+from torchlocks.extend.environment_file import read_environment_file
 from torchlocks.host.nvidia import Gpu
 from torchlocks.host.record import Host, read_host
 from torchlocks.install.cache import refuse_other, refuse_unsafe
@@ -251,7 +251,7 @@ FORMATS: dict[str, tuple[Callable[[Path], bytes], Reader]] = {
     "explicit": (lambda _: EXPLICIT, read_locks),
     "pixi": (lambda _: PIXI, read_locks),
     "matrix": (matrix, by_path(load_matrix)),
-    "environment": (lambda _: ENVIRONMENT, by_path(read_wishes)),
+    "environment": (lambda _: ENVIRONMENT, by_path(read_environment_file)),
     "host": (lambda _: host(), by_path(read_host)),
     "bundle": (lambda _: json.dumps(MANIFEST).encode(), lambda data, folder: read_a_bundle(data, SUMS, folder)),
     "SHA256SUMS": (lambda _: SUMS, lambda data, folder: read_a_bundle(json.dumps(MANIFEST).encode(), data, folder)),

@@ -20,7 +20,7 @@ from torchlocks.core.urls import mask, mask_malformed, strip_credentials
 from torchlocks.diff.read import read_side
 from torchlocks.diff.report import markdown_text
 from torchlocks.export.signatures import open_signed_lock
-from torchlocks.extend.requested import read_wishes
+from torchlocks.extend.environment_file import read_environment_file
 from torchlocks.host.record import read_host
 from torchlocks.lockfile.formats import parse_lock, read_lock
 from torchlocks.lockfile.open import open_lock
@@ -31,7 +31,7 @@ READERS: dict[str, Reader] = {
     "lock": read_lock,
     "lock by name": lambda path: open_lock(str(path)),
     "lock by URL": lambda path: open_lock(path.as_uri()),
-    "environment": read_wishes,
+    "environment": read_environment_file,
     "matrix": load_matrix,
     "host": read_host,
     "diff": lambda path: read_side(str(path)),
@@ -106,7 +106,7 @@ def test_yaml_that_costs_more_than_its_length_is_refused_soon(tmp_path: Path, na
         parse_lock(f"environments: {{}}\n{text}\n".encode(), Path("x"))
     path = tmp_path / "file.yml"
     path.write_text(f"dependencies: []\n{text}\n")
-    for read in (read_wishes, load_matrix):
+    for read in (read_environment_file, load_matrix):
         with pytest.raises(TorchlocksError):
             read(path)
     assert time.monotonic() - started < 5
@@ -129,7 +129,7 @@ def test_a_match_spec_of_parentheses_does_not_end_the_process(tmp_path: Path) ->
     path = tmp_path / "environment.yml"
     path.write_text(f"dependencies: ['{spec}']\n")
     with pytest.raises(TorchlocksError):
-        read_wishes(path)
+        read_environment_file(path)
     with pytest.raises(LockfileError, match="match spec"):
         parse_lock(lock_text(depends=spec[6:]).encode(), Path("x"))
 

@@ -115,7 +115,8 @@ def test_a_repository_on_disk_is_read_all_the_same(tmp_path: Path) -> None:
     git("commit", "-qm", "one", cwd=full)
     git("tag", "v1", cwd=full)
     git("worktree", "add", "-q", str(tmp_path / "tree"), cwd=full)
-    from torchlocks.extend.base import BaseName, open_base
+    from torchlocks.extend.base import open_base
+    from torchlocks.extend.base_name import BaseName
 
     commit = git("rev-parse", "HEAD", cwd=full).strip()
     for repository in ("../full/below", "../tree/below"):

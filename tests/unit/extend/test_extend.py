@@ -89,7 +89,7 @@ class Project:
     def serve(self, *records: Record) -> None:
         write_channel(self.snapshot / "conda-forge", *records)
 
-    def wish(self, *specs: str) -> None:
+    def requirement(self, *specs: str) -> None:
         listed = "".join(f"  - {json.dumps(spec)}\n" for spec in specs)
         (self.root / "environment.yml").write_text(f"name: mine\nchannels: [conda-forge]\ndependencies:\n{listed}")
 
@@ -127,7 +127,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def test_the_base_stays_to_the_byte_and_only_additions_are_solved(project: Project) -> None:
-    project.wish("scaler", "tqdm <4.1")
+    project.requirement("scaler", "tqdm <4.1")
     run = project.extend()
     assert run.returncode == 0, run.stderr
     held, base = project.entries(), entries(project.base)
@@ -153,7 +153,7 @@ def test_the_base_stays_to_the_byte_and_only_additions_are_solved(project: Proje
 def test_a_lock_that_is_there_knows_its_platforms(project: Project) -> None:
     project.base.write_text(lock_text(BASE, ("linux-64", "win-64")))
     write_channel(project.snapshot / "conda-forge", *BASE, *ADDITIONS, subdir="win-64")
-    project.wish("tqdm")
+    project.requirement("tqdm")
     project.extend("--base", "../base", "--platform", "linux-64")
     assert project.extend().returncode == 0
     assert read_lock(project.lock).platforms == ("linux-64",)
@@ -163,7 +163,7 @@ def test_a_lock_that_is_there_knows_its_platforms(project: Project) -> None:
 
 @pytest.mark.parametrize("switch", ["pytorch-cuda=11.8", "cpuonly", "cudatoolkit=11.3", "nvidia::pytorch-cuda=12.4"])
 def test_what_the_base_brings_is_to_be_dropped(project: Project, switch: str) -> None:
-    project.wish("tqdm", switch)
+    project.requirement("tqdm", switch)
     run = project.extend()
     assert run.returncode == 21
     assert f"drop the line `{switch}`" in run.stderr
@@ -172,7 +172,7 @@ def test_what_the_base_brings_is_to_be_dropped(project: Project, switch: str) ->
 
 
 def test_a_package_of_the_base_from_another_channel_is_named_with_both(project: Project) -> None:
-    project.wish("pytorch::pytorch>=2.0")
+    project.requirement("pytorch::pytorch>=2.0")
     run = project.extend()
     assert run.returncode == 21
     assert "from conda-forge" in run.stderr
@@ -181,7 +181,7 @@ def test_a_package_of_the_base_from_another_channel_is_named_with_both(project: 
 
 def test_a_reason_that_is_channel_priority_is_named_so(project: Project) -> None:
     write_channel(project.snapshot / "extras", record("tqdm", "9.0"), record("wanted", "1.0", depends=("tqdm >=9",)))
-    project.wish("wanted")
+    project.requirement("wanted")
     run = project.extend("--channel", "conda-forge", "--channel", "extras")
     assert run.returncode == 20
     assert "because of channel priority" in run.stderr
@@ -194,14 +194,14 @@ def test_nothing_is_left_among_temporary_files(
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     monkeypatch.setenv("TMPDIR", str(temporary))
-    project.wish("tqdm")
+    project.requirement("tqdm")
     assert project.extend().returncode == 0
     assert project.run("check").returncode == 0
     assert list(temporary.iterdir()) == []
 
 
 def test_an_earlier_day_is_for_additions_alone(project: Project) -> None:
-    project.wish("tqdm")
+    project.requirement("tqdm")
     # Milliseconds of which floating-point numbers are a hair short, and no time at all.
     times = {"python": 1767268800001, "numpy": 1767268800057, "pytorch": 1767268800919, "networkx": None}
     base_records = [{**each, "timestamp": times[str(each["name"])]} for each in BASE]
@@ -218,7 +218,7 @@ def test_an_earlier_day_is_for_additions_alone(project: Project) -> None:
 
 
 def test_a_contradiction_names_both_sides_and_the_smallest_change(project: Project) -> None:
-    project.wish("tqdm", "tools")
+    project.requirement("tqdm", "tools")
     run = project.extend("--base", "../base/conda-lock.yml")
     assert run.returncode == 21
     said = run.stderr.split("error: ", 1)[1]
@@ -230,7 +230,7 @@ def test_a_contradiction_names_both_sides_and_the_smallest_change(project: Proje
 
 
 def test_what_holds_a_package_of_the_base_is_named(project: Project) -> None:
-    project.wish("numpy >=2")
+    project.requirement("numpy >=2")
     run = project.extend()
     assert run.returncode == 21
     assert "`numpy >=2` (environment.yml, line 4) cannot go with the base ../base on linux-64" in run.stderr
@@ -240,16 +240,16 @@ def test_what_holds_a_package_of_the_base_is_named(project: Project) -> None:
 
 def test_a_constraint_of_the_base_counts(project: Project) -> None:
     """It is in no conda-lock.yml; the channel's record of the base's package has it."""
-    project.wish("pandas <2")
+    project.requirement("pandas <2")
     run = project.extend()
     assert run.returncode == 21
     assert "networkx 3.0 of the base goes with `pandas >=2` only, not with pandas 1.5" in run.stderr
     assert "ask for plain `pandas`: that gives pandas 2.2" in run.stderr
 
 
-def test_advice_is_enough_for_all_wishes_at_once(project: Project) -> None:
+def test_advice_is_enough_for_all_requirements_at_once(project: Project) -> None:
     project.serve(*BASE, *NEWER, *ADDITIONS, record("networkx", "2.0", depends=("python",)))
-    project.wish("pandas <2", "tools")
+    project.requirement("pandas <2", "tools")
     run = project.extend()
     assert run.returncode == 21
     named = "`pandas <2` (environment.yml, line 4) and `tools` (environment.yml, line 5) cannot go with the base"
@@ -264,14 +264,14 @@ def test_advice_names_the_platforms_on_which_it_does_not_help(project: Project) 
     project.base.write_text(lock_text(BASE, ("linux-64", "win-64")))
     elsewhere = [each for each in (*BASE, *NEWER, *ADDITIONS) if (each["name"], each["version"]) != ("numpy", "1.27.0")]
     write_channel(project.snapshot / "conda-forge", *elsewhere, subdir="win-64")
-    project.wish("tools")
+    project.requirement("tools")
     run = project.extend()
     assert run.returncode == 21, run.stderr
     assert "--allow-move numpy (numpy 1.26.0 → 1.27.0); on win-64 nothing that could move would help" in run.stderr
 
 
 def test_what_no_base_could_give_is_said_to_be_that(project: Project) -> None:
-    project.wish("tdqm")
+    project.requirement("tdqm")
     run = project.extend()
     assert run.returncode == 20
     assert "cannot be had on linux-64, on whatever base" in run.stderr
@@ -279,7 +279,7 @@ def test_what_no_base_could_give_is_said_to_be_that(project: Project) -> None:
 
 
 def test_a_package_that_may_move_moves_alone_and_the_report_says_so(project: Project) -> None:
-    project.wish("tools")
+    project.requirement("tools")
     run = project.extend("--allow-move", "numpy", "--json")
     assert run.returncode == 0, run.stderr
     platform = json.loads(run.stdout)["platforms"]["linux-64"]
@@ -315,7 +315,7 @@ def test_a_package_that_may_move_moves_alone_and_the_report_says_so(project: Pro
 def test_a_mistake_is_told_and_nothing_is_written(
     project: Project, arguments: tuple[str, ...], code: int, said: str
 ) -> None:
-    project.wish("tqdm")
+    project.requirement("tqdm")
     before = digests(project.root) | digests(project.base.parent)
     run = project.run("extend", "--snapshot", str(project.snapshot), *arguments)
     assert (run.returncode, said in run.stderr) == (code, True), run.stderr
@@ -323,7 +323,7 @@ def test_a_mistake_is_told_and_nothing_is_written(
 
 
 def test_a_lock_is_not_built_on_itself(project: Project) -> None:
-    project.wish("tqdm")
+    project.requirement("tqdm")
     project.extend()
     before = digests(project.root)
     for itself in (".", "conda-lock.yml"):
@@ -335,7 +335,7 @@ def test_a_lock_is_not_built_on_itself(project: Project) -> None:
 
 @pytest.mark.parametrize("size", [0, 700])
 def test_a_lock_that_was_cut_off_is_not_passed_over_in_its_own_folder(project: Project, size: int) -> None:
-    project.wish("tqdm")
+    project.requirement("tqdm")
     project.extend()
     os.truncate(project.lock, size)
     run = project.run("check")
@@ -345,7 +345,7 @@ def test_a_lock_that_was_cut_off_is_not_passed_over_in_its_own_folder(project: P
 
 
 def test_a_lock_without_all_that_it_said_of_its_base_is_found_out(project: Project) -> None:
-    project.wish("tqdm")
+    project.requirement("tqdm")
     project.extend()
     text = project.lock.read_text()
     kept = [line for line in text.splitlines() if "base sha256:" not in line]
@@ -360,8 +360,8 @@ def test_a_lock_that_is_named_is_checked_alone(project: Project) -> None:
     assert project.run("check", "conda-lock.yml", "--env", "cpu").returncode == 2
 
 
-def test_a_wish_for_another_machine_is_told_what_the_base_is_for(project: Project) -> None:
-    project.wish("tqdm", "__glibc >=2.34")
+def test_a_requirement_for_another_machine_is_told_what_the_base_is_for(project: Project) -> None:
+    project.requirement("tqdm", "__glibc >=2.34")
     run = project.extend()
     assert run.returncode == 21, run.stderr
     assert "`__glibc >=2.34` (environment.yml, line 5) cannot go with the base ../base" in run.stderr
@@ -370,7 +370,7 @@ def test_a_wish_for_another_machine_is_told_what_the_base_is_for(project: Projec
 
 def test_a_newer_base_moves_what_must_and_the_difference_is_told(project: Project) -> None:
     project.serve(*BASE, *[each for each in ADDITIONS if (each["name"], each["version"]) != ("tqdm", "4.1")])
-    project.wish("scaler <2")
+    project.requirement("scaler <2")
     assert project.extend().returncode == 0
     project.serve(*BASE, *NEWER, *ADDITIONS)
     project.base.write_text(lock_text((*BASE[:1], NEWER[1], *BASE[2:])))
@@ -387,7 +387,7 @@ def test_a_newer_base_moves_what_must_and_the_difference_is_told(project: Projec
 
 
 def test_check_tells_every_way_in_which_a_lock_and_its_base_part(project: Project) -> None:
-    project.wish("scaler", "tqdm")
+    project.requirement("scaler", "tqdm")
     assert project.extend().returncode == 0
     text = project.lock.read_text()
 
@@ -404,11 +404,11 @@ def test_check_tells_every_way_in_which_a_lock_and_its_base_part(project: Projec
     assert found("- name: tqdm\n", extra + "- name: tqdm\n") == {("addition-unneeded", "stray")}
 
     project.lock.write_text(text)
-    project.wish("scaler >=2", "tqdm")
-    assert set(project.findings()) == {("wish-unmet", "scaler"), ("stale", None)}
+    project.requirement("scaler >=2", "tqdm")
+    assert set(project.findings()) == {("requirement-unmet", "scaler"), ("stale", None)}
     (project.root / "environment.yml").write_text("dependencies: tqdm\n")
     assert project.findings() == [("environment-unreadable", None)]
-    project.wish("scaler", "tqdm")
+    project.requirement("scaler", "tqdm")
     assert project.findings() == []
 
     project.base.unlink()
@@ -436,7 +436,7 @@ def test_a_base_can_be_a_tag_of_a_repository(project: Project, tmp_path: Path) -
     git("commit", "-qam", "two")
     git("clone", "-q", "--bare", ".", str(bare))
 
-    project.wish("tqdm")
+    project.requirement("tqdm")
     run = project.extend("--base", "cpu@v1", "--repository", bare.as_uri())
     assert run.returncode == 0, run.stderr
     commit = git("rev-parse", "v1^{commit}")

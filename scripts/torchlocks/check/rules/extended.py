@@ -17,16 +17,19 @@ from torchlocks.check.rules.graph import reachable
 from torchlocks.check.rules.packages import RELOCK
 from torchlocks.core.errors import TorchlocksError
 from torchlocks.core.urls import mask
-from torchlocks.extend.base import Base, Built, needs_network, open_base, read_built, virtual_packages
-from torchlocks.extend.lock import all_channels, input_hash
-from torchlocks.extend.requested import Wishes, read_wishes
+from torchlocks.extend.base import Base, open_base, virtual_packages
+from torchlocks.extend.base_name import needs_network
+from torchlocks.extend.built import Built, read_built
+from torchlocks.extend.environment_file import EnvironmentFile, read_environment_file
+from torchlocks.extend.files import input_hash
+from torchlocks.extend.lock import all_channels
 from torchlocks.lockfile.formats import CONDA_LOCK, PIXI, explicit_name
 from torchlocks.lockfile.models import Lock
 from torchlocks.lockfile.specs import satisfies
 
 BASE_CHANGED = "base-changed"
 BASE_PACKAGE = "base-package"
-WISH_UNMET = "wish-unmet"
+REQUIREMENT_UNMET = "requirement-unmet"
 ADDITION_UNNEEDED = "addition-unneeded"
 ENVIRONMENT = "environment-unreadable"
 BASE_UNSEEN = "base-not-checked"
@@ -34,8 +37,8 @@ BASE_UNSEEN = "base-not-checked"
 REASONS = {
     BASE_CHANGED: "A lock on a base is worth what its base is: it names the bytes that it was built on.",
     BASE_PACKAGE: "Every package of the base was proven together; another in its place was not.",
-    WISH_UNMET: "The lock must hold what its environment file asks for.",
-    ADDITION_UNNEEDED: "What neither the base nor a wish needs was put there by hand, or left behind.",
+    REQUIREMENT_UNMET: "The lock must hold what its environment file asks for.",
+    ADDITION_UNNEEDED: "What neither the base nor a requirement needs was put there by hand, or left behind.",
     ENVIRONMENT: "Without its environment file a lock cannot be made again.",
     BASE_UNSEEN: "With --require-base, a base that was not looked at is a failure.",
 }
@@ -56,7 +59,7 @@ def check_extended(lock: Lock, shown: str, *, fetch_base: bool = False) -> Repor
     skipped: list[Skipped] = []
     findings: list[Finding] = []
     base: Base | None = None
-    wishes: Wishes | None = None
+    environment_file: EnvironmentFile | None = None
     why = ""
     if needs_network(built.base) and not fetch_base:
         why = f"the base {mask(built.base.text)} is on another machine, and is fetched with --fetch-base only"
@@ -71,20 +74,22 @@ def check_extended(lock: Lock, shown: str, *, fetch_base: bool = False) -> Repor
     environment = folder / built.environment
     if environment.is_file():
         try:
-            wishes = read_wishes(environment)
+            environment_file = read_environment_file(environment)
         except TorchlocksError as error:
             findings.append(_finding(ENVIRONMENT, shown, error.what, fix=error.fix))
     else:
         why = f"the environment file {built.environment} is not there"
-        skipped += [Skipped(rule=rule, path=shown, reason=why) for rule in ("stale", WISH_UNMET, ADDITION_UNNEEDED)]
+        skipped += [
+            Skipped(rule=rule, path=shown, reason=why) for rule in ("stale", REQUIREMENT_UNMET, ADDITION_UNNEEDED)
+        ]
     if base is not None:
         findings += _against_base(lock, built, base, shown)
-    if wishes is not None:
-        findings += _against_wishes(lock, wishes, base, shown)
-        findings += _files(lock, built, wishes, base, shown)
+    if environment_file is not None:
+        findings += _against_requirements(lock, environment_file, base, shown)
+        findings += _files(lock, built, environment_file, base, shown)
     checked = [
         *(rule for rule in REASONS if rule != BASE_UNSEEN),
-        *(rule.id for rule in check_files.RULES if wishes is not None),
+        *(rule.id for rule in check_files.RULES if environment_file is not None),
     ]
     rules = tuple(rule for rule in checked if rule not in {each.rule for each in skipped})
     return Report(
@@ -131,55 +136,61 @@ def _against_base(lock: Lock, built: Built, base: Base, shown: str) -> Iterator[
         )
 
 
-def _against_wishes(lock: Lock, wishes: Wishes, base: Base | None, shown: str) -> Iterator[Finding]:
+def _against_requirements(
+    lock: Lock, environment_file: EnvironmentFile, base: Base | None, shown: str
+) -> Iterator[Finding]:
     for platform, packages in lock.packages.items():
         by_name = {package.name: package for package in packages}
-        asked = wishes.on(platform)
-        for wish in asked:
-            found = by_name.get(wish.name)
-            if wish.name.startswith("__") or (found is not None and satisfies(found, wish.spec)):
+        asked = environment_file.on(platform)
+        for requirement in asked:
+            found = by_name.get(requirement.name)
+            if requirement.name.startswith("__") or (found is not None and satisfies(found, requirement.spec)):
                 continue
             have = found.file_name if found else "nothing of that name"
             yield _finding(
-                WISH_UNMET,
+                REQUIREMENT_UNMET,
                 shown,
-                f"{wish.spec!r} is asked for ({wish.place}); the lock has {have}",
-                package=wish.name,
+                f"{requirement.spec!r} is asked for ({requirement.place}); the lock has {have}",
+                package=requirement.name,
                 platform=platform,
             )
         if base is None:
             continue
-        roots = [package.name for package in base.lock.packages.get(platform, ())] + [wish.name for wish in asked]
+        roots = [package.name for package in base.lock.packages.get(platform, ())] + [
+            requirement.name for requirement in asked
+        ]
         needed = reachable(packages, roots)
         for package in packages:
             if package.name not in needed:
                 yield _finding(
                     ADDITION_UNNEEDED,
                     shown,
-                    f"neither the base nor a wish needs {package.file_name}",
+                    f"neither the base nor a requirement needs {package.file_name}",
                     package=package.name,
                     platform=platform,
                 )
 
 
-def _files(lock: Lock, built: Built, wishes: Wishes, base: Base | None, shown: str) -> Iterator[Finding]:
+def _files(
+    lock: Lock, built: Built, environment_file: EnvironmentFile, base: Base | None, shown: str
+) -> Iterator[Finding]:
     """The rules on an environment's folder, for the files that are this lock's; others there are not its business."""
     if lock.path.name != CONDA_LOCK:
         return
     like = lock if base is None else base.lock
     channels = lock.channels
     if base is not None:
-        channels = all_channels(base, wishes.channels if built.channels is None else built.channels)
+        channels = all_channels(base, environment_file.channels if built.channels is None else built.channels)
     rows = {}
-    for platform in wishes.platforms or lock.platforms:
+    for platform in environment_file.platforms or lock.platforms:
         virtual = virtual_packages(like, platform)
         try:
-            current = input_hash(wishes, like, platform, channels) if virtual else None
+            current = input_hash(environment_file, like, platform, channels) if virtual else None
         except TorchlocksError as error:
             yield _finding(ENVIRONMENT, shown, error.what, platform=platform)
             return
         rows[platform] = Expectation(
-            env=wishes.name,
+            env=environment_file.name,
             platform=platform,
             accelerator="cuda" if "__cuda" in virtual else "cpu",
             channels=channels,
@@ -187,7 +198,7 @@ def _files(lock: Lock, built: Built, wishes: Wishes, base: Base | None, shown: s
             virtual_packages=virtual,
             content_hash=current,
         )
-    held = check_files.read_folder(lock.path.parent, wishes.name, rows)
+    held = check_files.read_folder(lock.path.parent, environment_file.name, rows)
     own = {CONDA_LOCK, PIXI, *(explicit_name(platform) for platform in {*rows, *lock.platforms})}
     held = replace(
         held,

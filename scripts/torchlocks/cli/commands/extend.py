@@ -49,16 +49,18 @@ def extend(
     """
     from torchlocks.cli.console import make_progress
     from torchlocks.core.errors import BaseLockError
-    from torchlocks.extend.base import name_base, open_base, read_built
+    from torchlocks.extend.base import open_base
+    from torchlocks.extend.base_name import name_base
+    from torchlocks.extend.built import read_built
+    from torchlocks.extend.environment_file import read_environment_file
     from torchlocks.extend.lock import ExtendOptions, lock_file
     from torchlocks.extend.lock import extend as lock_on_base
     from torchlocks.extend.report import as_json as report_json
     from torchlocks.extend.report import as_text
-    from torchlocks.extend.requested import read_wishes
     from torchlocks.lockfile.formats import read_lock
 
-    wishes = read_wishes(environment)
-    for note in wishes.notes:
+    environment_file = read_environment_file(environment)
+    for note in environment_file.notes:
         click.echo(f"note: {note}", err=True)
     path = lock_file(environment.parent if output is None else output)
     if base_name:
@@ -74,14 +76,14 @@ def extend(
             )
         name = built.base
         moves, channels = moves or built.moves, channels or built.channels or ()
-        platforms = platforms or (() if wishes.platforms else before.platforms)
+        platforms = platforms or (() if environment_file.platforms else before.platforms)
     options = ExtendOptions(
         source=_source(snapshot, as_of, mirror),
         platforms=platforms,
         moves=tuple(dict.fromkeys(moves)),
         channels=tuple(_channel(channel) for channel in channels) or None,
     )
-    done = lock_on_base(wishes, open_base(name, path.parent), path, options, make_progress(quiet=as_json))
+    done = lock_on_base(environment_file, open_base(name, path.parent), path, options, make_progress(quiet=as_json))
     if as_json:
         click.echo(report_json(done), nl=False)
     else:
@@ -113,10 +115,12 @@ def update_base(
     from torchlocks.diff.compare import diff
     from torchlocks.diff.read import Side
     from torchlocks.diff.report import as_text as diff_text
-    from torchlocks.extend.base import name_base, open_base, read_built
+    from torchlocks.extend.base import open_base
+    from torchlocks.extend.base_name import name_base
+    from torchlocks.extend.built import read_built
+    from torchlocks.extend.environment_file import read_environment_file
     from torchlocks.extend.lock import ExtendOptions, extend, lock_file
     from torchlocks.extend.report import as_text
-    from torchlocks.extend.requested import read_wishes
     from torchlocks.lockfile.open import open_lock
 
     path = lock_file(output)
@@ -142,8 +146,8 @@ def update_base(
         channels=built.channels,
         stay=True,
     )
-    wishes = read_wishes(path.parent / built.environment)
-    done = extend(wishes, base, path, options, make_progress())
+    environment_file = read_environment_file(path.parent / built.environment)
+    done = extend(environment_file, base, path, options, make_progress())
     after = open_lock(str(path))
     sides = Side(name="before", packages=before.packages), Side(name="now", packages=after.packages)
     Console(highlight=False).print(diff_text(diff(*sides)))

@@ -10,8 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from torchlocks.core.errors import BaseLockError, EnvironmentFileError
-from torchlocks.extend.base import BaseName, Built, name_base, read_built
-from torchlocks.extend.requested import read_wishes
+from torchlocks.extend.base_name import BaseName, name_base
+from torchlocks.extend.built import Built, read_built
+from torchlocks.extend.environment_file import read_environment_file
 
 
 def write(folder: Path, text: str) -> Path:
@@ -20,7 +21,7 @@ def write(folder: Path, text: str) -> Path:
     return path
 
 
-def test_each_wish_has_its_line_and_counts_where_its_selector_says(tmp_path: Path) -> None:
+def test_each_requirement_has_its_line_and_counts_where_its_selector_says(tmp_path: Path) -> None:
     text = """\
         # comments count as lines
         name: mine
@@ -32,28 +33,28 @@ def test_each_wish_has_its_line_and_counts_where_its_selector_says(tmp_path: Pat
           - pywin32  # [win]
           - jemalloc=5  # [linux64]
         """
-    wishes = read_wishes(write(tmp_path, "\n".join(line[8:] for line in text.splitlines())))
-    assert (wishes.name, wishes.channels, wishes.platforms) == ("mine", ("conda-forge",), ())
-    linux = [(wish.spec, wish.name, wish.place) for wish in wishes.on("linux-64")]
+    requirements = read_environment_file(write(tmp_path, "\n".join(line[8:] for line in text.splitlines())))
+    assert (requirements.name, requirements.channels, requirements.platforms) == ("mine", ("conda-forge",), ())
+    linux = [(requirement.spec, requirement.name, requirement.place) for requirement in requirements.on("linux-64")]
     assert linux == [
         ("numpy >=2", "numpy", "environment.yml, line 5"),
         ("conda-forge::tqdm", "tqdm", "environment.yml, line 7"),
         ("jemalloc=5", "jemalloc", "environment.yml, line 9"),
     ]
-    assert [wish.name for wish in wishes.on("win-64")] == ["numpy", "tqdm", "pywin32"]
+    assert [requirement.name for requirement in requirements.on("win-64")] == ["numpy", "tqdm", "pywin32"]
 
 
 def test_a_file_that_asks_for_nothing_is_read(tmp_path: Path) -> None:
-    wishes = read_wishes(write(tmp_path, "dependencies:\n"))
-    assert (wishes.name, wishes.on("linux-64")) == (tmp_path.name, ())
+    requirements = read_environment_file(write(tmp_path, "dependencies:\n"))
+    assert (requirements.name, requirements.on("linux-64")) == (tmp_path.name, ())
 
 
 def test_keys_of_an_exported_environment_are_noted(tmp_path: Path) -> None:
     text = "name: a\nvariables: {A: b}\ndependencies: [numpy]\nprefix: /opt/conda/envs/a\n"
-    wishes = read_wishes(write(tmp_path, text))
-    assert [note.split("`")[1] for note in wishes.notes] == ["prefix", "variables"]
-    assert [wish.name for wish in wishes.on("linux-64")] == ["numpy"]
-    assert read_wishes(write(tmp_path, "dependencies: [numpy]\n")).notes == ()
+    requirements = read_environment_file(write(tmp_path, text))
+    assert [note.split("`")[1] for note in requirements.notes] == ["prefix", "variables"]
+    assert [requirement.name for requirement in requirements.on("linux-64")] == ["numpy"]
+    assert read_environment_file(write(tmp_path, "dependencies: [numpy]\n")).notes == ()
 
 
 @pytest.mark.parametrize(
@@ -79,13 +80,13 @@ def test_keys_of_an_exported_environment_are_noted(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_locked_is_refused_at_its_line(tmp_path: Path, text: str, where: str, said: str) -> None:
     with pytest.raises(EnvironmentFileError, match=said) as caught:
-        read_wishes(write(tmp_path, text))
+        read_environment_file(write(tmp_path, text))
     assert where in str(caught.value.where)
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(EnvironmentFileError) as caught:
-        read_wishes(tmp_path / "environment.yml")
+        read_environment_file(tmp_path / "environment.yml")
     assert "environment.yml" in str(caught.value.where)
 
 
@@ -98,10 +99,10 @@ def test_any_text_is_read_or_refused(tmp_path: Path, text: str, spec: str) -> No
     for each in (text, f"dependencies:\n  - {text}", listed):
         (tmp_path / "environment.yml").write_bytes(each.encode("utf-8", "surrogatepass"))
         try:
-            wishes = read_wishes(tmp_path / "environment.yml")
+            requirements = read_environment_file(tmp_path / "environment.yml")
         except EnvironmentFileError:
             continue
-        assert all(wish.name and "line" in wish.place for wish, _ in wishes.by_line)
+        assert all(requirement.name and "line" in requirement.place for requirement, _ in requirements.by_line)
 
 
 @pytest.mark.parametrize(

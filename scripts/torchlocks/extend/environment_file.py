@@ -1,4 +1,4 @@
-"""The small `environment.yml` of another repository: what it asks for on top of a base, each wish with its line."""
+"""The `environment.yml` of another repository: its requirements on top of a base, each with its line."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _LEFT_OUT = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wish:
-    """One match spec that is asked for, the package that it names, and its place: file and line."""
+class Requirement:
+    """One required match spec, the package that it names, and its place: file and line."""
 
     spec: str
     name: str
@@ -34,26 +34,26 @@ class Wish:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wishes:
-    """What an `environment.yml` asks for.
+class EnvironmentFile:
+    """The contents of an `environment.yml`.
 
-    `platforms` are those it names, none for any. `by_line` are its match specs with the lines they stand on, selectors
-    (`# [linux]`) included, since they say on which platform a wish counts. `notes` say what of the file is not locked.
+    `platforms` are those it names, empty for any. `by_line` are its match specs with the text of their lines, including
+    selectors (`# [linux]`), which limit a requirement to platforms. `notes` name what of the file is not locked.
     """
 
     path: Path
     name: str
     channels: tuple[str, ...]
     platforms: tuple[str, ...]
-    by_line: tuple[tuple[Wish, str], ...]
+    by_line: tuple[tuple[Requirement, str], ...]
     notes: tuple[str, ...] = ()
 
-    def on(self, platform: str) -> tuple[Wish, ...]:
-        """The wishes that count on a platform, in the order of the file."""
-        return tuple(wish for wish, line in self.by_line if _counts(line, platform))
+    def on(self, platform: str) -> tuple[Requirement, ...]:
+        """Return the requirements of a platform, in the order of the file."""
+        return tuple(requirement for requirement, line in self.by_line if _counts(line, platform))
 
     def rendered(self, platform: str, channels: tuple[str, ...]) -> str:
-        """The wishes for one platform as a conda environment file, for conda-lock's content hash."""
+        """Return the requirements of one platform as a conda environment file, for conda-lock's content hash."""
         import yaml
 
         return yaml.safe_dump(
@@ -61,14 +61,14 @@ class Wishes:
                 "name": self.name,
                 "channels": list(channels),
                 "platforms": [platform],
-                "dependencies": [wish.spec for wish in self.on(platform)],
+                "dependencies": [requirement.spec for requirement in self.on(platform)],
             },
             sort_keys=False,
         )
 
 
 def _counts(line: str, platform: str) -> bool:
-    """Whether a line counts on a platform, by the selector that it may end in."""
+    """Return whether a line applies to a platform, by the selector at its end."""
     if "#" not in line:
         return True
     from conda_lock.src_parser import selectors
@@ -78,7 +78,7 @@ def _counts(line: str, platform: str) -> bool:
     return bool(list(selectors.filter_platform_selectors(line, platform)))
 
 
-def read_wishes(path: Path) -> Wishes:
+def read_environment_file(path: Path) -> EnvironmentFile:
     """Read a conda environment file. Raises EnvironmentFileError naming the file, the line and the key."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError
@@ -119,13 +119,13 @@ def read_wishes(path: Path) -> Wishes:
 
 
 class _Reader:
-    """Checks the document key by key; every error names its line."""
+    """Validates the document key by key; every error names its line."""
 
     def __init__(self, path: Path, text: str) -> None:
         self.path = path
         self.lines = text.splitlines()
 
-    def read(self, document: Any) -> Wishes:
+    def read(self, document: Any) -> EnvironmentFile:
         if not isinstance(document, Mapping):
             raise EnvironmentFileError(
                 "This is not a conda environment file: it has no `dependencies`.", where=str(self.path)
@@ -144,9 +144,10 @@ class _Reader:
                 fix="list what you need besides the base under `dependencies:`",
             )
         by_line = tuple(
-            (self._wish(item, line), self._selectable(line)) for item, line in self._items(document, "dependencies")
+            (self._requirement(item, line), self._selectable(line))
+            for item, line in self._items(document, "dependencies")
         )
-        return Wishes(
+        return EnvironmentFile(
             path=self.path,
             name=self._name(document),
             channels=tuple(c for c, _ in self._texts(document, "channels") if c != "nodefaults"),
@@ -160,7 +161,9 @@ class _Reader:
         )
 
     def _name(self, document: Mapping[str, Any]) -> str:
-        """The environment's name, by default the folder's. The lock's first line has it, so it must be of one line."""
+        """Return the environment's name, by default the folder's. It is part of the lock's first line, so it has no
+        line break.
+        """
         name = document.get("name")
         if name is None:
             return self.path.resolve().parent.name
@@ -168,7 +171,7 @@ class _Reader:
             raise self._error(self._line(document, "name"), "`name` must be text of one line.", None)
         return str(name)
 
-    def _wish(self, item: Any, line: int) -> Wish:
+    def _requirement(self, item: Any, line: int) -> Requirement:
         from rattler import MatchSpec
         from rattler.exceptions import InvalidMatchSpecError
 
@@ -187,10 +190,10 @@ class _Reader:
         except InvalidMatchSpecError as error:
             raise self._error(line, f"{item!r} is not a match spec: {error}.", "write it as `name >=version`") from None
         assert parsed.name is not None, "py-rattler refuses specs without a name"
-        return Wish(spec=item, name=str(parsed.name.normalized), place=f"{self.path.name}, line {line}")
+        return Requirement(spec=item, name=str(parsed.name.normalized), place=f"{self.path.name}, line {line}")
 
     def _selectable(self, line: int) -> str:
-        """The text of a line; a selector that it ends in must hold somewhere, or nobody would miss what it asks for."""
+        """Return the text of a line. Raises EnvironmentFileError for a selector that is true on no platform."""
         text = self.lines[line - 1] if line <= len(self.lines) else ""
         if not any(_counts(text, platform) for platform in _PLATFORMS):
             raise self._error(
@@ -208,7 +211,7 @@ class _Reader:
         return found
 
     def _items(self, document: Mapping[str, Any], key: str) -> list[tuple[Any, int]]:
-        """The items of a list with their lines, from 1; none where the key is not there or has no value."""
+        """Return the items of a list with their lines, from 1; empty if the key is missing or has no value."""
         value = document.get(key)
         if value is None:
             return []
