@@ -1,8 +1,7 @@
-"""What a rule is: what it looks at, what it needs, and what it says.
+"""What a rule is: which locks it applies to, what it requires, and what it yields.
 
-A rule is one small generator with an id and a one-line reason. It yields problems; the runner adds where
-they are. A rule that cannot be applied to a lock says why, so that silence always means "looked and found
-nothing".
+A rule is a small generator with an id and a reason of one line. It yields problems; the runner adds their place. A rule
+that cannot be applied to a lock reports why, so that no finding always means that the rule ran.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ class Expectation:
     """What one environment on one platform should be, from the matrix and the rendered template.
 
     `requested` are the rendered match specs; `virtual_packages` map a name to "version" or "version build";
-    `content_hash` is the hash that a current lock carries, None where it was not computed.
+    `content_hash` is the hash of a current lock, None if it was not computed.
     """
 
     env: str
@@ -50,7 +49,7 @@ class Expectation:
 
 
 def expectation(target: Target, rendered: str, content_hash: str | None = None) -> Expectation:
-    """The expectation of a target of the matrix and its rendered environment file."""
+    """Return the expectation for a target of the matrix and its rendered environment file."""
     from torchlocks.matrix.render import requested
 
     return Expectation(
@@ -73,7 +72,7 @@ def expectation(target: Target, rendered: str, content_hash: str | None = None) 
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """One platform of one lock, as the rules see it. `row` is None for a lock that is not in the matrix."""
+    """One platform of one lock, as the rules get it. `row` is None for a lock that is not in the matrix."""
 
     lock: Lock
     platform: str
@@ -82,19 +81,19 @@ class Subject:
 
     @property
     def pip(self) -> tuple[PipPackage, ...]:
-        """What the lock leaves to pip on this platform."""
+        """The packages that the lock leaves to pip on this platform."""
         return self.lock.pip.get(self.platform, ())
 
     @cached_property
     def everything(self) -> tuple[LockedPackage, ...]:
-        """The lock's packages, and those that it leaves to pip under their conda names; of two of a name conda's."""
+        """The lock's packages and pip's under their conda names; conda's if both have one."""
         names = {package.name for package in self.packages}
         others = (package for package in as_conda(self.pip, self.subdir) if package.name not in names)
         return (*self.packages, *others)
 
     @property
     def subdir(self) -> str:
-        """The conda subdir of the platform, which a pixi.lock may call by another name."""
+        """The conda subdir of the platform, which a pixi.lock may name differently."""
         return self.lock.subdir(self.platform)
 
     @property
@@ -103,7 +102,7 @@ class Subject:
 
     @property
     def virtual_packages(self) -> dict[str, tuple[str, str]]:
-        """Name to (version, build): the row's, else what the lock says it was solved with."""
+        """Name to (version, build): the row's, else those that the lock records."""
         if self.row is not None:
             pairs = [(name, *value.split(" ", 1)) for name, value in self.row.virtual_packages.items()]
         else:
@@ -111,7 +110,7 @@ class Subject:
         return {pair[0]: (pair[1] if len(pair) > 1 else "0", pair[2] if len(pair) > 2 else "0") for pair in pairs}
 
     def lacks(self, need: Need) -> str | None:
-        """Why a rule that needs this cannot be applied; None when it can."""
+        """Return why a rule with this requirement cannot be applied; None if it can."""
         if need == "dependencies" and any(package.depends is None for package in self.packages):
             return "explicit files do not list dependencies"
         if need == "own" and self.row is None and read_built(self.lock.metadata) is None:
@@ -128,9 +127,9 @@ class Subject:
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """What a rule found, before the runner says where.
+    """What a rule found, before the runner adds its place.
 
-    `platform` and `file` are for rules that look at more than one: they say which was meant.
+    `platform` and `file` are set by rules that compare several.
     """
 
     message: str
@@ -174,7 +173,7 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class Skipped:
-    """A rule that could not be applied, and why."""
+    """A rule that could not be applied, and the reason."""
 
     rule: str
     path: str
@@ -186,7 +185,7 @@ class Skipped:
 
 
 def _make_printable(each: Finding | Skipped) -> None:
-    """Escape control characters and hide secrets in all texts: they hold names and URLs of anybody's lock."""
+    """Escape control characters and hide secrets in all texts, since they contain names and URLs of any lock."""
     for name, value in vars(each).items():
         if isinstance(value, str):
             object.__setattr__(each, name, printable(value, lines=name in ("message", "fix")))
@@ -194,10 +193,10 @@ def _make_printable(each: Finding | Skipped) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """All that a check did: what it found, what it could not look at, and how much it looked at.
+    """The result of a check: findings, what could not be checked, and how much was checked.
 
-    `bases_not_checked` are the paths of locks whose base was not looked at.
-    `environments` maps the path of a pixi.lock of several environments to those that were checked.
+    `bases_not_checked` are the paths of locks whose base was not read. `environments` maps the path of a pixi.lock of
+    several environments to those that were checked.
     """
 
     findings: tuple[Finding, ...] = ()
@@ -210,11 +209,11 @@ class Report:
 
     @property
     def failed(self) -> bool:
-        """Whether there is an error among the findings; warnings do not fail a check."""
+        """Whether the findings contain an error; warnings do not fail a check."""
         return any(finding.severity == "error" for finding in self.findings)
 
     def only(self, rules: Collection[str]) -> Report:
-        """What some rules found; and always `unreadable`, since of such a lock no rule can tell."""
+        """Return the findings of some rules, and always `unreadable`, since no rule can be applied to such a lock."""
         kept = {*rules, "unreadable"}
         return replace(
             self,
@@ -236,7 +235,7 @@ class Report:
 
 
 def rule(id: str, reason: str, *needs: Need) -> Callable[[Callable[[Subject], Iterator[Problem]]], Rule]:
-    """Make a generator a rule. `needs` are what it cannot do without."""
+    """Register a generator as a rule. It is skipped where something of `needs` is missing."""
 
     def make(look: Callable[[Subject], Iterator[Problem]]) -> Rule:
         return Rule(id=id, reason=reason, needs=needs, look=look)

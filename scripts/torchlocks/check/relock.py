@@ -21,7 +21,7 @@ REASON = "A lock that cannot be made again from the same records was edited, or 
 def check_relocked(layout: Layout, targets: Sequence[Target], snapshot: Path, progress: Progress) -> Report:
     """Lock `targets` again from `snapshot` into a scratch folder; every file that differs is a finding.
 
-    Raises MissingFileError when `snapshot` is not one.
+    Raises MissingFileError if `snapshot` is not a snapshot.
     """
     require_snapshot(snapshot)
     options = LockOptions(source=RecordSource(snapshot=snapshot), solver=find_solver())

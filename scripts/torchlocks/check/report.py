@@ -17,12 +17,12 @@ _SHOWN = 5
 
 
 def shown_environments(finding: Finding) -> str:
-    """The environments of a pixi.lock in which something was found, for people; empty where there is but one."""
+    """Return the environments of a pixi.lock in which something was found, as text; empty if it has only one."""
     return shortened(finding.environments, 4)
 
 
 def summary(report: Report) -> str:
-    """One line: how much was looked at, and what came of it."""
+    """Return one line: how much was checked, and the result."""
     errors = sum(finding.severity == "error" for finding in report.findings)
     warnings = len(report.findings) - errors
     found = "nothing found" if not report.findings else f"{_count(errors, 'error')}, {_count(warnings, 'warning')}"
@@ -34,7 +34,7 @@ def summary(report: Report) -> str:
 
 
 def as_text(report: Report) -> RenderableType:
-    """The findings by rule and file, what could not be checked, and the summary.
+    """Format the findings by rule and file, what could not be checked, and the summary.
 
     Of many findings of one rule in one file, the first few are shown; JSON has them all.
     """
@@ -68,13 +68,13 @@ def as_text(report: Report) -> RenderableType:
 
 
 def as_json(report: Report) -> str:
-    """The whole report, for programs. `schema` changes when a key changes its meaning."""
+    """Format the whole report for programs. `schema` changes when a key changes its meaning."""
     document = {"schema": 1, "failed": report.failed, **asdict(report)}
     return json.dumps(document, indent=2) + "\n"
 
 
 def as_annotations(report: Report) -> str:
-    """One workflow command of GitHub Actions a finding.
+    """Format each finding as a workflow command of GitHub Actions.
 
     Escapes: https://docs.github.com/actions/reference/workflows-and-actions/workflow-commands
     """
@@ -97,7 +97,7 @@ def _escape(text: str, also: str = "") -> str:
 
 
 def _groups(report: Report) -> list[list[Finding]]:
-    """The findings by severity, file, platform and rule, in the order in which they were found."""
+    """Group the findings by severity, file, platform and rule, in the order in which they were found."""
     groups: dict[tuple[str, ...], list[Finding]] = defaultdict(list)
     for finding in report.findings:
         key = (finding.severity, finding.path, finding.platform or "", finding.rule, *finding.environments)

@@ -1,6 +1,6 @@
-"""Locks to findings: every rule, on every environment of the matrix or on anybody's lockfile.
+"""Apply every rule to the environments of the matrix, or to any lockfile.
 
-No network and no solver: the locks, the matrix and the templates are all that is read.
+No network and no solver: only locks, the matrix and the templates are read.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ ContentHash = Callable[[Target, str], str]
 
 
 def rule_reasons() -> dict[str, str]:
-    """The id of every rule, with its one-line reason, in the order in which they are applied."""
+    """Return the id of every rule with its reason, in the order in which they are applied."""
     everything: tuple[Any, ...] = (*files.RULES, *LOCK_RULES, *parity.RULES)
     by_rule = {each.id: each.reason for each in everything}
     return by_rule | {recipes.RULE: recipes.REASON} | extended.REASONS
 
 
 def check_lock(lock: Lock, row: Expectation | None = None, *, shown: str | None = None) -> Report:
-    """Apply every rule that can be applied to a lock.
+    """Apply every applicable rule to a lock.
 
-    With a `row`, only its platform is looked at, and held against it; without one, all platforms are, and
-    rules that need a row are reported as skipped. `shown` is the path that findings name.
+    With a `row`, only its platform is checked, and compared with it; without one, all platforms are, and rules that
+    require a row are reported as skipped. `shown` is the path in findings.
     """
     path = shown or str(lock.path)
     findings: list[Finding] = []
@@ -75,10 +75,10 @@ def check_lock(lock: Lock, row: Expectation | None = None, *, shown: str | None 
 
 
 def check_environments(locks: Sequence[Lock], *, shown: str | None = None) -> Report:
-    """Check every environment of a pixi.lock, or a lock that is alone in its file.
+    """Check every environment of a pixi.lock, or the only one of another lock.
 
-    What is wrong in several environments is one finding that names them; a rule counts as skipped where it could be
-    applied to none. A package counts once, in however many environments it is.
+    A problem of several environments is one finding that names them; a rule is skipped only if it could be applied to
+    none. A package is counted once, in however many environments it is.
     """
     if len(locks) == 1:
         return check_lock(locks[0], shown=shown)
@@ -106,11 +106,11 @@ def check_environments(locks: Sequence[Lock], *, shown: str | None = None) -> Re
 
 
 def check_files_of(paths: Sequence[Path], environment: str | None = None, *, fetch_base: bool = False) -> Report:
-    """Check lockfiles from anywhere, of a pixi.lock every environment, or the one that is named.
+    """Check any lockfiles; of a pixi.lock every environment, or the one that is named.
 
-    Raises MissingFileError for a path that is not there. A folder stands for the conda-lock.yml in it. A lock that was
-    built on a base is also compared with that base, over the network only with `fetch_base`. A file that is no lock is
-    a finding, so that the others are still looked at.
+    A folder stands for its conda-lock.yml. A lock that was built on a base is also compared with it, over the network
+    only with `fetch_base`. A file that is no lock is a finding, so that the others are still checked. Raises
+    MissingFileError for a path that does not exist.
     """
     report = Report()
     for named in paths:
@@ -132,7 +132,7 @@ def check_files_of(paths: Sequence[Path], environment: str | None = None, *, fet
 
 
 def require_bases(report: Report) -> Report:
-    """The report with an error for every lock whose base was not looked at."""
+    """Return the report with an error for every lock whose base was not read."""
     return report + Report(
         findings=tuple(
             Finding(
@@ -148,7 +148,7 @@ def require_bases(report: Report) -> Report:
 
 
 def lock_on_base(folder: Path) -> Path | None:
-    """The conda-lock.yml in a folder, where it was built on a base; also one that cannot be read and may have been."""
+    """Return the conda-lock.yml in a folder if it was built on a base, or cannot be read and may have been."""
     path = folder / CONDA_LOCK
     try:
         return path if read_built(read_lock(path).metadata) else None
@@ -163,8 +163,8 @@ def check_environment(
 ) -> tuple[Report, dict[str, Subject]]:
     """Check the folder of one environment against its rows (by platform).
 
-    Returns the report and what was looked at by platform, for rules across environments. `shown` is the
-    folder as findings name it.
+    Returns the report and the subjects by platform, for rules across environments. `shown` is the folder's name in
+    findings.
     """
     env = next((row.env for row in rows.values()), folder.name)
     base = shown or str(folder)
@@ -196,9 +196,8 @@ def check_repository(
 ) -> Report:
     """Check the locks of the matrix's environments, or of those named.
 
-    `content_hash` tells whether locks are current (default: conda-lock's own, through the lock stage).
-    Raises NoSuchRowError for a name that is not in the matrix, TemplateError for a template that cannot be
-    rendered.
+    `content_hash` decides whether locks are current (default: conda-lock's own, through the lock stage). Raises
+    NoSuchRowError for a name that is not in the matrix, TemplateError for a template that cannot be rendered.
     """
     names = list(envs or matrix.environments)
     tasks = [_task(layout, matrix, name) for name in names]
@@ -220,7 +219,7 @@ def check_repository(
 
 @dataclass(frozen=True, kw_only=True)
 class _Task:
-    """One environment to check, as values that another process can be given."""
+    """One environment to check, as values that can be sent to another process."""
 
     env: str
     folder: Path
@@ -233,9 +232,9 @@ def _task(layout: Layout, matrix: Matrix, env: str) -> _Task:
 
 
 def _check_all(tasks: Sequence[_Task], content_hash: ContentHash | None) -> Iterator[tuple[Report, dict[str, Subject]]]:
-    """Check environments, many of them in parallel, and give what was found in their order.
+    """Check environments, many of them in parallel, and return the results in their order.
 
-    For a few a pool costs more than it saves: it begins with an import of conda-lock.
+    For a few, a pool costs more than it saves: it begins with an import of conda-lock.
     """
     if content_hash is not None or len(tasks) < _MANY:
         for task in tasks:
@@ -256,7 +255,7 @@ def _check_one(task: _Task, content_hash: ContentHash | None = None) -> tuple[Re
 
 
 def _rows(task: _Task, content_hash: ContentHash | None) -> dict[str, Expectation]:
-    """What each platform of an environment should be."""
+    """Return what each platform of an environment should be."""
     from torchlocks.matrix.render import render
 
     rows: dict[str, Expectation] = {}
@@ -267,7 +266,7 @@ def _rows(task: _Task, content_hash: ContentHash | None) -> dict[str, Expectatio
 
 
 def _complete(folder: Folder) -> Lock | None:
-    """The conda-lock file with what pixi.lock knows besides: constraints, and both of two equal names."""
+    """Return the conda-lock file with the fields that only pixi.lock has, and both of two specs of one name."""
     lock, pixi = folder.conda_lock, folder.locks.get(PIXI)
     if lock is None or pixi is None:
         return lock

@@ -1,7 +1,7 @@
-"""conda-lock's unified lockfile, version 1: reading only, conda-lock itself writes it.
+"""Reader of conda-lock's unified lockfile, version 1; conda-lock itself writes it.
 
-Format: https://conda.github.io/conda-lock/output/ and the schema that conda-lock ships. conda-lock's
-own reader takes 1.2 s to import; this one reads a lock of 500 packages in a fraction of that.
+Format: https://conda.github.io/conda-lock/output/ and the schema that conda-lock ships. conda-lock's own reader takes
+1.2 s to import; this one reads a lock of 500 packages in a fraction of that.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _VIRTUAL = "virtual-packages "
 
 
 def parse_conda_lock(text: str, path: Path, sha256: str) -> Lock:
-    """The lock in `text`, whose bytes have this `sha256`. Raises LockfileError with line and key."""
+    """Parse a conda-lock.yml with this `sha256`. Raises LockfileError with line and key."""
     return _Reader(text, path, sha256).read()
 
 
@@ -131,7 +131,7 @@ class _Reader:
         )
 
     def _variables(self, metadata: dict[str, Any]) -> tuple[str, ...]:
-        """The environment variables that channels' URLs hold; conda-lock lists them and writes no secret."""
+        """Return the environment variables in the channels' URLs; conda-lock lists them instead of writing secrets."""
         found: dict[str, None] = {}
         for channel in self._sequence(metadata, "channels", ("metadata",)):
             used = channel.get("used_env_vars") if isinstance(channel, dict) else None
@@ -148,7 +148,7 @@ class _Reader:
         return channels
 
     def _custom_metadata(self, metadata: dict[str, Any]) -> dict[str, str]:
-        """What the lock says of its making: custom metadata, its sources, the time and commit."""
+        """Return how the lock was made: custom metadata, sources, time and commit."""
         told = self._texts(metadata, "custom_metadata", ("metadata",))
         for section, name in (("time_metadata", "created_at"), ("git_metadata", "git_sha")):
             block = metadata.get(section)
@@ -208,7 +208,7 @@ class _Reader:
         return value
 
     def _texts(self, mapping: dict[str, Any], name: str, key: _Key) -> dict[str, str]:
-        """A mapping of text to text, empty where it is not there."""
+        """Return a mapping of text to text, empty if the key is missing."""
         value = mapping.get(name, {})
         if isinstance(value, str) and value in _NONE:
             return {}
@@ -229,9 +229,9 @@ def _kind(value: Any) -> str:
 
 
 def _line_of(text: str, key: _Key) -> int | None:
-    """The line, from 1, of `key` in the YAML of `text`; of its nearest parent where it is not there.
+    """Return the line, from 1, of `key` in the YAML of `text`, or of its nearest existing parent.
 
-    Parses again, with positions: this is only done for an error message.
+    Parses again, with positions: only for error messages.
     """
     try:
         node = yaml.compose(text, Loader=_Loader)

@@ -1,11 +1,10 @@
-"""Explicit files: `@EXPLICIT`, then one URL a line, with a hash behind `#` (CEP 23).
+"""Explicit files: `@EXPLICIT`, then one URL a line, with a hash after `#` (CEP 23).
 
-Readers differ in what they take for a hash. `#<md5>` is understood by every conda and mamba. A bare
-`#<sha256>` (64 digits) is understood by conda >= 24.9 (conda pull request 14048), mamba and micromamba >= 2.1
-(mamba pull request 3866), pixi and rattler; older condas refuse the line, they never skip the check in
-silence. The prefixed form `#sha256:<sha256>` is read by the same versions, but CEP 23 makes it optional.
-So a bare SHA-256 is written: what a collision cannot get past, in the form `conda list --explicit --sha256`
-writes too. MD5 is written only for a package that has no SHA-256.
+Clients differ in which hashes they accept. All versions of conda and mamba accept `#<md5>`. A bare `#<sha256>` (64
+digits) is accepted by conda >= 24.9 (conda pull request 14048), mamba and micromamba >= 2.1 (mamba pull request 3866),
+pixi and rattler; an older conda refuses the line and never skips the check. The prefixed form `#sha256:<sha256>` is
+read by the same versions, but CEP 23 makes it optional. So a bare SHA-256 is written, as `conda list --explicit
+--sha256` does, and MD5 only for a package without a SHA-256.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ _PIP_COMMENT = re.compile(r"#\s*pip\s+(\S+)(?:\s*@\s*(\S+))?")
 
 
 def parse_explicit(text: str, path: Path, sha256: str) -> Lock:
-    """The lock in `text`: one platform, no dependencies. Raises LockfileError with the line.
+    """Parse an explicit file: one platform, no dependencies. Raises LockfileError with the line.
 
     The platform is that of the comment `# platform: …`, else the one subdir beside noarch.
     """
@@ -68,7 +67,7 @@ def parse_explicit(text: str, path: Path, sha256: str) -> Lock:
 
 
 def _pip(requirement: str, location: str | None) -> PipPackage:
-    """The package of a line `# pip NAME==VERSION @ URL#sha256=…`, as conda-lock writes it for its own installer."""
+    """Parse a line `# pip NAME==VERSION @ URL#sha256=…`, which conda-lock writes for its own installer."""
     name, _, version = requirement.partition("==")
     url, _, fragment = (location or "").partition("#")
     sha256 = fragment.removeprefix("sha256=") if fragment.startswith("sha256=") else None
@@ -100,9 +99,9 @@ def _only_platform(packages: list[LockedPackage], path: Path) -> str:
 
 
 def format_explicit(lock: Lock, platform: str) -> str:
-    """One platform of `lock` as an explicit file; packages stand behind what they depend on.
+    """Format one platform of `lock` as an explicit file, with packages after their dependencies.
 
-    Raises LockfileError when the lock has no such platform, or a package has no hash.
+    Raises LockfileError if the lock does not have the platform, or a package has no hash.
     """
     if platform not in lock.packages:
         raise LockfileError(
@@ -129,11 +128,11 @@ def format_explicit(lock: Lock, platform: str) -> str:
 
 
 def link_order(packages: tuple[LockedPackage, ...]) -> list[LockedPackage]:
-    """The packages, each behind its dependencies; the same for any order of the input.
+    """Return the packages with each after its dependencies; the result does not depend on the input's order.
 
-    Explicit installs link in the order of the file, and some clients run post-link scripts as they
-    go. Packages of a dependency cycle come in the order of their names. Where a package does not
-    say what it depends on (explicit files), the order given is kept: it is the link order already.
+    Explicit installs link in the order of the file, and some clients run post-link scripts as they go. Packages of a
+    dependency cycle are ordered by name. Packages without known dependencies (explicit files) keep their order, which
+    is the link order already.
     """
     if any(package.depends is None for package in packages):
         return list(packages)

@@ -1,4 +1,4 @@
-"""What the lockfile formats share: URLs and hashes, checked as they are read."""
+"""Fields that the lockfile formats have in common: URLs and hashes, validated as they are read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _URLS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s\"']+")
 
 
 def is_secret(part: str | None) -> bool:
-    """Whether a user name, password or token of a URL is one, and neither a variable nor masked."""
+    """Return whether a user name, password or token of a URL is a secret: neither a variable nor masked."""
     return bool(part) and not (VARIABLE.fullmatch(part or "") or _MASKED.fullmatch(part or ""))
 
 
@@ -52,7 +52,7 @@ def secret_line(text: str) -> int | None:
 
 
 class PackageUrl(NamedTuple):
-    """A package's URL, and what its last two segments say: `<subdir>/<name>-<version>-<build>.conda`."""
+    """A package's URL and its last two segments: `<subdir>/<name>-<version>-<build>.conda`."""
 
     url: str
     subdir: str
@@ -62,7 +62,7 @@ class PackageUrl(NamedTuple):
 
 
 def parse_package_url(url: str, where: str) -> PackageUrl:
-    """Take a package's URL apart. Raises LockfileError, at `where`, when it is not one."""
+    """Parse a package's URL. Raises LockfileError, at `where`, if it is invalid."""
     try:
         parts = urlsplit(url)
         if not parts.scheme or any(character.isspace() for character in url):
@@ -90,7 +90,7 @@ def parse_package_url(url: str, where: str) -> PackageUrl:
 
 
 def parse_hash(kind: str, value: str | None, where: str) -> str | None:
-    """A hash in lower case, or None for none. Raises LockfileError when it is not one of this `kind`."""
+    """Return a hash in lower case, or None without one. Raises LockfileError if it is not of this `kind`."""
     if value is None:
         return None
     lower = value.strip().lower()
@@ -104,10 +104,10 @@ def parse_hash(kind: str, value: str | None, where: str) -> str | None:
 
 
 def channel_urls(channel: str) -> tuple[str, ...]:
-    """The URLs that a channel's name stands for, without a slash at the end; a URL stands for itself.
+    """Return the URLs of a channel's name, without a slash at the end; a URL stands for itself.
 
-    Conda's own defaults apply (channel alias https://conda.anaconda.org; `defaults` is three channels),
-    not what one machine's configuration makes of a name: a lock means the same everywhere.
+    Conda's defaults apply (channel alias https://conda.anaconda.org; `defaults` is three channels), not one machine's
+    configuration: a lock means the same everywhere.
     """
     if "://" in channel:
         return (channel.rstrip("/"),)

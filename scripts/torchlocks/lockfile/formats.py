@@ -1,8 +1,7 @@
-"""Lockfiles in, `Lock` values out: the one door to conda-lock, explicit and pixi files.
+"""Read and write lockfiles of every format.
 
-The format is told by what the file holds, never by its name. Each format has a module of its own
-(`lock_conda`, `lock_explicit`, `lock_pixi`); this one chooses between them, and turns locked
-packages into py-rattler's records and back.
+The format is detected from the contents, never from the name. Each format has a module of its own (`conda_lock`,
+`explicit`, `pixi`); this one chooses between them, and converts locked packages to py-rattler's records and back.
 """
 
 from __future__ import annotations
@@ -30,28 +29,30 @@ PIXI = "pixi.lock"
 
 
 def explicit_name(platform: str) -> str:
-    """The name of the explicit file of a platform."""
+    """Return the name of the explicit file of a platform."""
     return f"conda-{platform}.lock"
 
 
 def read_lock(path: Path, environment: str | None = None) -> Lock:
     """Read a lockfile of any of the three formats; of a pixi.lock one environment (see `parse_lock`).
 
-    Raises MissingFileError when there is no such file, LockfileError when it is not a lock.
+    Raises MissingFileError if the file does not exist, LockfileError if it is not a lock.
     """
     return parse_lock(read_bytes_of(path), path, environment)
 
 
 def read_environments(path: Path) -> tuple[Lock, ...]:
-    """Every environment of a lockfile: the one that a conda-lock.yml or explicit file is, or all of a pixi.lock.
+    """Read every environment of a lockfile: the only one of a conda-lock.yml or explicit file, all of a pixi.lock.
 
-    Raises MissingFileError when there is no such file, LockfileError when it is not a lock.
+    Raises MissingFileError if the file does not exist, LockfileError if it is not a lock.
     """
     return parse_environments(read_bytes_of(path), path)
 
 
 def read_bytes_of(path: Path) -> bytes:
-    """The bytes of a lockfile. Raises MissingFileError when there is none, LockfileError when it cannot be read."""
+    """Return the bytes of a lockfile. Raises MissingFileError if it does not exist, LockfileError if it cannot be
+    read.
+    """
     try:
         return read_bytes(path, LOCK_BYTES)
     except (FileNotFoundError, NotADirectoryError):
@@ -66,10 +67,10 @@ def read_bytes_of(path: Path) -> bytes:
 
 
 def parse_lock(data: bytes, path: Path, environment: str | None = None) -> Lock:
-    """The lock that `data` holds; `path` is what error messages call it (it need not exist).
+    """Parse the lock in `data`; `path` is its name in error messages (it need not exist).
 
-    `environment` names one of a pixi.lock's; without it, it is `default`, or the only one that holds packages. Raises
-    LockfileError, with file, line and key, when the bytes are no lock of a known format, or have no such environment.
+    `environment` names one of a pixi.lock's; without it, it is `default`, or the only one with packages. Raises
+    LockfileError, with file, line and key, for an unknown format or a missing environment.
     """
     from torchlocks.lockfile.pixi import select_environment
 
@@ -87,7 +88,7 @@ def parse_lock(data: bytes, path: Path, environment: str | None = None) -> Lock:
 
 
 def parse_environments(data: bytes, path: Path) -> tuple[Lock, ...]:
-    """Every environment that `data` holds, as `read_environments` gives them. Raises LockfileError."""
+    """Parse every environment in `data`, as `read_environments` does. Raises LockfileError."""
     from torchlocks.lockfile import conda_lock, explicit, pixi
 
     try:
@@ -110,9 +111,9 @@ def parse_environments(data: bytes, path: Path) -> tuple[Lock, ...]:
 
 
 def detect_kind(text: str, path: Path) -> LockKind:
-    """Which format `text` is in, by the keys and marks that only this format has.
+    """Return the format of `text`, by the keys and marks that only this format has.
 
-    Raises LockfileError for anything else, and says what the file seems to be.
+    Raises LockfileError for anything else, with what the file seems to be.
     """
     if (line := conflict_line(text)) is not None:
         raise LockfileError(
@@ -148,7 +149,7 @@ def detect_kind(text: str, path: Path) -> LockKind:
 
 
 def _listed(text: str) -> str | None:
-    """The command whose output `text` seems to be; None where it is no list of packages."""
+    """Return the command whose output `text` seems to be; None if it is no list of packages."""
     lines = [line.strip() for line in text.splitlines()]
     entries = [line for line in lines if line and not line.startswith("#")]
     if not entries:
@@ -163,9 +164,9 @@ def _listed(text: str) -> str | None:
 
 
 def write_explicit(lock: Lock, platform: str) -> str:
-    """The explicit file of one platform of `lock`, in an order in which packages can be linked.
+    """Format one platform of `lock` as an explicit file, in an order in which packages can be linked.
 
-    Raises LockfileError when the lock has no such platform, or a package has no hash.
+    Raises LockfileError if the lock does not have the platform, or a package has no hash.
     """
     from torchlocks.lockfile import explicit as lock_explicit
 
@@ -177,10 +178,10 @@ def write_pixi(
     channels: Sequence[str],
     virtual_packages: Mapping[str, Sequence[str]] | None = None,
 ) -> str:
-    """The pixi.lock of complete records by platform, in the newest format that py-rattler writes.
+    """Format complete records by platform as a pixi.lock, in the newest version that py-rattler writes.
 
-    `channels` are names or URLs, the first with the highest priority; `virtual_packages` are
-    `__name=version[=build]` strings by platform. The same input gives the same bytes.
+    `channels` are names or URLs, the first with the highest priority; `virtual_packages` are `__name=version[=build]`
+    strings by platform. The same input gives the same bytes.
     """
     from torchlocks.lockfile import pixi as lock_pixi
 
@@ -188,10 +189,10 @@ def write_pixi(
 
 
 def merge(lock: Lock, *others: Lock) -> Lock:
-    """`lock` with what only `others` know of the same packages: size, constrains, licence, hashes.
+    """Return `lock` with the fields that only `others` have of the same packages: size, constraints, licence,
+    hashes.
 
-    Packages are the same when their URLs are. Nothing that `lock` says is replaced; a hash that
-    the two give differently raises LockfileError.
+    Packages are the same if their URLs are. No field of `lock` is replaced; a hash that differs raises LockfileError.
     """
     for other in others:
         lock = _merge_one(lock, other)
@@ -235,9 +236,9 @@ def _fill(package: LockedPackage, other: LockedPackage | None, lock: Lock, sourc
 
 
 def select_records(lock: Lock, pool: Iterable[RepoDataRecord]) -> dict[str, list[RepoDataRecord]]:
-    """The records of `pool` that are the lock's packages, by platform and in the lock's order.
+    """Return the records of `pool` for the lock's packages, by platform and in the lock's order.
 
-    Raises LockfileError when a package has no record, or one with other hashes.
+    Raises LockfileError if a package has no record, or one with other hashes.
     """
     by_url = {record.url: record for record in pool}
     selected: dict[str, list[RepoDataRecord]] = {}
@@ -264,11 +265,10 @@ def select_records(lock: Lock, pool: Iterable[RepoDataRecord]) -> dict[str, list
 
 
 def to_record(package: LockedPackage) -> RepoDataRecord:
-    """py-rattler's record of a locked package, with what the lock knows of it.
+    """Convert a locked package to py-rattler's record.
 
-    Where the lock does not say, `depends` and `constrains` are empty. The build number is read off
-    the build string (conda's convention: the digits after its last underscore), else 0.
-    Raises LockfileError when the name or version is not one that conda knows.
+    Unknown `depends` and `constrains` are empty. The build number is the digits after the last underscore of the build
+    string (conda's convention), else 0. Raises LockfileError for a name or version that conda cannot parse.
     """
     from datetime import datetime, timezone
 

@@ -1,4 +1,4 @@
-"""The values that pass between stages: frozen, plain, and independent of any file format."""
+"""The values that pass between stages: frozen, and independent of any file format."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ LockKind = Literal["conda-lock", "explicit", "pixi"]
 
 @dataclass(frozen=True, kw_only=True)
 class LockedPackage:
-    """One package of a lock, as far as its format tells.
+    """One package of a lock, with the fields that its format has.
 
-    `subdir` is the folder of the channel that the file is in (`noarch` or a platform). `depends` and
-    `constrains` are None where the format does not say (explicit files; conda-lock v1 has no
-    `constrains`). `size` is in bytes. Hashes are lower-case hexadecimal.
+    `subdir` is the folder of the channel (`noarch` or a platform). `depends` and `constrains` are None if the format
+    has none (explicit files; conda-lock v1 has no `constrains`). `size` is in bytes. Hashes are lower-case hexadecimal.
     """
 
     name: str
@@ -43,7 +42,7 @@ class LockedPackage:
 
     @property
     def channel(self) -> str:
-        """The channel's URL: the package's, less the subdir and the file."""
+        """The channel's URL: the package's without subdir and file."""
         return self.url.rsplit("/", 2)[0]
 
 
@@ -51,8 +50,8 @@ class LockedPackage:
 class PipPackage:
     """A package that a lock leaves to pip.
 
-    `name` is the project's, as PyPI normalizes it. `version` is None where it is known only when the package is built
-    (a folder, a git repository). `location` is the URL or path that the lock gives; None where it gives none.
+    `name` is the project's, normalized as on PyPI. `version` is None if it is known only after a build (a folder, a git
+    repository). `location` is the lock's URL or path; None without one.
     """
 
     name: str
@@ -62,14 +61,14 @@ class PipPackage:
 
     @property
     def requirement(self) -> str:
-        """`name==version`, or the name and where it comes from where there is no version."""
+        """`name==version`, or name and location without a version."""
         if self.version is not None:
             return f"{self.name}=={self.version}"
         return f"{self.name} @ {self.location}" if self.location else self.name
 
 
 def pip_package(name: str, version: str | None, location: str | None = None, sha256: str | None = None) -> PipPackage:
-    """A package of pip's as a lockfile has it. `<dynamic>` is how pixi writes that there is no version."""
+    """Create a pip package from a lockfile's fields. pixi writes `<dynamic>` for no version."""
     normal = re.sub(r"[-_.]+", "-", name).lower()
     known = version if version and version != "<dynamic>" else None
     return PipPackage(name=normal, version=known, location=location or None, sha256=sha256)
@@ -77,20 +76,18 @@ def pip_package(name: str, version: str | None, location: str | None = None, sha
 
 @dataclass(frozen=True, kw_only=True)
 class Lock:
-    """A lockfile that was read: its packages by platform, and what it says of itself.
+    """A lockfile that was read: its packages by platform, and its metadata.
 
-    `sha256` is that of the file's bytes: the identity that environments and reports record.
-    `virtual_packages` maps a platform to `__name=version[=build]` strings, where the file says.
-    `pip` maps a platform to packages that are no conda packages; torchlocks neither writes nor installs those.
-    `sources` maps a platform to conda packages that are built from source, as `name (location)`: they are in no lock's
-    `packages`, since they have no archive.
+    `sha256` is that of the file's bytes: the identity that environments and reports record. `virtual_packages` maps a
+    platform to `__name=version[=build]` strings, if the file has any. `pip` maps a platform to packages that are no
+    conda packages; torchlocks neither writes nor installs those. `sources` maps a platform to conda packages that are
+    built from source, as `name (location)`: they are not in `packages`, since they have no archive.
 
-    A pixi.lock can hold several environments and name its platforms freely. `environment` is the one that this is,
-    `environments` are all that the file holds (both empty for other formats). `subdirs` maps a platform's name to its
-    subdir where that is another. `selection` tells apart what was selected from the same file: it is empty where there
-    is nothing to select.
+    A pixi.lock can contain several environments and name its platforms freely. `environment` is the name of this one,
+    `environments` are all of the file (both empty for other formats). `subdirs` maps a platform's name to its subdir if
+    the two differ. `selection` distinguishes selections from the same file: empty if there is nothing to select.
 
-    `variables` are the environment variables that the URLs of the lock's channels may hold, as conda-lock records them.
+    `variables` are the environment variables in the URLs of the lock's channels, as conda-lock records them.
     """
 
     path: Path
@@ -114,14 +111,14 @@ class Lock:
         return tuple(self.packages)
 
     def subdir(self, platform: str) -> str:
-        """The subdir of a platform: its name, unless the file gives another."""
+        """Return the subdir of a platform: its name, unless the file gives another."""
         return self.subdirs.get(platform, platform)
 
     def on(self, platform: str) -> Lock:
-        """This lock for one platform, by its name or its subdir, keyed by the subdir.
+        """Return this lock for one platform, by its name or its subdir, keyed by the subdir.
 
-        A lock that does not have the platform has no packages for it. Raises LockfileError where several platforms are
-        of that subdir and none has its name.
+        A lock without the platform has no packages for it. Raises LockfileError if several platforms have that subdir
+        and none has its name.
         """
         names = [platform] if platform in self.packages else [p for p in self.packages if self.subdir(p) == platform]
         if len(names) > 1:
@@ -138,14 +135,14 @@ class Lock:
         return replace(only, selection=" ".join(part for part in (self.selection, chosen) if part))
 
     def by_subdir(self) -> Lock:
-        """This lock with every platform under its subdir; those of which several are of one subdir keep their names."""
+        """Return this lock with every platform under its subdir; several platforms of one subdir keep their names."""
         count = Counter(self.subdir(platform) for platform in self.packages)
         return self._renamed(
             {name: self.subdir(name) if count[self.subdir(name)] == 1 else name for name in self.packages}
         )
 
     def _renamed(self, names: Mapping[str, str]) -> Lock:
-        """This lock with the platforms in `names` under other names, and without the others."""
+        """Return this lock with the platforms in `names` under their new names, and without the others."""
         return replace(
             self,
             packages={new: self.packages[old] for old, new in names.items()},
@@ -160,10 +157,10 @@ class Lock:
 
 
 def split_file_name(file_name: str) -> tuple[str, str, str]:
-    """(name, version, build) of a package file such as `numpy-2.3.0-py311_0.conda`.
+    """Return (name, version, build) of a package file such as `numpy-2.3.0-py311_0.conda`.
 
-    The convention is conda's: the last two dashes separate, since versions and builds hold none.
-    Raises LockfileError when the name is not of that form.
+    The convention is conda's: the last two dashes separate, since versions and builds contain none. Raises
+    LockfileError for a name of another form.
     """
     for extension in (".conda", ".tar.bz2"):
         if file_name.endswith(extension):

@@ -1,4 +1,4 @@
-"""A lockfile named by path or URL."""
+"""Open a lockfile by path or URL."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from torchlocks.lockfile.models import Lock
 def open_lock(name: str, environment: str | None = None) -> Lock:
     """Read the lock `name`: a path, or an http(s) or file URL; of a pixi.lock one environment (see `parse_lock`).
 
-    A conda-lock.yml with a pixi.lock beside it is completed from that one, which knows sizes and licences.
-    Raises FetchError when the URL cannot be read, and what `read_lock` raises.
+    A conda-lock.yml is completed from the pixi.lock beside it, which has sizes and licences. Raises FetchError if the
+    URL cannot be read, and what `read_lock` raises.
     """
     if "://" in name:
         return parse_lock(read_bytes(name), path_of(name), environment)
@@ -33,10 +33,10 @@ def open_lock(name: str, environment: str | None = None) -> Lock:
 
 
 def read_bytes(name: str) -> bytes:
-    """The bytes of the file `name`, a path or URL.
+    """Return the bytes of the file `name`, a path or URL.
 
-    Raises FetchError when the URL cannot be read, MissingFileError when there is no such file, LockfileError when it
-    cannot be read.
+    Raises FetchError if the URL cannot be read, MissingFileError if the file does not exist, LockfileError if it cannot
+    be read.
     """
     if "://" not in name or name.startswith("file://"):
         try:
@@ -58,7 +58,7 @@ def read_bytes(name: str) -> bytes:
 
 
 def path_of(name: str) -> Path:
-    """The path of the file `name`; of one on the network the last part of its URL, for messages."""
+    """Return the path of the file `name`; for a URL its last segment, for messages."""
     if "://" not in name:
         return Path(name)
     path = urlsplit(name).path

@@ -1,4 +1,4 @@
-"""pixi.lock through py-rattler's own lockfile: it reads every version so far (to 7) and writes the newest."""
+"""pixi.lock, read and written by py-rattler, which reads all versions to 7 and writes the newest."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ DEFAULT = "default"
 
 
 def parse_pixi(text: str, path: Path, sha256: str) -> tuple[Lock, ...]:
-    """The environments in `text`, one lock each, `default` first and the others by name.
+    """Parse the environments in `text`, one lock each: `default` first, the others by name.
 
-    The same text gives the same locks in the same order. Raises LockfileError when py-rattler cannot read it.
+    The order does not depend on the process. Raises LockfileError if py-rattler cannot read it.
     """
     from rattler.exceptions import ParseCondaLockError
     from rattler.lock import LockFile
@@ -96,9 +96,9 @@ def _sha256_of(package: PypiLockedPackage) -> str | None:
 
 
 def select_environment(locks: tuple[Lock, ...], name: str | None, path: Path) -> Lock:
-    """The environment `name` of a pixi.lock; without a name `default`, or the only one that holds packages.
+    """Return the environment `name` of a pixi.lock; without a name `default`, or the only one with packages.
 
-    Raises LockfileError, naming those there are, when it is not there, or when a name has to be given.
+    Raises LockfileError with the existing names if it is missing, or if a name is required.
     """
     by_name = {lock.environment: lock for lock in locks}
     if name is not None:
@@ -125,9 +125,8 @@ def select_environment(locks: tuple[Lock, ...], name: str | None, path: Path) ->
 
 
 def read_pixi_records(data: bytes) -> dict[str, list[RepoDataRecord]]:
-    """The records of a pixi.lock's default environment by platform, as it has them.
-
-    Raises LockfileError when it cannot be read.
+    """Return the records of a pixi.lock's default environment by platform. Raises LockfileError if it cannot be
+    read.
     """
     from rattler.exceptions import ParseCondaLockError
     from rattler.lock import LockFile
@@ -143,7 +142,7 @@ def read_pixi_records(data: bytes) -> dict[str, list[RepoDataRecord]]:
 
 
 def from_record(record: RepoDataRecord, where: str) -> LockedPackage:
-    """The locked package of a channel's record. Raises LockfileError, at `where`, when its URL is none."""
+    """Convert a channel's record to a locked package. Raises LockfileError, at `where`, for an invalid URL."""
     url = parse_package_url(record.url, where)
     timestamp = record.timestamp
     return LockedPackage(
@@ -167,9 +166,9 @@ def format_pixi(
     channels: Sequence[str],
     virtual_packages: Mapping[str, Sequence[str]],
 ) -> str:
-    """The pixi.lock of `records` by platform, in one environment named `default`.
+    """Format `records` by platform as a pixi.lock with one environment named `default`.
 
-    `channels` are names or URLs. The same input gives the same bytes, in whatever order it comes.
+    `channels` are names or URLs. The same input gives the same bytes in any order.
     """
     from rattler.lock import LockChannel, LockFile, LockPlatform
 

@@ -1,4 +1,4 @@
-"""What holds for every lock that is read, whatever its format: no text that acts on a terminal or crashes a parser."""
+"""Validation of every lock, whatever its format: no text that controls a terminal or crashes a parser."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from torchlocks.lockfile.models import Lock, LockedPackage
 
 
 def require_sound(lock: Lock, path: Path) -> Lock:
-    """The lock, with licence texts made printable.
+    """Return the lock, with licence texts made printable.
 
-    Raises LockfileError for names, versions, URLs and the like with control characters, and for match specs that no
-    package has, which crash parsers.
+    Raises LockfileError for control characters in names, versions, URLs and the like, and for match specs that crash
+    parsers and that no package has.
     """
     for text in (*lock.channels, *lock.platforms, *lock.environments):
         _require_printable(text, str(path))

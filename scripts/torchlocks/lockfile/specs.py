@@ -1,4 +1,4 @@
-"""Match specs, and the records they match."""
+"""Match specs, and the records that they match."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @lru_cache(maxsize=8192)
 def parse_spec(text: str) -> MatchSpec | None:
-    """A match spec, or None when conda has no such spec."""
+    """Parse a match spec; None if conda cannot."""
     from rattler import MatchSpec
     from rattler.exceptions import InvalidMatchSpecError
 
@@ -30,7 +30,7 @@ def parse_spec(text: str) -> MatchSpec | None:
 
 @lru_cache(maxsize=8192)
 def record_of(package: LockedPackage) -> PackageRecord | None:
-    """The record to match specs against; None when the package has no name or version that conda knows."""
+    """Return a record to match specs with; None if conda cannot parse the package's name or version."""
     try:
         return to_record(package)
     except LockfileError:
@@ -39,7 +39,7 @@ def record_of(package: LockedPackage) -> PackageRecord | None:
 
 @lru_cache(maxsize=256)
 def virtual_record(name: str, version: str, build: str) -> PackageRecord | None:
-    """The record of a virtual package; None when conda has no such name, version or build."""
+    """Return the record of a virtual package; None if conda cannot parse its name, version or build."""
     from rattler import BuildString, PackageRecord
     from rattler.exceptions import InvalidPackageNameError, InvalidVersionError
 
@@ -50,7 +50,7 @@ def virtual_record(name: str, version: str, build: str) -> PackageRecord | None:
 
 
 def spec_name(spec: str) -> str:
-    """The name a spec is about: `conda-forge::numpy >=2` is about numpy."""
+    """Return the package name of a spec: numpy of `conda-forge::numpy >=2`."""
     parsed = parse_spec(spec)
     if parsed is None or parsed.name is None:
         return spec.split()[0] if spec.strip() else spec
@@ -58,7 +58,7 @@ def spec_name(spec: str) -> str:
 
 
 def satisfies(package: LockedPackage, spec: str) -> bool:
-    """Whether a package is what a spec asks for, its channel included (py-rattler does not compare that)."""
+    """Return whether a package satisfies a spec, including its channel (which py-rattler does not compare)."""
     parsed, record = parse_spec(spec), record_of(package)
     if parsed is None or record is None:
         return False

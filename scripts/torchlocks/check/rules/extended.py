@@ -1,8 +1,8 @@
-"""Rules on a lock that was built on a base: the base is in it as it is, and it is current.
+"""Rules on a lock that was built on a base: the base is in it unchanged, and it is current.
 
-The base is looked for where the lock says that it is. One on another machine is fetched only with `fetch_base`: a lock
-that somebody else wrote must not decide which servers are contacted. What needs a base that was not looked at is
-reported as skipped, and the base as not checked.
+The base is read from where the lock records it. One on another machine is fetched only with `fetch_base`: a lock of
+somebody else must not decide which servers are contacted. Rules that require a base that was not read are reported as
+skipped, and the base as not checked.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ AGAIN = "run `torchlocks extend` again."
 
 
 def check_extended(lock: Lock, shown: str, *, fetch_base: bool = False) -> Report:
-    """Check a lock against its base and its environment file; an empty report for a lock that is built on none.
+    """Check a lock against its base and its environment file; the report is empty for a lock without a base.
 
-    `shown` is the path that findings name. The lock's own path says where its folder is. `fetch_base` allows to fetch
-    a base over the network.
+    `shown` is the path in findings; the lock's own path determines its folder. `fetch_base` allows to fetch a base over
+    the network.
     """
     built = read_built(lock.metadata)
     if built is None or lock.kind != "conda-lock":
@@ -174,7 +174,7 @@ def _against_requirements(
 def _files(
     lock: Lock, built: Built, environment_file: EnvironmentFile, base: Base | None, shown: str
 ) -> Iterator[Finding]:
-    """The rules on an environment's folder, for the files that are this lock's; others there are not its business."""
+    """Apply the rules on an environment's folder to the files that are this lock's, and ignore others."""
     if lock.path.name != CONDA_LOCK:
         return
     like = lock if base is None else base.lock

@@ -1,4 +1,4 @@
-"""Rules on the folder of one environment: complete, current, sorted, and the same in three formats."""
+"""Rules on the folder of one environment: complete, current, sorted, and equal in three formats."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from torchlocks.lockfile.models import Lock, LockedPackage
 
 @dataclass(frozen=True, kw_only=True)
 class Folder:
-    """The lockfiles of one environment. A file that cannot be read is in `errors`, by its name."""
+    """The lockfiles of one environment. `errors` are those of files that cannot be read, by name."""
 
     env: str
     path: Path
@@ -43,7 +43,7 @@ class FolderRule:
 
 
 def folder_rule(id: str, reason: str) -> Callable[[Callable[[Folder], Iterator[Problem]]], FolderRule]:
-    """Make a generator a rule on folders."""
+    """Register a generator as a rule on folders."""
 
     def make(look: Callable[[Folder], Iterator[Problem]]) -> FolderRule:
         return FolderRule(id=id, reason=reason, look=look)
@@ -52,7 +52,7 @@ def folder_rule(id: str, reason: str) -> Callable[[Callable[[Folder], Iterator[P
 
 
 def read_folder(path: Path, env: str, rows: Mapping[str, Expectation]) -> Folder:
-    """Read what the folder of an environment holds; `rows` are its expectations by platform."""
+    """Read the lockfiles of an environment's folder; `rows` are its expectations by platform."""
     names = tuple(sorted(entry.name for entry in path.iterdir() if entry.is_file())) if path.is_dir() else ()
     locks: dict[str, Lock] = {}
     errors: dict[str, LockfileError] = {}

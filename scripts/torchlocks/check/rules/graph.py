@@ -1,4 +1,4 @@
-"""Rules on how packages fit: dependencies, constraints, what was asked for, and what nothing needs."""
+"""Rules on relations between packages: dependencies, constraints, requested specs, and packages that nothing needs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OWN_RULE = {"__glibc": "glibc-floor", "__cuda": "driver-floor"}
 
 
 def virtual_satisfies(subject: Subject, spec: str) -> bool | None:
-    """Whether the subject's virtual packages satisfy a spec; None when they do not have the package."""
+    """Return whether the subject's virtual packages satisfy a spec; None if it does not have the package."""
     name, parsed = spec_name(spec), parse_spec(spec)
     found = subject.virtual_packages.get(name)
     if found is None:
@@ -28,7 +28,7 @@ def virtual_satisfies(subject: Subject, spec: str) -> bool | None:
 
 
 def _pairs(subject: Subject) -> Iterator[tuple[LockedPackage, str, bool]]:
-    """Every package with each of its specs; True for a dependency, False for a constraint."""
+    """Yield every package with each of its specs; True for a dependency, False for a constraint."""
     for package in subject.packages:
         for spec in package.depends or ():
             yield package, spec, True
@@ -119,9 +119,9 @@ def unneeded_package(subject: Subject) -> Iterator[Problem]:
 def reachable(
     packages: Iterable[LockedPackage], roots: Iterable[str], stop: Callable[[LockedPackage], bool] | None = None
 ) -> set[str]:
-    """The names of the packages that `roots` need, directly or not, themselves included.
+    """Return the names of the packages that `roots` need, directly or not, including themselves.
 
-    What only a package for which `stop` is true needs is left out; the package itself is not.
+    Dependencies of a package for which `stop` is true are not followed; the package itself is included.
     """
     by_name = {package.name: package for package in packages}
     reached: set[str] = set()

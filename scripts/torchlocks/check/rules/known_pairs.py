@@ -1,4 +1,4 @@
-"""Rules on pairs of packages that are known not to work together, for locks of any origin (see cuda/known_pairs)."""
+"""Rules on pairs of packages with known defects, for locks of any origin (see cuda/known_pairs)."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def _companions(subject: Subject, tables: Mapping[str, Mapping[str, str]], sever
 
 
 def _states(package: LockedPackage, other: LockedPackage) -> bool:
-    """Whether a package's own dependencies name a version of `other`, and it is that one."""
+    """Return whether a package's own dependencies name a version of `other` that it satisfies."""
     return any(
         spec_name(spec) == other.name and len(spec.split()) > 1 and satisfies(other, spec)
         for spec in package.depends or ()

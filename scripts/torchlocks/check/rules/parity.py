@@ -1,4 +1,4 @@
-"""Rules across environments: CPU and GPU differ in the accelerator and its pins, and in nothing else."""
+"""Rules across environments: CPU and GPU differ only in the accelerator and its pins."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ ROW_PINS = ("python", "pytorch", "torchvision", "torchaudio", "cuda-version", "p
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """A CPU and a GPU environment on one platform, and what the matrix lets them differ in.
+    """A CPU and a GPU environment on one platform, and what may differ between the two.
 
-    `accelerator` and `variant` are shell patterns on package names (`parity` in matrix.yml). Such packages,
-    what a row pins, and all that only they bring along, may differ. `constraints` names the libraries that the CUDA row
-    holds back.
+    `accelerator` and `variant` are shell patterns of package names (`parity` in matrix.yml). These packages, what a row
+    pins, and what only they require, may differ. `constraints` names the libraries that the CUDA row holds back.
     """
 
     cpu: Subject
@@ -85,7 +84,7 @@ def _packages(pair: Pair) -> Iterator[Problem]:
 
 
 def _common(pair: Pair, subject: Subject) -> dict[str, LockedPackage]:
-    """The packages that requests common to both environments need on a path without declared packages."""
+    """Return the packages that requests common to both environments need, on a path without declared packages."""
 
     def declared(package: LockedPackage) -> bool:
         return (

@@ -1,4 +1,4 @@
-"""The rule on what is generated from the locks: the recipes of the environments, and the variants of all recipes."""
+"""The rule on files that are generated from the locks: the environments' recipes, and the variants of all recipes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ REASON = "Packages built from a recipe that the locks have moved away from would
 
 
 def check_recipes(layout: Layout, matrix: Matrix) -> Report:
-    """Hold `recipes/torch-env/recipe.yaml` and `recipes/conda_build_config.yaml` against the matrix and its locks.
+    """Compare `recipes/torch-env/recipe.yaml` and `recipes/conda_build_config.yaml` with the matrix and its locks.
 
     A checkout without recipes has nothing to check.
     """

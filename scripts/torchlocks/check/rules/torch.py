@@ -1,4 +1,4 @@
-"""Rules on torch and CUDA: a CPU lock has none of it, a GPU lock has one, whole, and of the right version."""
+"""Rules on torch and CUDA: a CPU lock has no CUDA package, a GPU lock has one complete CUDA of the row's version."""
 
 from __future__ import annotations
 
