@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .files import hash_file, leaves, load_json, read_file, workers
+from .files import hash_file, leaves, load_json, read_file, shown, workers
 from .model import Bundle, BundleError, Package
 
 if TYPE_CHECKING:
@@ -79,8 +79,8 @@ def check_files(bundle: Bundle, say: Callable[[str], None]) -> None:
         try:
             found = hash_file(bundle.folder / name)
         except (OSError, ValueError) as error:
-            return f"{name} cannot be read: {getattr(error, 'strerror', None) or error}."
-        return None if found == digest else f"{name} is damaged: its SHA-256 sum is {found}; it should be {digest}."
+            return f"{shown(name)} cannot be read: {getattr(error, 'strerror', None) or error}."
+        return None if found == digest else f"{shown(name)} is damaged: its SHA-256 sum is {found}; it should be {digest}."
 
     with ThreadPoolExecutor(max_workers=workers()) as pool:
         for what in pool.map(wrong, sorted(expected.items())):
