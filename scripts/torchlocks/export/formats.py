@@ -6,6 +6,7 @@ contain hashes of packages; pins are for tools that solve again, and have names,
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -170,7 +171,23 @@ def _apptainer(locked: Sequence[LockedTarget], place: Place) -> str:
 def _slurm(locked: Sequence[LockedTarget], place: Place) -> str:
     import shlex
 
-    return _render("job.sbatch.j2", locked[0], prefix=shlex.quote(place.prefix), driver=_driver(locked[0]))
+    first = locked[0]
+    return _render(
+        "job.sbatch.j2",
+        first,
+        prefix=shlex.quote(place.prefix),
+        driver=_driver(first),
+        records=records_hash(first.packages),
+    )
+
+
+def records_hash(packages: Iterable[LockedPackage]) -> str:
+    """Return the sha256 of the names in an environment's `conda-meta`, one a line, as `sort` sorts bytes.
+
+    By it an environment is recognised whatever client installed it: all name a package's record alike.
+    """
+    names = sorted(f"{each.name}-{each.version}-{each.build}.json" for each in packages)
+    return hashlib.sha256("".join(f"{name}\n" for name in names).encode()).hexdigest()
 
 
 def _module(locked: Sequence[LockedTarget], place: Place) -> str:
@@ -336,4 +353,10 @@ def _templates() -> jinja2.Environment:
 def _render(template: str, locked: LockedTarget, **values: Any) -> str:
     # The file's name is written into scripts, so other characters are removed.
     file = "-".join(re.findall(r"[A-Za-z0-9_.+-]+", locked.lock.path.name)) or "the-lock"
-    return _templates().get_template(template).render(locked=locked, lock_file=file, **values)
+    path = locked.lock.path.as_posix()
+    if locked.target is not None:
+        # In a clone; where this one is means nothing on the machine that the script is for.
+        path = f"locks/{locked.name}/{file}"
+    elif not re.fullmatch(r"[A-Za-z0-9_./+-]+", path):
+        path = file
+    return _templates().get_template(template).render(locked=locked, lock_file=file, lock_path=path, **values)

@@ -256,9 +256,11 @@ def test_a_batch_script_asks_for_what_the_environment_needs() -> None:
     ids=["broken driver", "old driver", "two GPUs"],
 )
 def test_a_batch_job_says_what_is_wrong_with_the_driver(tmp_path: Path, nvidia_smi: str, code: int, said: str) -> None:
-    record = tmp_path / "conda-meta" / "torchlocks"
-    record.parent.mkdir()
-    record.write_text(json.dumps({"lock_sha256": locked_as("gpu-cu126").lock.sha256}))
+    (tmp_path / "conda-meta").mkdir()
+    for each in locked_as("gpu-cu126").packages:
+        (tmp_path / "conda-meta" / f"{each.name}-{each.version}-{each.build}.json").touch()
+    # The installer's own files do not count.
+    (tmp_path / "conda-meta" / "history").touch()
     (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{nvidia_smi}\n")
     (tmp_path / "nvidia-smi").chmod(0o755)
     script = tmp_path / "job.sbatch"

@@ -46,7 +46,7 @@ def export(
     note_environment(locked.lock)
     if others := not_exported(locked):
         click.echo(f"note: left to pip or to be built, and in no export: {shortened(others)}", err=True)
-    place = _place(locked, prefix)
+    place = _place(locked, prefix, form)
     if form is None:
         _write_all(locked, _every(name, locked, platform, environment), place, output)
         return
@@ -61,17 +61,21 @@ def _every(name: str, locked: LockedTarget, platform: str | None, environment: s
     return [locked if each == locked.platform else find_locked(name, each, environment) for each in platforms]
 
 
-def _place(locked: LockedTarget, prefix: str | None) -> Place:
+def _place(locked: LockedTarget, prefix: str | None, form: str | None) -> Place:
     from torchlocks.core.errors import MissingFileError
     from torchlocks.core.layout import find_layout
     from torchlocks.export.formats import Place
 
     if prefix is not None:
-        return Place(prefix=prefix)
+        # A folder of this machine is named in full: a job does not start where this command does.
+        return Place(prefix=str(Path(prefix).absolute()) if Path(prefix).is_dir() else prefix)
     try:
-        return Place(prefix=str(find_layout().prefix(locked.name)))
+        found = find_layout().prefix(locked.name)
     except MissingFileError:
-        return Place(prefix=str(Path.cwd() / "envs" / locked.name))
+        found = Path.cwd() / "envs" / locked.name
+    if form in (None, "slurm", "module") and not (found / "conda-meta").is_dir():
+        click.echo(f"note: there is no environment at {found}; name another place with --prefix", err=True)
+    return Place(prefix=str(found))
 
 
 def _write_all(locked: LockedTarget, every: Sequence[LockedTarget], place: Place, folder: Path | None) -> None:
