@@ -80,7 +80,9 @@ def check_files(bundle: Bundle, say: Callable[[str], None]) -> None:
             found = hash_file(bundle.folder / name)
         except (OSError, ValueError) as error:
             return f"{shown(name)} cannot be read: {getattr(error, 'strerror', None) or error}."
-        return None if found == digest else f"{shown(name)} is damaged: its SHA-256 sum is {found}; it should be {digest}."
+        return (
+            None if found == digest else f"{shown(name)} is damaged: its SHA-256 sum is {found}; it should be {digest}."
+        )
 
     with ThreadPoolExecutor(max_workers=workers()) as pool:
         for what in pool.map(wrong, sorted(expected.items())):
