@@ -23,8 +23,9 @@ from torchlocks.core.progress import Progress
 from torchlocks.locking.cell import Cell, CellTask, solve_cell
 from torchlocks.locking.files import FilesTask, lock_files, platform_metadata, tool_metadata
 from torchlocks.locking.options import find_solver
-from torchlocks.matrix.model import Target, load_matrix
+from torchlocks.matrix.load import load_matrix
 from torchlocks.matrix.render import render, requested
+from torchlocks.matrix.target import Target
 from torchlocks.solve.repodata import RecordSource, channel_name
 
 STEPS = (1, 3, 10, 30, 100, 300, 1000, 3000)

@@ -13,8 +13,9 @@ from bench.model import Measure
 from bench.run import BIN, Command, Side, command, compare, seconds_of
 from torchlocks.core.layout import Layout
 from torchlocks.core.progress import Progress
-from torchlocks.matrix.model import Target, load_matrix
+from torchlocks.matrix.load import load_matrix
 from torchlocks.matrix.render import render, requested
+from torchlocks.matrix.target import Target
 from torchlocks.solve.repodata import RecordSource, channel_name
 
 GROUP = "lock"

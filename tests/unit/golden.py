@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from torchlocks.core.layout import Layout
-from torchlocks.matrix.model import Target, load_matrix, matrix_schema
+from torchlocks.matrix.load import load_matrix, matrix_schema
 from torchlocks.matrix.render import render
+from torchlocks.matrix.target import Target
 
 LAYOUT = Layout(Path(__file__).resolve().parents[2])
 GOLDEN = Path(__file__).with_name("golden")

@@ -123,7 +123,7 @@ def bundle_environment(
     matrix, MissingFileError when there is no such lock, and what `make_bundle` raises.
     """
     from torchlocks.lockfile.open import open_lock
-    from torchlocks.matrix.model import load_matrix
+    from torchlocks.matrix.load import load_matrix
 
     matrix = load_matrix(layout.matrix)
     target = matrix.local_target(env, platform) if local else matrix.target(env, platform)

@@ -18,7 +18,7 @@ from torchlocks.extend.built import read_built
 from torchlocks.lockfile.models import Lock, LockedPackage, PipPackage
 
 if TYPE_CHECKING:
-    from torchlocks.matrix.model import Target
+    from torchlocks.matrix.target import Target
 
 Severity = Literal["error", "warning"]
 Need = Literal["dependencies", "own", "row", "virtual-packages", "torch"]

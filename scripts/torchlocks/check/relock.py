@@ -11,7 +11,7 @@ from torchlocks.core.layout import Layout
 from torchlocks.core.progress import Progress
 from torchlocks.locking.environments import lock_environments
 from torchlocks.locking.options import LockOptions, find_solver
-from torchlocks.matrix.model import Target
+from torchlocks.matrix.target import Target
 from torchlocks.solve.repodata import RecordSource, require_snapshot
 
 RULE = "relock-differs"

@@ -21,7 +21,8 @@ from torchlocks.extend.built import read_built
 from torchlocks.lockfile.formats import CONDA_LOCK, PIXI, merge, read_environments, read_lock
 from torchlocks.lockfile.models import Lock
 from torchlocks.lockfile.specs import spec_name
-from torchlocks.matrix.model import Matrix, Target
+from torchlocks.matrix.model import Matrix
+from torchlocks.matrix.target import Target
 
 LOCK_RULES: tuple[Rule, ...] = (*packages.RULES, *graph.RULES, *torch.RULES, *hardware.RULES, *known_pairs.RULES)
 

@@ -95,7 +95,7 @@ def make_plan(inputs: Inputs, layout: Layout, platform: str) -> Plan:
     """Return the plan for the inputs. Raises NoSuchRowError for unknown names, and what reading a lock raises."""
     from torchlocks.export.environment import lock_name
     from torchlocks.lockfile.open import read_bytes
-    from torchlocks.matrix.model import load_matrix
+    from torchlocks.matrix.load import load_matrix
 
     if inputs.lock:
         name, data = lock_name(inputs.lock), read_bytes(inputs.lock)

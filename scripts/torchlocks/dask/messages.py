@@ -23,7 +23,7 @@ from torchlocks.lockfile.formats import CONDA_LOCK, PIXI, explicit_name, parse_l
 from torchlocks.locking.cell import Cell, CellTask, packages_of, solve_cell
 from torchlocks.locking.files import FilesTask, lock_files
 from torchlocks.locking.options import Solver
-from torchlocks.matrix.model import Target
+from torchlocks.matrix.target import Target
 from torchlocks.solve.repodata import RecordSource
 from torchlocks.verify.verdict import Verdict
 

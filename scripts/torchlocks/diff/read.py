@@ -17,7 +17,7 @@ from torchlocks.lockfile.models import Lock, LockedPackage
 from torchlocks.lockfile.pixi import from_record, select_environment
 
 if TYPE_CHECKING:
-    from torchlocks.matrix.model import Target
+    from torchlocks.matrix.target import Target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +179,7 @@ def _rows(main: Path, platforms: tuple[str, ...], read: Callable[[Path], bytes])
     """Return the rows of the matrix of the same checkout and revision, for a lock in its `locks/<env>/`."""
     import tempfile
 
-    from torchlocks.matrix.model import load_matrix
+    from torchlocks.matrix.load import load_matrix
 
     if main.parent.parent.name != "locks":
         return {}

@@ -11,7 +11,7 @@ from torchlocks.core.errors import LockfileError, MissingFileError
 from torchlocks.lockfile.models import Lock, LockedPackage
 
 if TYPE_CHECKING:
-    from torchlocks.matrix.model import Target
+    from torchlocks.matrix.target import Target
 
 
 _WORD = re.compile(r"[A-Za-z0-9_.+!-]+")
@@ -67,7 +67,7 @@ def find_locked(name: str, platform: str | None, environment: str | None = None)
     from torchlocks.core.layout import find_layout
     from torchlocks.lockfile.formats import CONDA_LOCK
     from torchlocks.lockfile.open import open_lock
-    from torchlocks.matrix.model import load_matrix
+    from torchlocks.matrix.load import load_matrix
 
     if is_lockfile(name):
         lock = open_lock(name, environment)

@@ -13,7 +13,9 @@ from packaging.version import Version
 from torchlocks.cuda.libraries import Limit
 from torchlocks.cuda.packages import variant_of
 from torchlocks.host.record import Host
-from torchlocks.matrix.model import Drivers, DriverVersions, Matrix, Target
+from torchlocks.matrix.cells import Drivers, DriverVersions
+from torchlocks.matrix.model import Matrix
+from torchlocks.matrix.target import Target
 
 State = Literal["runs", "runs-with-remark", "unknown", "does-not-run"]
 Kind = Literal[

@@ -8,7 +8,8 @@ from torchlocks.install.provenance import read_provenance
 from torchlocks.lockfile.formats import CONDA_LOCK
 from torchlocks.lockfile.models import Lock
 from torchlocks.lockfile.open import open_lock
-from torchlocks.matrix.model import Target, load_matrix
+from torchlocks.matrix.load import load_matrix
+from torchlocks.matrix.target import Target
 
 
 def installed_lock(layout: Layout, env: str) -> tuple[Lock, Target]:

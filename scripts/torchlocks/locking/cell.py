@@ -22,7 +22,7 @@ from torchlocks.core.errors import SolveError, TorchlocksError
 from torchlocks.lockfile.formats import CONDA_LOCK, PIXI, write_pixi
 from torchlocks.locking.conda_lock import environment_variables, solving_in_process, virtual_repository
 from torchlocks.locking.options import Solver, find_solver
-from torchlocks.matrix.model import Target
+from torchlocks.matrix.target import Target
 from torchlocks.solve.executable import KEEP, MOVE
 from torchlocks.solve.repodata import RecordSource, records_by_url
 

@@ -36,8 +36,8 @@ from torchlocks.locking.solve_cache import (
     unchanged,
     write_entry,
 )
-from torchlocks.matrix.model import Target
 from torchlocks.matrix.render import render
+from torchlocks.matrix.target import Target
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")

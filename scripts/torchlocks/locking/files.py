@@ -25,7 +25,7 @@ from torchlocks.lockfile.formats import (
 )
 from torchlocks.lockfile.pixi import read_pixi_records
 from torchlocks.locking.cell import Cell, packages_of
-from torchlocks.matrix.model import Target
+from torchlocks.matrix.target import Target
 
 if TYPE_CHECKING:
     from conda_lock.lockfile.v2prelim.models import Lockfile

@@ -21,7 +21,7 @@ from torchlocks import __version__
 from torchlocks.core.files import hash_file, write_whole
 from torchlocks.core.reading import RECORD_BYTES, load_json, read_bytes
 from torchlocks.locking.options import LockOptions
-from torchlocks.matrix.model import Target
+from torchlocks.matrix.target import Target
 
 SCHEMA = 1
 

@@ -1,202 +1,34 @@
-"""`matrix.yml`, read and validated: environments, platforms, and the targets they span."""
+"""The matrix: its environments, and the targets that they span."""
 
 from __future__ import annotations
 
-import json
 import re
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
 from packaging.version import Version
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
-from torchlocks.core.errors import MatrixError, NoSuchRowError
-from torchlocks.core.reading import read_text, refuse_costly_yaml
-
-Accelerator = Literal["cpu", "cuda"]
-MinorVersion = Annotated[str, StringConstraints(pattern=r"^\d+\.\d+$")]
-DottedVersion = Annotated[str, StringConstraints(pattern=r"^\d+(\.\d+)*$")]
-BuildPattern = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.*]+$")]
-PlatformName = Literal["linux-64", "linux-aarch64", "osx-64", "osx-arm64", "win-64"]
-
-
-GPU_TEMPLATE = "environment-gpu.yml"
-
-
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Platform(_Model):
-    """What every lock of a platform may rely on."""
-
-    virtual_packages: dict[Annotated[str, StringConstraints(pattern=r"^__[a-z_]+$")], str]
-    """Virtual package to version, or to "version build"."""
-
-    @field_validator("virtual_packages")
-    @classmethod
-    def _no_cuda(cls, value: dict[str, str]) -> dict[str, str]:
-        if "__cuda" in value:
-            raise ValueError("__cuda belongs to an environment (virtual_cuda), never to a platform")
-        return value
+from torchlocks.core.errors import NoSuchRowError
+from torchlocks.matrix.cells import (
+    GPU_TEMPLATE,
+    Cell,
+    Drivers,
+    DriverVersions,
+    Environment,
+    LocalCell,
+    MinorVersion,
+    Parity,
+    Platform,
+    PlatformName,
+    Strict,
+    environment_name,
+)
+from torchlocks.matrix.target import Target
 
 
-class DriverVersions(_Model):
-    """NVIDIA driver versions of one operating system for one CUDA version."""
-
-    floor: DottedVersion
-    """The oldest driver that runs any minor of this CUDA major."""
-    shipped: DottedVersion | None = None
-    """The driver that came with this very CUDA version."""
-
-
-class Drivers(_Model):
-    """NVIDIA driver versions for one CUDA version."""
-
-    linux: DriverVersions
-    windows: DriverVersions
-
-
-class Cell(_Model):
-    """One environment on one platform."""
-
-    python: MinorVersion
-    """Python to the minor version."""
-    pytorch: MinorVersion
-    """PyTorch to the minor version; the newest patch that solves is locked."""
-    release: DottedVersion | None = None
-    """PyTorch to the patch, where the newest one has no CPU environment to pair with."""
-    build: BuildPattern
-    """Pattern of PyTorch's build string: what makes the CPU or the CUDA build certain."""
-    torchvision: MinorVersion | None = None
-    torchaudio: MinorVersion | None = None
-    lacks: str | None = None
-    """Why there is no torchvision, for a cell without it."""
-    glibc: DottedVersion | None = None
-    """`__glibc` for this cell, where it differs from the platform's."""
-    cuda_version: str | None = "default"
-    """Match spec of the `cuda-version` package: "default" pins the row's CUDA version, null pins nothing."""
-    architectures: tuple[MinorVersion, ...] | None = None
-    """Where they differ from the environment's."""
-    ptx: MinorVersion | None = None
-    """Where it differs from the environment's."""
-    oldest_gpu: MinorVersion | None = None
-    """Where it differs from the environment's."""
-
-
-class Variant(_Model):
-    """Another Python or PyTorch of a row on one platform; what it does not name is that of the platform's default.
-
-    torchvision and torchaudio are those of a PyTorch, so a variant with another PyTorch names its own or has none.
-    """
-
-    python: MinorVersion | None = None
-    pytorch: MinorVersion | None = None
-    release: DottedVersion | None = None
-    build: BuildPattern | None = None
-    torchvision: MinorVersion | None = None
-    torchaudio: MinorVersion | None = None
-    architectures: tuple[MinorVersion, ...] | None = None
-    ptx: MinorVersion | None = None
-
-    def cell(self, default: Cell) -> Cell:
-        """Return the variant as a cell, completed from the default of its platform."""
-        named = self.model_dump(exclude_none=True)
-        companions = {"torchvision": self.torchvision, "torchaudio": self.torchaudio, "lacks": None, "release": None}
-        return default.model_copy(update={**companions, **named})
-
-
-class Environment(_Model):
-    """One row of the matrix: an environment and the platforms it exists for."""
-
-    accelerator: Accelerator
-    template: str
-    """The Jinja template, relative to matrix.yml."""
-    channels: tuple[str, ...] = Field(min_length=1)
-    """Channels in order of priority (strict)."""
-    cuda: MinorVersion | None = None
-    """The CUDA version of the row's libraries; none for a CPU environment."""
-    virtual_cuda: MinorVersion | None = None
-    """The `__cuda` to solve with."""
-    architectures: tuple[MinorVersion, ...] = ()
-    """Compute capabilities that torch has machine code for."""
-    ptx: MinorVersion | None = None
-    """Compute capability of the PTX that newer GPUs compile from."""
-    oldest_gpu: MinorVersion | None = None
-    """Compute capability below which a library of the locks has no code, where torch has code for older GPUs."""
-    constraints: tuple[str, ...] = ()
-    """Match specs that hold libraries back, such as `cudnn <9.11`."""
-    platforms: dict[PlatformName, Cell] = Field(min_length=1)
-    """The default of each platform."""
-    variants: dict[PlatformName, tuple[Variant, ...]] = {}
-    """Other Pythons and PyTorches, by platform."""
-
-    @model_validator(mode="after")
-    def _cuda_goes_with_cuda(self) -> Environment:
-        if self.accelerator == "cpu":
-            for key in ("cuda", "virtual_cuda", "ptx", "oldest_gpu"):
-                if getattr(self, key) is not None:
-                    raise ValueError(f"a CPU environment has no `{key}`")
-            if self.architectures:
-                raise ValueError("a CPU environment has no `architectures`")
-        else:
-            for key in ("cuda", "virtual_cuda"):
-                if getattr(self, key) is None:
-                    raise ValueError(f"a CUDA environment needs `{key}`")
-            if str(self.cuda).split(".")[0] != str(self.virtual_cuda).split(".")[0]:
-                raise ValueError(f"`virtual_cuda` {self.virtual_cuda} is of another CUDA major than `cuda` {self.cuda}")
-        for platform, variants in self.variants.items():
-            if platform not in self.platforms:
-                raise ValueError(f"`variants` has {platform}, which has no default under `platforms`")
-            default = self.platforms[platform]
-            seen = {(default.pytorch, default.python)}
-            for variant in variants:
-                cell = variant.cell(default)
-                if (cell.pytorch, cell.python) in seen:
-                    raise ValueError(f"{platform} has PyTorch {cell.pytorch} with Python {cell.python} twice")
-                seen.add((cell.pytorch, cell.python))
-        return self
-
-    def variant_rows(self, name: str) -> dict[str, Environment]:
-        """Return the variants as environments of their own, by name; `name` is this row's.
-
-        Platforms with the same Python and PyTorch share one: `gpu-cu129` has `gpu-cu129-torch2.12-py313`.
-        """
-        cells: dict[str, dict[PlatformName, Cell]] = {}
-        for platform, variants in self.variants.items():
-            for variant in variants:
-                cell = variant.cell(self.platforms[platform])
-                cells.setdefault(variant_name(name, cell.pytorch, cell.python), {})[platform] = cell
-        return {
-            each: self.model_copy(update={"platforms": platforms, "variants": {}}) for each, platforms in cells.items()
-        }
-
-
-class LocalCell(_Model):
-    """One CUDA version of the local channel on one platform: what PyPI's wheel of torch is."""
-
-    pytorch: MinorVersion
-    """PyTorch to the minor version; recipes/local pins the wheel."""
-    architectures: tuple[MinorVersion, ...]
-    """Compute capabilities that the wheel has machine code for."""
-    ptx: MinorVersion | None = None
-    """Compute capability of the PTX that newer GPUs compile from; none where the wheel has none."""
-
-
-class Parity(_Model):
-    """How CPU and GPU environments of one platform may differ, as shell patterns on package names."""
-
-    accelerator: tuple[str, ...] = ()
-    """Packages that only a CUDA environment has."""
-    variant: tuple[str, ...] = ()
-    """Packages that come and go with the torch build and its math library."""
-
-
-class Matrix(_Model):
+class Matrix(Strict):
     """The whole of `matrix.yml`."""
 
     platforms: dict[PlatformName, Platform]
@@ -205,9 +37,9 @@ class Matrix(_Model):
         alias="environments"
     )
     """The environments with their defaults; `environments` has the variants as well."""
-    local: dict[MinorVersion, dict[PlatformName, LocalCell]] = {}
+    local: dict[MinorVersion, dict[PlatformName, LocalCell]] = Field({})
     """CUDA version to what the local channel has of it. Nothing of this is locked in advance."""
-    left_out: dict[MinorVersion, str] = {}
+    left_out: dict[MinorVersion, str] = Field({})
     parity: Parity = Parity()
 
     @model_validator(mode="after")
@@ -491,77 +323,6 @@ class Matrix(_Model):
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Target:
-    """One environment on one platform: all that rendering, locking and checking need to know."""
-
-    env: str
-    platform: str
-    row_platforms: tuple[str, ...]
-    """All platforms of the environment, this one among them."""
-    accelerator: Accelerator
-    template: str
-    channels: tuple[str, ...]
-    cuda: str | None
-    python: str
-    pytorch: str
-    release: str | None
-    build: str
-    torchvision: str | None
-    torchaudio: str | None
-    lacks: str | None
-    constraints: tuple[str, ...]
-    cuda_version: str | None
-    virtual_packages: Mapping[str, str]
-    driver: DriverVersions | None
-    torch_architectures: tuple[str, ...]
-    """Compute capabilities that torch was compiled for."""
-    ptx: str | None
-    oldest_gpu: str | None
-
-    @property
-    def architectures(self) -> tuple[str, ...]:
-        """The compute capabilities that torch was compiled for and that the libraries of the lock have code for."""
-        oldest = Version(self.oldest_gpu or "0")
-        return tuple(each for each in self.torch_architectures if Version(each) >= oldest)
-
-    @property
-    def holds(self) -> tuple[str, ...]:
-        """Return torch, torchvision and torchaudio with their versions, those that the environment has."""
-        versions = {"torch": self.pytorch, "torchvision": self.torchvision, "torchaudio": self.torchaudio}
-        return tuple(f"{name} {version}" for name, version in versions.items() if version)
-
-    @property
-    def glibc(self) -> str | None:
-        """The oldest glibc that the lock may need; None off Linux."""
-        return self.virtual_packages.get("__glibc")
-
-    @property
-    def driver_floor(self) -> str | None:
-        """The oldest NVIDIA driver that runs the environment; None for the CPU's."""
-        return self.driver.floor if self.driver else None
-
-    def on_channel(self, url: str, *, python: str, pytorch: str) -> Target:
-        """The same environment from another channel, which has its own Python and PyTorch and no extras."""
-        minor = ".".join(python.split(".")[:2]), ".".join(pytorch.split(".")[:2])
-        return replace(
-            self,
-            row_platforms=(self.platform,),
-            channels=(url,),
-            python=minor[0],
-            pytorch=minor[1],
-            release=None,
-            torchvision=None,
-            torchaudio=None,
-            constraints=(),
-        )
-
-
-def variant_name(row: str, pytorch: str, python: str) -> str:
-    """The name of a variant: `gpu-cu129-torch2.12-py313`."""
-    return f"{row}-torch{pytorch}-py{python.replace('.', '')}"
-
-
 def _same(cell: Cell, target: Target) -> bool:
     return (cell.python, cell.pytorch, cell.torchvision) == (target.python, target.pytorch, target.torchvision)
 
@@ -570,86 +331,3 @@ def _distance(cell: Cell, default: Target, python: str | None, pytorch: str | No
     """How far a cell is from what was asked for: first by PyTorch, then by Python, in minors."""
     pairs = ((cell.pytorch, pytorch or default.pytorch), (cell.python, python or default.python))
     return tuple(abs(Version(have).minor - Version(asked).minor) for have, asked in pairs)
-
-
-def environment_name(cuda: str) -> str:
-    """The name of the environment for a CUDA version: `gpu-cu130` for 13.0."""
-    return f"gpu-cu{cuda.replace('.', '')}"
-
-
-def load_matrix(path: Path) -> Matrix:
-    """Read and validate `path`. Raises MatrixError naming the file, the line and the key."""
-    from ruamel.yaml import YAML
-
-    try:
-        text = read_text(path)
-        refuse_costly_yaml(text)
-    except OSError as error:
-        raise MatrixError(f"Cannot read the matrix: {error.strerror}.", where=str(path)) from error
-    except UnicodeDecodeError as error:
-        raise MatrixError(f"The matrix is not UTF-8 text (byte {error.start}).", where=str(path)) from None
-    except ValueError as error:
-        raise MatrixError(f"The matrix is not valid YAML: {error}.", where=str(path)) from None
-    try:
-        document = YAML(typ="rt").load(text)
-    except Exception as error:
-        # ruamel.yaml has TypeError, AttributeError and others for what it cannot construct.
-        mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-        where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
-        problem = getattr(error, "problem", None) or (str(error).splitlines() or ["it is nested too deeply"])[0]
-        raise MatrixError(f"The matrix is not valid YAML: {problem}.", where=where, fix="mend that line") from error
-    if not isinstance(document, Mapping):
-        raise MatrixError("The matrix is not a mapping of keys to values.", where=str(path))
-    try:
-        return Matrix.model_validate(_plain(document))
-    except ValidationError as error:
-        raise _explain(path, document, error) from error
-
-
-def matrix_schema() -> str:
-    """The JSON schema of `matrix.yml`, for editors; committed beside this module."""
-    return json.dumps(Matrix.model_json_schema(), indent=2) + "\n"
-
-
-def _plain(node: Any) -> Any:
-    """ruamel's round-trip nodes as plain values (merge keys resolved)."""
-    if isinstance(node, Mapping):
-        return {str(key): _plain(value) for key, value in node.items()}
-    if isinstance(node, list):
-        return [_plain(value) for value in node]
-    return node
-
-
-def _explain(path: Path, document: Any, error: ValidationError) -> MatrixError:
-    problems = []
-    for entry in error.errors():
-        keys = [str(key) for key in entry["loc"] if key != "[key]"]
-        message = entry["msg"].removeprefix("Value error, ")
-        if entry["type"] == "extra_forbidden":
-            message = "no such key"
-        problems.append(f"{path}:{_line_of(document, keys)}: {'.'.join(keys) or '(top level)'}: {message}")
-    return MatrixError(
-        "The matrix does not make sense.",
-        where=problems[0],
-        fix="mend that key; scripts/torchlocks/matrix/matrix.schema.json says what each may hold",
-        details="\n".join(f"  also:  {problem}" for problem in problems[1:]) or None,
-    )
-
-
-def _line_of(document: Any, keys: list[str]) -> int:
-    """The 1-based line of the deepest of `keys` that exists in the document."""
-    line = 1
-    node: Any = document
-    for key in keys:
-        marks: Any = getattr(node, "lc", None)
-        if marks is None:
-            break
-        if isinstance(node, dict) and key in node:
-            line = marks.key(key)[0] + 1 if key in (marks.data or {}) else line
-            node = node[key]
-        elif isinstance(node, list) and key.isdigit() and int(key) < len(node):
-            line = marks.item(int(key))[0] + 1
-            node = node[int(key)]
-        else:
-            break
-    return int(line)

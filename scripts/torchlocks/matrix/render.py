@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchlocks.core.errors import TemplateError
 from torchlocks.core.reading import read_text
-from torchlocks.matrix.model import Target
+from torchlocks.matrix.target import Target
 
 if TYPE_CHECKING:
     from jinja2 import Template

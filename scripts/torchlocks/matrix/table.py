@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from torchlocks.matrix.model import Matrix, Target
+from torchlocks.matrix.model import Matrix
+from torchlocks.matrix.target import Target
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -20,7 +20,9 @@ from torchlocks.core.disk import disk_full, disk_full_as_error, free_bytes
 from torchlocks.core.errors import DiskFullError, RecipeError
 from torchlocks.core.layout import Layout
 from torchlocks.core.progress import Progress
-from torchlocks.matrix.model import Matrix, PlatformName, load_matrix
+from torchlocks.matrix.cells import PlatformName
+from torchlocks.matrix.load import load_matrix
+from torchlocks.matrix.model import Matrix
 from torchlocks.publish.metapackages import UPDATE, Metapackage, generated_files, read_metapackages
 
 if TYPE_CHECKING:

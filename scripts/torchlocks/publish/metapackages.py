@@ -18,7 +18,8 @@ from torchlocks.cuda.packages import is_cuda_package, torch_package
 from torchlocks.local_channel.recipe_template import render_recipe
 from torchlocks.lockfile.formats import PIXI, read_lock
 from torchlocks.lockfile.models import LockedPackage
-from torchlocks.matrix.model import Matrix, Target
+from torchlocks.matrix.model import Matrix
+from torchlocks.matrix.target import Target
 
 UPDATE = "make recipes UPDATE=1"
 

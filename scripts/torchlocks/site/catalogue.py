@@ -22,7 +22,10 @@ from torchlocks.lockfile.fields import secret_line
 from torchlocks.lockfile.formats import CONDA_LOCK, PIXI, explicit_name
 from torchlocks.lockfile.models import Lock, LockedPackage
 from torchlocks.lockfile.open import open_lock
-from torchlocks.matrix.model import Drivers, Matrix, Target, load_matrix
+from torchlocks.matrix.cells import Drivers
+from torchlocks.matrix.load import load_matrix
+from torchlocks.matrix.model import Matrix
+from torchlocks.matrix.target import Target
 from torchlocks.site.index import (
     Index,
     IndexClient,

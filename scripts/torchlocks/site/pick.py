@@ -20,7 +20,7 @@ from torchlocks.host.compatibility import CudaNeeds, Fit, Needs, fits
 from torchlocks.host.doctor import best, describe, refusal
 from torchlocks.host.nvidia import Gpu
 from torchlocks.host.record import Host
-from torchlocks.matrix.model import Drivers
+from torchlocks.matrix.cells import Drivers
 from torchlocks.site.index import Index, IndexEnvironment, IndexPlatform
 
 #: The assumed version of a system library that was not given: newer than any that a lock requires.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torchlocks.matrix.model import Target
 from torchlocks.matrix.render import requested
+from torchlocks.matrix.target import Target
 from torchlocks.solve.repodata import RecordSource
 from torchlocks.solve.solver import SolveRequest, generic_virtual_packages, solve
 

@@ -26,7 +26,8 @@ from torchlocks.lockfile.models import Lock, LockedPackage
 from torchlocks.lockfile.open import open_lock
 from torchlocks.locking.environments import LockFailure, lock_environments
 from torchlocks.locking.options import LockOptions
-from torchlocks.matrix.model import Matrix, Target
+from torchlocks.matrix.model import Matrix
+from torchlocks.matrix.target import Target
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,7 @@ from torchlocks.core.errors import LockfileError, MissingFileError, Verification
 from torchlocks.core.progress import Progress, Task
 from torchlocks.install.activate import python_of
 from torchlocks.lockfile.models import Lock
-from torchlocks.matrix.model import Target
+from torchlocks.matrix.target import Target
 from torchlocks.verify.report import summary_table, verdict_json, write_reports
 from torchlocks.verify.seal import sealed_environment
 from torchlocks.verify.verdict import Accelerator, Check, Host, Verdict

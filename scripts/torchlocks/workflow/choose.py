@@ -12,7 +12,8 @@ from torchlocks.host.compatibility import Fit, fits, needs_of
 from torchlocks.host.doctor import Limits, best, describe, gpu_fits, judge, limits_of_locks, refusal
 from torchlocks.host.record import Host
 from torchlocks.install.provenance import Provenance, read_provenance
-from torchlocks.matrix.model import Matrix, environment_name
+from torchlocks.matrix.cells import environment_name
+from torchlocks.matrix.model import Matrix
 
 
 @dataclass(frozen=True, kw_only=True)

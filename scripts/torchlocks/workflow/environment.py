@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torchlocks.install.fetch import FetchOptions
     from torchlocks.local_channel.wheel_sizes import RowSize
     from torchlocks.lockfile.models import Lock
-    from torchlocks.matrix.model import Target
+    from torchlocks.matrix.target import Target
     from torchlocks.verify.suite import Verdict
 
 ChannelChoice = Literal["auto", "conda-forge", "local"]
@@ -75,7 +75,7 @@ def make_environment(layout: Layout, request: Request, progress: Progress) -> Ou
 
     from torchlocks.install.fetch import FetchOptions
     from torchlocks.install.installer import InstallOptions, install_environment
-    from torchlocks.matrix.model import load_matrix
+    from torchlocks.matrix.load import load_matrix
     from torchlocks.solve.repodata import mirrors
 
     matrix = load_matrix(layout.matrix)
@@ -179,7 +179,7 @@ def _choose(layout: Layout, target: Target, request: Request, fetch: FetchOption
 def _local_rows(layout: Layout, platform: str) -> list[RowSize]:
     """Return the CUDA versions that the local channel has on `platform`, with their sizes."""
     from torchlocks.local_channel.wheel_sizes import row_size
-    from torchlocks.matrix.model import load_matrix
+    from torchlocks.matrix.load import load_matrix
 
     targets = load_matrix(layout.matrix).local_targets(platform)
     return [row_size(layout.recipes / "local", target.cuda) for target in targets if target.cuda]

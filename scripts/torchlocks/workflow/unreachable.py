@@ -10,7 +10,7 @@ from packaging.version import Version
 from torchlocks.core.errors import ChannelUnreachableError
 from torchlocks.cuda.packages import torch_package
 from torchlocks.lockfile.models import Lock
-from torchlocks.matrix.model import Target
+from torchlocks.matrix.target import Target
 
 if TYPE_CHECKING:
     from torchlocks.local_channel.wheel_sizes import RowSize

@@ -11,7 +11,7 @@ from torchlocks.check.model import Report
 from torchlocks.check.repository import check_repository
 from torchlocks.core.errors import NoSuchRowError, TemplateError
 from torchlocks.core.layout import Layout
-from torchlocks.matrix.model import load_matrix
+from torchlocks.matrix.load import load_matrix
 
 ROOT = Path(__file__).parents[3]
 

@@ -20,7 +20,7 @@ from torchlocks.cli.main import VERBS
 from torchlocks.host.detect import host_platform
 from torchlocks.install.provenance import read_provenance
 from torchlocks.lockfile.formats import read_lock
-from torchlocks.matrix.model import load_matrix
+from torchlocks.matrix.load import load_matrix
 
 LOCAL = LAYOUT.local_locks / "cpu"
 FOREIGN = "win-64" if host_platform() != "win-64" else "linux-64"

@@ -20,7 +20,7 @@ from torchlocks.core.errors import FleetError
 from torchlocks.dask.lock import open_cluster
 from torchlocks.locking.cell import CellTask, solve_cell
 from torchlocks.locking.options import find_solver
-from torchlocks.matrix.model import load_matrix
+from torchlocks.matrix.load import load_matrix
 from torchlocks.solve.repodata import RecordSource
 
 BIN = Path(sys.executable).parent

@@ -11,7 +11,7 @@ import pytest
 from conftest import LAYOUT
 from torchlocks.host.detect import host_platform
 from torchlocks.lockfile.formats import explicit_name, read_lock
-from torchlocks.matrix.model import load_matrix
+from torchlocks.matrix.load import load_matrix
 
 EXPLICIT = LAYOUT.local_locks / "cpu" / explicit_name(host_platform())
 LOCK = LAYOUT.local_locks / "cpu" / "conda-lock.yml"

@@ -214,7 +214,7 @@ def test_the_real_cuda_environment_is_verified_as_far_as_this_machine_goes(cuda_
 @slow
 def test_torch_was_compiled_for_what_the_matrix_says(cuda_environment: Path) -> None:
     from torchlocks.host.detect import host_platform
-    from torchlocks.matrix.model import load_matrix
+    from torchlocks.matrix.load import load_matrix
 
     target = load_matrix(LAYOUT.matrix).local_target("gpu-cu130", host_platform())
     # torch.cuda.get_arch_list() answers only where a GPU is; this is what it reads.

@@ -20,7 +20,7 @@ import yaml
 from support import SNAPSHOT, needs_snapshot, torchlocks
 from torchlocks.core.layout import Layout
 from torchlocks.lockfile.formats import read_lock
-from torchlocks.matrix.model import load_matrix
+from torchlocks.matrix.load import load_matrix
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -12,7 +12,7 @@ import pytest
 
 from conftest import LAYOUT
 from torchlocks.lockfile.formats import read_lock
-from torchlocks.matrix.model import load_matrix
+from torchlocks.matrix.load import load_matrix
 from torchlocks.matrix.table import matrix_markdown, summary_markdown
 
 README = (LAYOUT.root / "README.md").read_text(encoding="utf-8")

@@ -12,7 +12,8 @@ from torchlocks.core.errors import SolveError
 from torchlocks.core.layout import Layout
 from torchlocks.core.progress import Silent
 from torchlocks.lockfile.formats import PIXI, read_lock
-from torchlocks.matrix.model import Target, load_matrix
+from torchlocks.matrix.load import load_matrix
+from torchlocks.matrix.target import Target
 from torchlocks.publish.build import BuiltChannel, build_recipes
 from torchlocks.publish.metapackages import metapackage, read_metapackages
 from torchlocks.solve.repodata import RecordSource

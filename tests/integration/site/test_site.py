@@ -29,7 +29,7 @@ from torchlocks.core.layout import Layout
 from torchlocks.diff.compare import changes
 from torchlocks.host.compatibility import fits
 from torchlocks.host.doctor import best
-from torchlocks.matrix.model import load_matrix
+from torchlocks.matrix.load import load_matrix
 from torchlocks.site.catalogue import Catalogue, read_catalogue
 from torchlocks.site.index import Index
 from torchlocks.site.pick import Machine, gpu_names, host_of, needs

@@ -19,7 +19,7 @@ from torchlocks.core.layout import Layout
 from torchlocks.diff.compare import Move
 from torchlocks.lockfile.formats import parse_lock, read_lock
 from torchlocks.lockfile.models import Lock
-from torchlocks.matrix.model import load_matrix
+from torchlocks.matrix.load import load_matrix
 from torchlocks.publish.metapackages import update_generated
 from torchlocks.update.pull_request import body, headline
 from torchlocks.update.relock import account_since

@@ -29,7 +29,7 @@ from torchlocks.install.activate import python_of
 from torchlocks.install.provenance import read_provenance
 from torchlocks.lockfile.formats import read_lock
 from torchlocks.lockfile.models import Lock
-from torchlocks.matrix.model import load_matrix
+from torchlocks.matrix.load import load_matrix
 from torchlocks.verify.suite import verify_environment
 from torchlocks.verify.verdict import Verdict
 

@@ -19,7 +19,7 @@ from bench.run import Side, command, compare
 from torchlocks.core.errors import BenchError, MissingFileError
 from torchlocks.core.layout import Layout
 from torchlocks.core.progress import Silent
-from torchlocks.matrix.model import load_matrix
+from torchlocks.matrix.load import load_matrix
 
 ROOT = Path(__file__).resolve().parents[3]
 MEASURE = Measure(

@@ -37,7 +37,7 @@ from torchlocks.install.inventory import read_inventory
 from torchlocks.install.provenance import read_provenance
 from torchlocks.lockfile.formats import parse_environments
 from torchlocks.lockfile.models import LockedPackage
-from torchlocks.matrix.model import load_matrix
+from torchlocks.matrix.load import load_matrix
 from torchlocks.solve.repodata import RecordSource
 
 ROOT = Path(__file__).parents[3]

@@ -24,7 +24,7 @@ from torchlocks.extend.environment_file import read_environment_file
 from torchlocks.host.record import read_host
 from torchlocks.lockfile.formats import parse_lock, read_lock
 from torchlocks.lockfile.open import open_lock
-from torchlocks.matrix.model import load_matrix
+from torchlocks.matrix.load import load_matrix
 
 Reader = Callable[[Path], object]
 READERS: dict[str, Reader] = {

@@ -16,7 +16,7 @@ from torchlocks.lockfile.formats import CONDA_LOCK, PIXI
 from torchlocks.locking.cell import Cell, CellTask
 from torchlocks.locking.files import FilesTask
 from torchlocks.locking.options import Solver
-from torchlocks.matrix.model import load_matrix
+from torchlocks.matrix.load import load_matrix
 from torchlocks.solve.repodata import RecordSource
 
 ROOT = Path(__file__).parents[3]

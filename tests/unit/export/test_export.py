@@ -23,7 +23,7 @@ from torchlocks.export.environment import LockedTarget, find_locked
 from torchlocks.export.formats import FORMATS, Place, constraints, export
 from torchlocks.lockfile.formats import explicit_name, parse_lock, to_record
 from torchlocks.lockfile.models import LockedPackage
-from torchlocks.matrix.model import load_matrix
+from torchlocks.matrix.load import load_matrix
 
 LAYOUT = Layout(Path(__file__).parents[3])
 MATRIX = load_matrix(LAYOUT.matrix)

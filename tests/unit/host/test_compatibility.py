@@ -13,7 +13,8 @@ from packaging.version import Version
 from torchlocks.host.compatibility import Fit, code_for, fits, needs_of
 from torchlocks.host.nvidia import Gpu
 from torchlocks.host.record import Host
-from torchlocks.matrix.model import Target, load_matrix
+from torchlocks.matrix.load import load_matrix
+from torchlocks.matrix.target import Target
 
 MATRIX = load_matrix(Path(__file__).resolve().parents[3] / "matrix.yml")
 TARGETS = [*MATRIX.targets(), *MATRIX.local_targets("linux-64")]

@@ -17,7 +17,7 @@ from torchlocks.host.doctor import Diagnosis, diagnose
 from torchlocks.host.doctor_report import diagnosis_json, diagnosis_text
 from torchlocks.host.record import Host, read_host
 from torchlocks.install.provenance import Provenance, write_provenance
-from torchlocks.matrix.model import load_matrix
+from torchlocks.matrix.load import load_matrix
 from torchlocks.workflow.choose import choose_gpu_environment, choose_installed
 
 MATRIX = load_matrix(Path(__file__).resolve().parents[3] / "matrix.yml")

@@ -11,7 +11,7 @@ from torchlocks.host.doctor import diagnose, limits_of_locks
 from torchlocks.host.nvidia import Gpu
 from torchlocks.host.record import Host
 from torchlocks.lockfile.formats import explicit_name, read_lock
-from torchlocks.matrix.model import load_matrix
+from torchlocks.matrix.load import load_matrix
 from torchlocks.site.pick import gpu_names
 
 MATRIX = load_matrix(LAYOUT.matrix)

@@ -15,7 +15,7 @@ from torchlocks.host.detect import detect_host
 from torchlocks.host.doctor import diagnose
 from torchlocks.host.nvidia import Gpu, NvidiaFacts, nvidia_facts, tegra_chip
 from torchlocks.host.record import Host, read_host
-from torchlocks.matrix.model import load_matrix
+from torchlocks.matrix.load import load_matrix
 
 MATRIX = load_matrix(Path(__file__).resolve().parents[3] / "matrix.yml")
 

@@ -17,7 +17,7 @@ from torchlocks.core.errors import DiskFullError, MatrixError, NoSuchRowError, W
 from torchlocks.local_channel.pins import Pin, read_pins
 from torchlocks.local_channel.recipes import pin_file
 from torchlocks.local_channel.wheel_sizes import row_size, sizes_here
-from torchlocks.matrix.model import load_matrix
+from torchlocks.matrix.load import load_matrix
 
 ROOT = Path(__file__).resolve().parents[3]
 RECIPES = ROOT / "recipes" / "local"

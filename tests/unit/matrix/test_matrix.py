@@ -11,7 +11,8 @@ from packaging.version import Version
 
 from golden import LAYOUT, SCHEMA
 from torchlocks.core.errors import MatrixError, NoSuchRowError
-from torchlocks.matrix.model import Matrix, load_matrix, matrix_schema
+from torchlocks.matrix.load import load_matrix, matrix_schema
+from torchlocks.matrix.model import Matrix
 
 MATRIX = load_matrix(LAYOUT.matrix)
 TEXT = LAYOUT.matrix.read_text(encoding="utf-8")

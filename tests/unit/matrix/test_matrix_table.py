@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from torchlocks.matrix.model import load_matrix
+from torchlocks.matrix.load import load_matrix
 from torchlocks.matrix.table import matrix_table
 
 MATRIX = load_matrix(Path(__file__).resolve().parents[3] / "matrix.yml")

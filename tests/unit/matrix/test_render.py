@@ -9,8 +9,9 @@ import yaml
 
 from golden import GOLDEN, LAYOUT, golden_file
 from torchlocks.core.errors import TemplateError
-from torchlocks.matrix.model import Target, load_matrix
+from torchlocks.matrix.load import load_matrix
 from torchlocks.matrix.render import render
+from torchlocks.matrix.target import Target
 
 TARGETS = load_matrix(LAYOUT.matrix).targets()
 

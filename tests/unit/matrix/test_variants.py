@@ -8,7 +8,7 @@ import pytest
 
 from torchlocks.core.errors import MatrixError, NoSuchRowError
 from torchlocks.lockfile.formats import PIXI, read_lock
-from torchlocks.matrix.model import load_matrix
+from torchlocks.matrix.load import load_matrix
 
 ROOT = Path(__file__).resolve().parents[3]
 MATRIX = load_matrix(ROOT / "matrix.yml")

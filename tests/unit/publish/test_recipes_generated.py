@@ -16,7 +16,7 @@ from torchlocks.core.errors import RecipeError
 from torchlocks.core.layout import Layout
 from torchlocks.lockfile.formats import PIXI, read_lock, to_record
 from torchlocks.lockfile.models import LockedPackage
-from torchlocks.matrix.model import load_matrix
+from torchlocks.matrix.load import load_matrix
 from torchlocks.publish.build import require_current
 from torchlocks.publish.metapackages import (
     Metapackage,

@@ -14,7 +14,7 @@ from rattler_build import PlatformConfig, RenderConfig, Stage0Recipe, VariantCon
 from torchlocks import __version__
 from torchlocks.core.errors import RecipeError
 from torchlocks.core.layout import Layout
-from torchlocks.matrix.model import load_matrix
+from torchlocks.matrix.load import load_matrix
 from torchlocks.publish.build import conda_build_command, conda_build_version, find_engine, render_recipe
 from torchlocks.publish.metapackages import read_metapackages
 

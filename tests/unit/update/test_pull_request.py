@@ -13,7 +13,7 @@ from torchlocks.diff.compare import diff
 from torchlocks.diff.read import Side
 from torchlocks.lockfile.formats import read_lock
 from torchlocks.locking.environments import LockFailure
-from torchlocks.matrix.model import load_matrix
+from torchlocks.matrix.load import load_matrix
 from torchlocks.update.pull_request import MOST_OF_BODY, MOST_OF_TITLE, body, headline
 from torchlocks.update.relock import EnvironmentUpdate, Update, first_error
 

@@ -31,7 +31,7 @@ def doctor(record: Path | None, needed: tuple[str, ...], as_json: bool) -> None:
     from torchlocks.host.doctor_report import diagnosis_json, diagnosis_text
     from torchlocks.host.record import read_host
     from torchlocks.lockfile.formats import CONDA_LOCK
-    from torchlocks.matrix.model import load_matrix
+    from torchlocks.matrix.load import load_matrix
 
     layout = find_layout()
     locked = {path.parent.name for path in layout.locks.glob(f"*/{CONDA_LOCK}")}

@@ -47,7 +47,7 @@ def env(
     from torchlocks.cli.console import make_progress
     from torchlocks.core.layout import find_layout
     from torchlocks.host.detect import host_platform
-    from torchlocks.matrix.model import load_matrix
+    from torchlocks.matrix.load import load_matrix
     from torchlocks.workflow.environment import Request, make_environment
 
     if require_gpu and kind == "cpu":
@@ -121,7 +121,7 @@ def _gpu_environment(
     """Return the CUDA environment to build; raises if it is not compatible with this machine."""
     from torchlocks.host.detect import detect_host
     from torchlocks.host.doctor import limits_of_locks
-    from torchlocks.matrix.model import load_matrix
+    from torchlocks.matrix.load import load_matrix
     from torchlocks.workflow.choose import choose_gpu_environment
 
     host = detect_host()
@@ -212,7 +212,7 @@ def _prefix(env_name: str) -> Path:
         return installed_prefix(env_name)
     from torchlocks.core.layout import find_layout
     from torchlocks.host.detect import detect_host
-    from torchlocks.matrix.model import load_matrix
+    from torchlocks.matrix.load import load_matrix
     from torchlocks.workflow.choose import choose_installed
 
     layout = find_layout()

@@ -19,7 +19,7 @@ from torchlocks.cli.commands.shared import environment_option, locking_options, 
 def matrix(schema: bool, markdown: bool, summary: bool, variants: bool) -> None:
     """List the environments and platforms."""
     from torchlocks.core.layout import find_layout
-    from torchlocks.matrix.model import load_matrix, matrix_schema
+    from torchlocks.matrix.load import load_matrix, matrix_schema
 
     if schema:
         click.echo(matrix_schema(), nl=False)
@@ -41,7 +41,7 @@ def matrix(schema: bool, markdown: bool, summary: bool, variants: bool) -> None:
 def render(env_name: str | None, platform: str | None) -> None:
     """Print the rendered conda environment files."""
     from torchlocks.core.layout import find_layout
-    from torchlocks.matrix.model import load_matrix
+    from torchlocks.matrix.load import load_matrix
     from torchlocks.matrix.render import render as render_target
 
     layout = find_layout()
@@ -121,7 +121,7 @@ def _lock(
     from torchlocks.dask.lock import open_cluster
     from torchlocks.locking.environments import lock_environments, targets_with
     from torchlocks.locking.options import LockOptions, find_solver
-    from torchlocks.matrix.model import load_matrix
+    from torchlocks.matrix.load import load_matrix
     from torchlocks.solve.repodata import RecordSource, require_snapshot
 
     layout = find_layout()
@@ -195,7 +195,7 @@ def check(
     from torchlocks.cli.console import make_progress
     from torchlocks.core.errors import CheckError
     from torchlocks.core.layout import find_layout
-    from torchlocks.matrix.model import load_matrix
+    from torchlocks.matrix.load import load_matrix
 
     if rules or chosen:
         from torchlocks.check.relock import REASON, RULE
@@ -264,7 +264,7 @@ def why(what: str, env_name: str, platform: str | None, snapshot: Path | None, a
     from torchlocks.host.detect import host_platform
     from torchlocks.lockfile.formats import CONDA_LOCK
     from torchlocks.lockfile.open import open_lock
-    from torchlocks.matrix.model import load_matrix
+    from torchlocks.matrix.load import load_matrix
     from torchlocks.matrix.render import render as render_target
     from torchlocks.matrix.render import requested
     from torchlocks.solve import why as reasons

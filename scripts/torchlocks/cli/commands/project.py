@@ -23,7 +23,7 @@ def channel(cuda: str | None) -> None:
     layout = find_layout()
     if cuda is not None:
         from torchlocks.host.detect import host_platform
-        from torchlocks.matrix.model import load_matrix
+        from torchlocks.matrix.load import load_matrix
 
         load_matrix(layout.matrix).gpu_environment(cuda, host_platform(), local=True)
     built = build_local_channel(layout, accelerator=cuda or "cpu", progress=make_progress())
@@ -40,7 +40,7 @@ def recipes(update: bool, platforms: tuple[str, ...]) -> None:
     layout = find_layout()
     if update:
         layout.require_checkout("recipes --update")
-        from torchlocks.matrix.model import load_matrix
+        from torchlocks.matrix.load import load_matrix
         from torchlocks.publish.metapackages import update_generated
 
         changed = update_generated(layout, load_matrix(layout.matrix))

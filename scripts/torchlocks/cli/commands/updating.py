@@ -33,7 +33,7 @@ def update_all(
     from torchlocks.cli.console import make_progress
     from torchlocks.core.layout import find_layout
     from torchlocks.locking.options import LockOptions, find_solver
-    from torchlocks.matrix.model import load_matrix
+    from torchlocks.matrix.load import load_matrix
     from torchlocks.solve.repodata import RecordSource, require_snapshot
     from torchlocks.update.pull_request import body, headline
     from torchlocks.update.relock import account_since, first_error

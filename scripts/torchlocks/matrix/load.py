@@ -1,0 +1,92 @@
+"""`matrix.yml`, read and validated; its JSON schema."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from torchlocks.core.errors import MatrixError
+from torchlocks.core.reading import read_text, refuse_costly_yaml
+from torchlocks.matrix.model import Matrix
+
+
+def load_matrix(path: Path) -> Matrix:
+    """Read and validate `path`. Raises MatrixError naming the file, the line and the key."""
+    from ruamel.yaml import YAML
+
+    try:
+        text = read_text(path)
+        refuse_costly_yaml(text)
+    except OSError as error:
+        raise MatrixError(f"Cannot read the matrix: {error.strerror}.", where=str(path)) from error
+    except UnicodeDecodeError as error:
+        raise MatrixError(f"The matrix is not UTF-8 text (byte {error.start}).", where=str(path)) from None
+    except ValueError as error:
+        raise MatrixError(f"The matrix is not valid YAML: {error}.", where=str(path)) from None
+    try:
+        document = YAML(typ="rt").load(text)
+    except Exception as error:
+        # ruamel.yaml has TypeError, AttributeError and others for what it cannot construct.
+        mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+        where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
+        problem = getattr(error, "problem", None) or (str(error).splitlines() or ["it is nested too deeply"])[0]
+        raise MatrixError(f"The matrix is not valid YAML: {problem}.", where=where, fix="mend that line") from error
+    if not isinstance(document, Mapping):
+        raise MatrixError("The matrix is not a mapping of keys to values.", where=str(path))
+    try:
+        return Matrix.model_validate(_plain(document))
+    except ValidationError as error:
+        raise _explain(path, document, error) from error
+
+
+def matrix_schema() -> str:
+    """The JSON schema of `matrix.yml`, for editors; committed beside this module."""
+    return json.dumps(Matrix.model_json_schema(), indent=2) + "\n"
+
+
+def _plain(node: Any) -> Any:
+    """ruamel's round-trip nodes as plain values (merge keys resolved)."""
+    if isinstance(node, Mapping):
+        return {str(key): _plain(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_plain(value) for value in node]
+    return node
+
+
+def _explain(path: Path, document: Any, error: ValidationError) -> MatrixError:
+    problems = []
+    for entry in error.errors():
+        keys = [str(key) for key in entry["loc"] if key != "[key]"]
+        message = entry["msg"].removeprefix("Value error, ")
+        if entry["type"] == "extra_forbidden":
+            message = "no such key"
+        problems.append(f"{path}:{_line_of(document, keys)}: {'.'.join(keys) or '(top level)'}: {message}")
+    return MatrixError(
+        "The matrix does not make sense.",
+        where=problems[0],
+        fix="mend that key; scripts/torchlocks/matrix/matrix.schema.json says what each may hold",
+        details="\n".join(f"  also:  {problem}" for problem in problems[1:]) or None,
+    )
+
+
+def _line_of(document: Any, keys: list[str]) -> int:
+    """The 1-based line of the deepest of `keys` that exists in the document."""
+    line = 1
+    node: Any = document
+    for key in keys:
+        marks: Any = getattr(node, "lc", None)
+        if marks is None:
+            break
+        if isinstance(node, dict) and key in node:
+            line = marks.key(key)[0] + 1 if key in (marks.data or {}) else line
+            node = node[key]
+        elif isinstance(node, list) and key.isdigit() and int(key) < len(node):
+            line = marks.item(int(key))[0] + 1
+            node = node[int(key)]
+        else:
+            break
+    return int(line)
