@@ -25,6 +25,7 @@ BASE     ?=#           what make image builds on: an OCI layout, or the tar of a
 FILE     ?=#           a bundle to unpack into the package cache
 FORMAT   ?=#           one form for make export, such as dockerfile
 KEY      ?=#           SSH key for make sign
+DRY      ?=#           1: make refresh only prints its plan
 UPDATE   ?=#           1: make recipes only writes what is generated from the locks
 A        ?=#           first lock of make diff: a file, REV:file, or a prefix
 B        ?=#           second lock of make diff
@@ -34,7 +35,11 @@ B        ?=#           second lock of make diff
 NAMED := $(foreach name,$(.VARIABLES),$(if $(findstring $(origin $(name)),command line),$(name)))
 NAMED := $(filter-out -*-% MAKEFLAGS MAKEOVERRIDES,$(NAMED))
 SETTABLE := CHANNEL CUDA ENV PLATFORM PKG CMD SNAPSHOT AS_OF MIRROR REQUIRE_GPU OFFLINE FIX PORTABLE QUICK SCHEDULER GROWTH FILE \
+<<<<<<< HEAD
             FORMAT KEY UPDATE A B PY TORCH BASE
+=======
+            FORMAT KEY UPDATE A B PY TORCH DRY
+>>>>>>> a63c7af (Add refresh: the matrix moves to newer torch, Python and CUDA)
 CONDA_NAMED := $(filter CONDA_EXE,$(NAMED))
 # Values as they were typed: make would expand `$HOME` to `OME`, and run `$(shell …)`.
 $(foreach name,$(SETTABLE) CONDA_EXE,$(if $(value $(name)),$(eval override $(name) := $$(value $(name)))))
@@ -70,8 +75,13 @@ ONE    = $(call quoted,$(or $(ENV),$(error name the environment: make $@ ENV=cpu
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
+<<<<<<< HEAD
 .PHONY: help env-cpu env-gpu pair doctor run shell rollback verify fsck bundle image matrix render lock update example check why diff channel \
         export sbom licences sign update-all site recipes bench lint test test-unit requirements golden clean
+=======
+.PHONY: help env-cpu env-gpu pair doctor run shell rollback verify fsck bundle matrix render lock update example check why diff channel \
+        export sbom licences sign refresh update-all site recipes bench lint test test-unit requirements golden clean
+>>>>>>> a63c7af (Add refresh: the matrix moves to newer torch, Python and CUDA)
 
 help: ## print this help
 	@awk -F ':.*## ' '/^#: /{print "\n" substr($$0, 4)} /^[a-z-]+:.*## /{printf "  %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -127,8 +137,10 @@ licences: $(READY) ## report the licences of a lock's packages  [ENV=gpu-cu126 P
 	@$(TOOL) licences $(ONE) $(call option,--platform,PLATFORM)
 sign: $(READY) ## sign the locks of an environment with an SSH key  [ENV=cpu KEY=~/.ssh/id_ed25519]
 	@$(TOOL) sign locks/$(ONE) $(call option,--key,KEY)
-update-all: $(READY) ## lock everything anew, check it, and write the pull request's text  [SNAPSHOT= AS_OF= MIRROR=]
-	@$(TOOL) update-all $(FROM)
+refresh: $(READY) ## move the matrix to newer PyTorch, Python and CUDA, and lock it  [DRY=1 ENV= PLATFORM= SNAPSHOT= AS_OF= MIRROR= SCHEDULER=]
+	@$(TOOL) refresh $(WHICH) $(FROM) $(DASK) $(if $(DRY),--dry-run)
+update-all: $(READY) ## the same, lock everything anew, and write a pull request's text  [SNAPSHOT= AS_OF= MIRROR= SCHEDULER=]
+	@$(TOOL) update-all $(FROM) $(DASK)
 
 #: The project
 channel: $(READY) ## build the local channel from recipes/local and PyPI wheels  [CUDA=13.0]

@@ -43,6 +43,7 @@ VERBS = {
     "sbom": "supply",
     "licences": "supply",
     "export": "exports",
+    "refresh": "updating",
     "update-all": "updating",
     "action": "action",
     "pick": "site",

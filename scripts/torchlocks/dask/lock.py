@@ -22,7 +22,7 @@ from torchlocks.core.reading import load_json
 from torchlocks.dask import messages
 from torchlocks.dask.exchange import Exchange
 from torchlocks.dask.worker import listed, versions_here
-from torchlocks.locking.cell import CellTask
+from torchlocks.locking.options import RecordTask
 from torchlocks.solve.repodata import channel_name
 
 CONNECT_SECONDS = 10.0
@@ -36,7 +36,7 @@ PATIENCE_SECONDS = 60.0
 
 
 @contextmanager
-def open_cluster(address: str, tasks: Sequence[CellTask], patience: float = PATIENCE_SECONDS) -> Iterator[Executor]:
+def open_cluster(address: str, tasks: Sequence[RecordTask], patience: float = PATIENCE_SECONDS) -> Iterator[Executor]:
     """Yield an executor on the scheduler at `address`, whose workers have the records that `tasks` are solved from.
 
     Raises FleetError when the scheduler cannot be reached, a worker does not have the same versions, or all workers
@@ -242,7 +242,7 @@ class _Records:
         return _Unpacked()
 
 
-def _records(tasks: Sequence[CellTask]) -> _Records | None:
+def _records(tasks: Sequence[RecordTask]) -> _Records | None:
     """Return the files that `tasks` are solved from; None without a snapshot."""
     import zstandard
 

@@ -96,7 +96,7 @@ def lock_task(layout: Layout, env: str, select: str | None) -> Callable[[str], N
 
     Raises NoSuchRowError for a name that is not in the matrix, MissingFileError if there is no lock.
     """
-    from torchlocks.matrix.model import load_matrix
+    from torchlocks.matrix.load import load_matrix
 
     matrix = load_matrix(layout.matrix)
     matrix.environment(env)

@@ -26,7 +26,7 @@ from torchlocks.core.workers import Here, processes
 from torchlocks.lockfile.formats import CONDA_LOCK, PIXI, read_lock
 from torchlocks.locking.cell import Cell, CellTask, content_hash, solve_cell
 from torchlocks.locking.files import FilesTask, lock_files, platform_metadata, tool_metadata
-from torchlocks.locking.options import LockOptions
+from torchlocks.locking.options import LockOptions, RecordTask
 from torchlocks.locking.solve_cache import (
     CacheEntry,
     hashes,
@@ -38,6 +38,8 @@ from torchlocks.locking.solve_cache import (
 )
 from torchlocks.matrix.render import render
 from torchlocks.matrix.target import Target
+
+_PRELOAD = ("torchlocks.locking.cell", "conda_lock.conda_lock", "rattler")
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -175,7 +177,7 @@ def _lock(
     writing: dict[Future[dict[str, str] | TorchlocksError], _Wanted] = {}
     # Futures put themselves here, so that what is left to do is not looked through each time one is done.
     done: SimpleQueue[Future[Any]] = SimpleQueue()
-    with _workers(tasks, options) as pool, progress.task("Solving", total=len(tasks)) as task:
+    with workers(tasks, options) as pool, progress.task("Solving", total=len(tasks)) as task:
         for each in tasks:
             solving[_submit(pool, done, solve_cell, each)] = each.target
         while solving or writing:
@@ -232,15 +234,21 @@ def _cell_tasks(wanted: Sequence[_Wanted], options: LockOptions) -> list[CellTas
 
 
 @contextmanager
-def _workers(tasks: Sequence[CellTask], options: LockOptions) -> Iterator[Executor]:
+def workers(
+    tasks: Sequence[RecordTask], options: LockOptions, *, preload: Sequence[str] = _PRELOAD
+) -> Iterator[Executor]:
+    """Yield an executor for tasks that solve: on the cluster of `options`, else in processes of this machine.
+
+    `preload` are the modules that worker processes of this machine import once. Raises what a cluster raises.
+    """
     if options.cluster is not None:
-        with options.cluster(tasks) as workers:
-            yield workers
+        with options.cluster(tasks) as cluster:
+            yield cluster
     elif len(tasks) == 1:
         yield Here()
     else:
-        with processes(len(tasks), preload=["torchlocks.locking.cell", "conda_lock.conda_lock", "rattler"]) as workers:
-            yield workers
+        with processes(len(tasks), preload=preload) as pool:
+            yield pool
 
 
 def _text(path: Path) -> str | None:

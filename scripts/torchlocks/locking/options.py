@@ -13,18 +13,30 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from torchlocks import __version__
 from torchlocks.core.errors import MissingFileError
 from torchlocks.solve.repodata import RecordSource
 
 if TYPE_CHECKING:
-    from torchlocks.locking.cell import CellTask
+    from torchlocks.matrix.target import Target
 
 
-Cluster = Callable[[Sequence["CellTask"]], AbstractContextManager[Executor]]
-"""Opens an executor whose workers can solve the cells it is called with."""
+class RecordTask(Protocol):
+    """A task that solves for a target from a source of records: a dataclass with these fields."""
+
+    @property
+    def source(self) -> RecordSource:
+        """The records to solve from."""
+
+    @property
+    def target(self) -> Target:
+        """The environment on a platform that the task is about."""
+
+
+Cluster = Callable[[Sequence[RecordTask]], AbstractContextManager[Executor]]
+"""Opens an executor whose workers can do the tasks it is called with."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -59,6 +59,16 @@ def summary_markdown(matrix: Matrix) -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
+def with_table(text: str, table: str) -> str:
+    """Return a Markdown text with `table` in place of the table that has the same columns; unchanged without one."""
+    lines, header = text.splitlines(keepends=True), table.splitlines(keepends=True)[0]
+    if header not in lines:
+        return text
+    start = lines.index(header)
+    end = next((n for n in range(start, len(lines)) if not lines[n].startswith("|")), len(lines))
+    return "".join([*lines[:start], table, *lines[end:]])
+
+
 def _versions(target: Target) -> str:
     companions = (" + vision" if target.torchvision else "") + (" + audio" if target.torchaudio else "")
     return f"{target.pytorch}{companions} (py{target.python})"

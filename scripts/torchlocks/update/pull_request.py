@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from torchlocks.check.report import summary
 from torchlocks.core.quantities import size
@@ -37,11 +37,16 @@ def _count(number: int) -> str:
     return f"{number} environment{'s' if number != 1 else ''}"
 
 
-def body(update: Update) -> str:
-    """Return the text of the pull request, which depends on the update alone."""
+def body(update: Update, matrix: Sequence[str] = ()) -> str:
+    """Return the text of the pull request, which depends on its arguments alone.
+
+    `matrix` are the lines of what moved in the matrix (`plan_text.plan_lines`).
+    """
     lines = [f"## {markdown_text(headline(update))}", ""]
     if update.changed:
         lines += [*_table(update), ""]
+    if matrix:
+        lines += ["### Matrix", "", *(_listed(line) for line in matrix), ""]
     if update.unchanged:
         lines += [f"Nothing moved in {', '.join(update.unchanged)}.", ""]
     if update.recipes:
@@ -70,6 +75,11 @@ def body(update: Update) -> str:
             "lists them, with the previous branch or commit as `REV`.\n"
         ]
     return text + "".join(sections)
+
+
+def _listed(line: str) -> str:
+    """A line of a plan as an item of a Markdown list, indented as it is."""
+    return " " * (len(line) - len(line.lstrip())) + f"- {markdown_text(line.strip())}"
 
 
 def _section(env: str, found: Diff) -> str:

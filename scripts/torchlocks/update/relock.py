@@ -29,6 +29,9 @@ from torchlocks.locking.options import LockOptions
 from torchlocks.matrix.model import Matrix
 from torchlocks.matrix.target import Target
 
+PLAN = "refresh.txt"
+"""File in `reports/` with what the last update moved in the matrix."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Verified:
@@ -100,6 +103,22 @@ def update_all(
         recipes=tuple(recipes),
         check=check_repository(layout, matrix),
     )
+
+
+def keep_plan(layout: Layout, lines: Sequence[str]) -> None:
+    """Keep what moved in the matrix for the text that is written after the verification."""
+    file = layout.reports / PLAN
+    if lines:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(file, "\n".join(lines) + "\n")
+    else:
+        file.unlink(missing_ok=True)
+
+
+def kept_plan(layout: Layout) -> list[str]:
+    """Return the lines that `keep_plan` kept; none if it kept none."""
+    file = layout.reports / PLAN
+    return file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
 
 
 def account_since(layout: Layout, matrix: Matrix, revision: str, report: Report) -> Update:

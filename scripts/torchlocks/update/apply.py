@@ -1,0 +1,87 @@
+"""A plan in effect: write `matrix.yml` and the tables made from it, and lock what is new or has changed."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+
+from torchlocks.core.errors import MatrixError
+from torchlocks.core.files import write_whole
+from torchlocks.core.layout import Layout
+from torchlocks.core.progress import Progress
+from torchlocks.locking.environments import LockFailure, LockResult, lock_environments
+from torchlocks.locking.options import LockOptions
+from torchlocks.matrix.load import load_matrix
+from torchlocks.matrix.model import Matrix
+from torchlocks.matrix.table import matrix_markdown, summary_markdown, with_table
+from torchlocks.update.matrix_file import rewrite
+from torchlocks.update.refresh import Plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Applied:
+    """What applying a plan did: the new matrix, the environments that it no longer has, and what was locked."""
+
+    matrix: Matrix
+    removed: tuple[str, ...]
+    locked: tuple[LockResult, ...]
+    failures: tuple[LockFailure, ...]
+
+
+def write_plan(layout: Layout, plan: Plan) -> Matrix:
+    """Write the matrix of a plan, and the tables of README and docs; return the new matrix.
+
+    Raises MatrixError if the written matrix is not valid, and puts the old one back.
+    """
+    before = layout.matrix.read_text(encoding="utf-8")
+    write_whole(layout.matrix, rewrite(before, plan))
+    try:
+        matrix = load_matrix(layout.matrix)
+    except MatrixError:
+        write_whole(layout.matrix, before)
+        raise
+    tables = {"README.md": summary_markdown, "docs/environments.md": matrix_markdown}
+    for name, table in tables.items():
+        path = layout.root / name
+        if path.is_file():
+            text = path.read_text(encoding="utf-8")
+            new = with_table(text, table(matrix))
+            if new != text:
+                write_whole(path, new)
+    return matrix
+
+
+def apply(layout: Layout, plan: Plan, options: LockOptions, progress: Progress) -> Applied:
+    """Write the matrix of a plan, lock the environments that it changes, and remove locks that it has no more.
+
+    Raises what `write_plan` and `lock_environments` raise.
+    """
+    matrix = write_plan(layout, plan)
+    changed = [
+        target
+        for target in matrix.targets()
+        if target.env not in plan.before.environments or _differs(plan.before, matrix, target.env)
+    ]
+    locked, failures = lock_environments(layout, changed, layout.locks, options, progress) if changed else ([], [])
+    return Applied(
+        matrix=matrix,
+        removed=remove_locks(layout, plan.before, matrix),
+        locked=tuple(locked),
+        failures=tuple(failures),
+    )
+
+
+def remove_locks(layout: Layout, before: Matrix, after: Matrix) -> tuple[str, ...]:
+    """Remove the locks of environments that a matrix had and the next one has not; return their names."""
+    gone = [env for env in before.environments if env not in after.environments]
+    for env in gone:
+        shutil.rmtree(layout.locks / env, ignore_errors=True)
+    return tuple(gone)
+
+
+def _differs(before: Matrix, after: Matrix, env: str) -> bool:
+    old, new = before.environments[env], after.environments[env]
+    return any(
+        platform not in old.platforms or before.target(env, platform) != after.target(env, platform)
+        for platform in new.platforms
+    ) or set(old.platforms) != set(new.platforms)

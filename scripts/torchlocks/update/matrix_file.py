@@ -1,0 +1,269 @@
+"""A plan → the text of `matrix.yml`, with its comments, its order and its anchors kept.
+
+ruamel.yaml's round trip keeps what does not change. New rows and drivers are inserted as text, since a comment belongs
+to the node before it and would end up above what is added there.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from packaging.version import Version
+
+from torchlocks.matrix.cells import Cell, Environment
+from torchlocks.matrix.model import Matrix
+from torchlocks.update.policy import Decision
+from torchlocks.update.refresh import Plan
+
+_CELL = (
+    *("python", "pytorch", "release", "build", "torchvision", "torchaudio", "lacks", "glibc", "cuda_version"),
+    *("architectures", "ptx", "oldest_gpu"),
+)
+_VARIANT = ("pytorch", "release", "build", "torchvision", "torchaudio", "python", "architectures", "ptx")
+_COMPANIONS = ("torchvision", "torchaudio", "release")
+
+
+def rewrite(text: str, plan: Plan) -> str:
+    """Return the text of a matrix after a plan."""
+    for name in plan.before.rows:
+        mine = [each for each in plan.decisions if each.place.name == name]
+        document = _yaml().load(text)
+        if _row(document["environments"][name], plan.matrix.rows[name], plan.before.rows[name], mine):
+            # Read again for each row: rows that merge it (`<<`) then have what it has now.
+            text = _dumped(document)
+    gone = [cuda for cuda in plan.before.left_out if cuda not in plan.matrix.left_out]
+    if gone:
+        document = _yaml().load(text)
+        for cuda in gone:
+            del document["left_out"][cuda]
+        text = _dumped(document)
+    for cuda in plan.matrix.drivers:
+        if cuda not in plan.before.drivers:
+            text = _with_drivers(text, cuda, plan.matrix)
+    for name in plan.matrix.rows:
+        if name not in plan.before.rows:
+            text = _with_row(text, name, plan, [each for each in plan.decisions if each.place.name == name])
+    return text
+
+
+def _yaml() -> Any:
+    from ruamel.yaml import YAML
+
+    yaml = YAML(typ="rt")
+    yaml.preserve_quotes = True
+    # Long reasons stay on one line.
+    yaml.width = 10_000
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    return yaml
+
+
+def _dumped(document: Any) -> str:
+    out = io.StringIO()
+    _yaml().dump(document, out)
+    return out.getvalue()
+
+
+def _row(node: Any, row: Environment, before: Environment, decisions: Sequence[Decision]) -> bool:
+    """Bring a row's node to what was decided; return whether it changed."""
+    changed = row.constraints != before.constraints and _plain(node.get("constraints", [])) != list(row.constraints)
+    if changed:
+        node.insert(_position(node, "platforms"), "constraints", _flow_list(row.constraints))
+    for decision in decisions:
+        platform = decision.place.platform
+        if not _is(node["platforms"].get(platform), decision.default):
+            changed = True
+            cells = _own(node, "platforms")
+            if decision.default is None:
+                del cells[platform]
+            elif platform in cells:
+                _set(cells[platform], _fields(decision.default))
+            else:
+                cells[platform] = _flow_map(_fields(decision.default))
+        if not _variants_are(node.get("variants", {}).get(platform, ()), decision):
+            changed = True
+            _set_variants(_own(node, "variants"), decision)
+    return changed
+
+
+def _set_variants(variants: Any, decision: Decision) -> None:
+    from ruamel.yaml.comments import CommentedSeq
+
+    platform, default = decision.place.platform, decision.default
+    if default is None or not decision.variants:
+        del variants[platform]
+        return
+    known = [(_plain(each), each) for each in variants.get(platform, ())]
+    wanted = [_variant(cell, default) for cell in decision.variants]
+    variants[platform] = CommentedSeq(
+        next((each for plain, each in known if plain == fields), None) or _flow_map(fields) for fields in wanted
+    )
+
+
+def _position(node: Any, key: str) -> int:
+    return list(node).index(key)
+
+
+def _own(node: Any, key: str) -> Any:
+    """The value of a key of a row, made if there is none, and copied if it is that of the row that `<<` names."""
+    from ruamel.yaml.comments import CommentedMap
+
+    if key not in node:
+        node[key] = CommentedMap()
+    elif key not in node.lc.data:
+        node[key] = copy.deepcopy(node[key])
+    return node[key]
+
+
+def _is(node: Any, cell: Cell | None) -> bool:
+    if node is None or cell is None:
+        return node is None and cell is None
+    return bool(_plain(node) == _fields(cell))
+
+
+def _variants_are(nodes: Any, decision: Decision) -> bool:
+    if decision.default is None:
+        return not nodes
+    return [_plain(each) for each in nodes] == [_variant(cell, decision.default) for cell in decision.variants]
+
+
+def _fields(cell: Cell) -> dict[str, Any]:
+    """The keys of a cell that differ from the defaults of the format, as YAML has them."""
+    values = cell.model_dump()
+    fields = {key: values[key] for key in _CELL if values[key] is not None and values[key] != "default"}
+    if cell.cuda_version is None:
+        fields["cuda_version"] = None
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in fields.items()}
+
+
+def _variant(cell: Cell, default: Cell) -> dict[str, Any]:
+    """The keys of a variant: what differs from the default, and torch's companions, which it does not inherit."""
+    values, theirs = cell.model_dump(), default.model_dump()
+    fields = {
+        key: values[key]
+        for key in _VARIANT
+        if values[key] is not None and (key in _COMPANIONS or values[key] != theirs[key])
+    }
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in fields.items()}
+
+
+def _set(node: Any, fields: Mapping[str, Any]) -> None:
+    """Change the keys of a node that differ; a comment above a key that goes, goes with it."""
+    keys = list(node)
+    for key in keys:
+        if key not in fields:
+            before = keys[keys.index(key) - 1]
+            node.ca.items.pop(before, None)
+            del node[key]
+    for key, value in fields.items():
+        if key not in node or _plain(node[key]) != value:
+            node[key] = _value(value)
+
+
+def _plain(node: Any) -> Any:
+    if isinstance(node, Mapping):
+        return {str(key): _plain(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_plain(value) for value in node]
+    return str(node) if isinstance(node, str) else node
+
+
+def _value(value: Any) -> Any:
+    from ruamel.yaml.scalarstring import DoubleQuotedScalarString
+
+    if isinstance(value, list):
+        return _flow_list(value)
+    return DoubleQuotedScalarString(value) if isinstance(value, str) else value
+
+
+def _flow_list(values: Sequence[str]) -> Any:
+    from ruamel.yaml.comments import CommentedSeq
+
+    found = CommentedSeq(_value(each) for each in values)
+    found.fa.set_flow_style()
+    return found
+
+
+def _flow_map(fields: Mapping[str, Any]) -> Any:
+    from ruamel.yaml.comments import CommentedMap
+
+    found = CommentedMap({key: _value(value) for key, value in fields.items()})
+    found.fa.set_flow_style()
+    return found
+
+
+def _with_drivers(text: str, cuda: str, matrix: Matrix) -> str:
+    """Insert a line into `drivers`, after the CUDA version before it."""
+    drivers = matrix.drivers[cuda]
+    line = f'  "{cuda}": {{linux: {{floor: "{drivers.linux.floor}"}}, windows: {{floor: "{drivers.windows.floor}"}}}}\n'
+    lines = text.splitlines(keepends=True)
+    start = lines.index("drivers:\n") + 1
+    end = next((n for n in range(start, len(lines)) if re.match(r"\S", lines[n])), len(lines))
+    place = start
+    for number in range(start, end):
+        found = re.match(r'  "(\d+\.\d+)":', lines[number])
+        if found and Version(found[1]) < Version(cuda):
+            place = number + 1
+    return "".join([*lines[:place], line, *lines[place:]])
+
+
+def _with_row(text: str, name: str, plan: Plan, decisions: Sequence[Decision]) -> str:
+    """Insert a row after the row of the CUDA version before it, or before the first of its major."""
+    row = plan.matrix.rows[name]
+    lines = text.splitlines(keepends=True)
+    start = lines.index("environments:\n") + 1
+    end = next((n for n in range(start, len(lines)) if re.match(r"[^\s#]", lines[n])), len(lines))
+    versions = {
+        found[1]: number
+        for number in range(start, end)
+        if (found := re.match(r"  ([a-z][a-z0-9-]*):", lines[number])) and found[1] in plan.matrix.rows
+    }
+    older = [
+        each
+        for each in versions
+        if (cuda := plan.matrix.rows[each].cuda) is None or Version(cuda) < Version(row.cuda or "0")
+    ]
+    place = max((versions[each] for each in older), default=start)
+    # To the last line of that row: comments and blank lines after it belong to what follows.
+    last = place
+    for number in range(place + 1, end):
+        if re.match(r"  \S", lines[number]) and not lines[number].startswith("  #"):
+            break
+        if re.match(r"    ", lines[number]):
+            last = number
+    return "".join([*lines[: last + 1], "\n", *_row_lines(name, row, decisions), *lines[last + 1 :]])
+
+
+def _row_lines(name: str, row: Environment, decisions: Sequence[Decision]) -> list[str]:
+    lines = [f"  {name}:\n"]
+    fields = row.model_dump(exclude_none=True, exclude={"platforms", "variants"})
+    for key in ("accelerator", "cuda", "virtual_cuda", "template", "channels"):
+        value = fields[key]
+        quoted = key in ("cuda", "virtual_cuda")
+        shown = f"[{', '.join(value)}]" if isinstance(value, tuple) else f'"{value}"' if quoted else value
+        lines.append(f"    {key}: {shown}\n")
+    for key in ("architectures", "ptx", "oldest_gpu", "constraints"):
+        if fields.get(key):
+            lines.append(f"    {key}: {_text(fields[key])}\n")
+    lines.append("    platforms:\n")
+    there = [each for each in decisions if each.default is not None]
+    lines += [f"      {each.place.platform}: {_text(_fields(each.default))}\n" for each in there if each.default]
+    if any(each.variants for each in there):
+        lines.append("    variants:\n")
+        for each in there:
+            if each.default is not None and each.variants:
+                lines.append(f"      {each.place.platform}:\n")
+                lines += [f"        - {_text(_variant(cell, each.default))}\n" for cell in each.variants]
+    return lines
+
+
+def _text(value: Any) -> str:
+    """A value in YAML's flow style."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_text(each)}" for key, each in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(_text, value)) + "]"
+    return "null" if value is None else '"' + str(value).replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -1,0 +1,235 @@
+"""What a row should have on a platform, of the combinations that solve: the default and its variants.
+
+The default is the newest torch that has torchvision, with the Python of the CPU default where that one solves, and
+torchaudio where that torch has it. Variants are, for each Python, the newest torch and the newest one with
+torchvision; the newest torch with torchvision and torchaudio; the three newest minors of torch that have torchvision,
+or of all where none has it; and what a pair needs. Nothing is looked up here: combinations go in, cells come out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from packaging.version import Version
+
+from torchlocks.matrix.cells import Cell, Environment, variant_name
+from torchlocks.update.candidates import Choice
+from torchlocks.update.search import Failed, Found
+
+NEWEST_MINORS = 3
+
+Loss = Literal["platform", "torchvision", "architecture"]
+"""What a cell may lose, if that is allowed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """A row on a platform: what it has now, and what was tried. `current` is None for a platform that is new to it.
+
+    `base` gives what a combination does not decide (`glibc`, `cuda_version`); `oldest_torch` is what a new platform
+    must have at least; `builds_unknown` describes newer builds of torch that were not tried.
+    """
+
+    name: str
+    row: Environment
+    platform: str
+    base: Cell
+    current: Cell | None
+    variants: tuple[Cell, ...]
+    found: tuple[Found, ...]
+    failed: tuple[Failed, ...]
+    oldest_torch: str | None = None
+    builds_unknown: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What a row has on a platform from now on; `default` is None where it has nothing. `kept` says why it stays."""
+
+    place: Place
+    default: Cell | None
+    variants: tuple[Cell, ...]
+    kept: tuple[str, ...]
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """The default and the variants."""
+        return ((self.default,) if self.default else ()) + self.variants
+
+    @property
+    def changed(self) -> bool:
+        """Whether the matrix has to change."""
+        return (self.default, set(map(_key, self.variants))) != (
+            self.place.current,
+            set(map(_key, self.place.variants)),
+        ) or any(cell not in self.place.variants for cell in self.variants)
+
+
+def best(found: Iterable[Found], current: Cell | None, preferred: str | None) -> Found | None:
+    """Return the default among combinations that solve; `preferred` is the Python of the CPU default."""
+
+    def rank(each: Found) -> tuple[object, ...]:
+        choice = each.choice
+        return (
+            choice.torchvision is not None,
+            Version(choice.pytorch),
+            choice.python == preferred,
+            choice.torchaudio is not None,
+            current is not None and choice.python == current.python,
+            Version(choice.python),
+        )
+
+    return max(found, key=rank, default=None)
+
+
+def decide(place: Place, *, preferred: str | None, pairs: Collection[Choice], allow: Collection[Loss]) -> Decision:
+    """Decide on the default and the variants of a place.
+
+    `pairs` are combinations that a CUDA default needs of the CPU row. A cell keeps what it has where all that solves
+    would take its platform or its torchvision away, unless `allow` has that loss.
+    """
+    kept: list[str] = []
+    chosen = best(place.found, place.current, preferred)
+    if chosen is not None and place.oldest_torch and Version(chosen.choice.pytorch) < Version(place.oldest_torch):
+        why = f"only {chosen.choice} solves, which is older than what the row has elsewhere"
+        return Decision(place=place, default=None, variants=(), kept=(why,))
+    if chosen is None:
+        if place.current is None or "platform" in allow:
+            return Decision(place=place, default=None, variants=(), kept=())
+        kept.append("nothing solves any more; its lock stays (--allow-loss platform removes it)")
+        return Decision(place=place, default=place.current, variants=place.variants, kept=tuple(kept))
+    default = cell_of(chosen, place, default=True)
+    current = place.current
+    if current and current.torchvision and not default.torchvision and "torchvision" not in allow:
+        kept.append("no torch that solves has torchvision any more (--allow-loss torchvision takes one without)")
+        default = current
+    elif current and _same(default, current):
+        default = current
+    wanted = _variants(place, default, preferred, pairs)
+    taken = {_key(default), *map(_key, wanted)}
+    for variant in place.variants:
+        if _key(variant) in taken:
+            continue
+        newer = _superseding(variant, (default, *wanted), place)
+        if newer is None:
+            wanted.append(variant)
+            taken.add(_key(variant))
+            if not any(_key(cell_of(each, place)) == _key(variant) for each in place.found):
+                kept.append(f"{shown(variant)} does not solve any more, and nothing newer has as much; its lock stays")
+    return Decision(place=place, default=default, variants=_ordered(wanted, place.variants), kept=tuple(kept))
+
+
+def cell_of(found: Found, place: Place, *, default: bool = False) -> Cell:
+    """Return a combination as a cell of a place."""
+    choice, row = found.choice, place.row
+    build = choice.build
+    lacks = None
+    if default and not choice.torchvision:
+        lacks = f"no {f'CUDA {row.cuda}' if row.cuda else 'CPU'} build of torchvision for this torch"
+        if place.current is not None and place.current.lacks and not place.current.torchvision:
+            lacks = place.current.lacks
+    lost = row.cuda and found.oldest_gpu and any(Version(a) < Version(found.oldest_gpu) for a in build.architectures)
+    oldest = found.oldest_gpu if lost and found.oldest_gpu != row.oldest_gpu else place.base.oldest_gpu
+    return place.base.model_copy(
+        update={
+            "python": choice.python,
+            "pytorch": choice.pytorch,
+            "release": choice.release,
+            "build": build.pattern,
+            "torchvision": choice.torchvision,
+            "torchaudio": choice.torchaudio,
+            "lacks": lacks,
+            "architectures": build.architectures if row.cuda and build.architectures != row.architectures else None,
+            "ptx": build.ptx if row.cuda and build.ptx != row.ptx else None,
+            "oldest_gpu": oldest,
+        }
+    )
+
+
+def shown(cell: Cell) -> str:
+    """Describe a cell: `torch 2.10 + torchvision 0.26 (Python 3.12)`."""
+    held = [f"torch {cell.release or cell.pytorch}"]
+    held += [f"{name} {v}" for name, v in (("torchvision", cell.torchvision), ("torchaudio", cell.torchaudio)) if v]
+    return f"{' + '.join(held)} (Python {cell.python})"
+
+
+def environment_of(place: Place, cell: Cell, default: Cell | None) -> str:
+    """Return the name of the environment of a cell of a place."""
+    if default is not None and _key(cell) == _key(default):
+        return place.name
+    return variant_name(place.name, cell.pytorch, cell.python)
+
+
+def _variants(place: Place, default: Cell, preferred: str | None, pairs: Collection[Choice]) -> list[Cell]:
+    """The variants that the policy asks for, one for each Python and torch."""
+    found = place.found
+    # First, since there is one environment for a torch and a Python, and only one torchvision makes the pair.
+    asked = [each for each in found if any(each.choice.pairs_with(pair) for pair in pairs)]
+    for python in sorted({each.choice.python for each in found}, key=Version, reverse=True):
+        mine = [each for each in found if each.choice.python == python]
+        asked.append(max(mine, key=lambda each: (Version(each.choice.pytorch), len(each.choice.companions))))
+        if with_vision := [each for each in mine if each.choice.torchvision]:
+            asked.append(max(with_vision, key=lambda each: Version(each.choice.pytorch)))
+    complete = [each for each in found if each.choice.torchvision and each.choice.torchaudio]
+    if (newest := best(complete, default, preferred)) is not None:
+        asked.append(newest)
+    for minor in _newest_minors(found):
+        one = best((each for each in found if each.choice.pytorch == minor), default, preferred)
+        as_good = [each for each in asked if one and each.choice.pytorch == minor and _as_complete(each, one)]
+        if one is not None and not as_good:
+            asked.append(one)
+    cells: dict[tuple[str, str], Cell] = {}
+    for each in asked:
+        cell = cell_of(each, place).model_copy(update={"lacks": None, "oldest_gpu": default.oldest_gpu})
+        known = next((one for one in place.variants if _same(one, cell)), None)
+        if _key(cell) != _key(default):
+            cells.setdefault(_key(cell), known or cell)
+    return list(cells.values())
+
+
+def _newest_minors(found: Sequence[Found]) -> list[str]:
+    """The newest minors of torch that have torchvision; of all, where none has it."""
+    complete = [each for each in found if each.choice.torchvision]
+    minors = {each.choice.pytorch for each in complete or found}
+    return sorted(minors, key=Version, reverse=True)[:NEWEST_MINORS]
+
+
+def _as_complete(one: Found, other: Found) -> bool:
+    return (one.choice.torchvision is None) <= (other.choice.torchvision is None)
+
+
+def _superseding(variant: Cell, cells: Iterable[Cell], place: Place) -> Cell | None:
+    """The cell that replaces a variant: the same Python, a newer torch, and no companion less."""
+    if variant.pytorch in _newest_minors(place.found):
+        return None
+    for cell in cells:
+        if (
+            cell.python == variant.python
+            and Version(cell.pytorch) > Version(variant.pytorch)
+            and (cell.torchvision or not variant.torchvision)
+            and (cell.torchaudio or not variant.torchaudio)
+        ):
+            return cell
+    return None
+
+
+def _ordered(cells: Sequence[Cell], before: Sequence[Cell]) -> tuple[Cell, ...]:
+    """Variants in the order that they had, and new ones after them, newest torch first."""
+    order = {_key(cell): number for number, cell in enumerate(before)}
+    new = sorted(
+        (cell for cell in cells if _key(cell) not in order),
+        key=lambda cell: (-Version(cell.pytorch).minor, Version(cell.python)),
+    )
+    return (*sorted((cell for cell in cells if _key(cell) in order), key=lambda cell: order[_key(cell)]), *new)
+
+
+def _key(cell: Cell) -> tuple[str, str]:
+    return cell.pytorch, cell.python
+
+
+def _same(one: Cell, other: Cell) -> bool:
+    """Whether two cells hold the same versions, from the same builds."""
+    parts = ("python", "pytorch", "build", "torchvision", "torchaudio")
+    return all(getattr(one, part) == getattr(other, part) for part in parts)

@@ -1,0 +1,194 @@
+"""The matrix moves itself: try newer torch, Python and CUDA for every row and platform, and plan a better matrix.
+
+`spots` says where to look, `candidates` what may solve, `search` tries it (`run`: in parallel), `policy` decides, and
+`pairs` compares CPU and CUDA. A plan changes nothing; `apply` writes and locks it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from torchlocks.core.layout import Layout
+from torchlocks.core.progress import Progress
+from torchlocks.locking.options import LockOptions
+from torchlocks.matrix.model import Matrix
+from torchlocks.update.candidates import Choice
+from torchlocks.update.pairs import pairs_wanted, same_releases, unpaired
+from torchlocks.update.policy import Decision, Loss, Place, decide
+from torchlocks.update.run import Run
+from torchlocks.update.search import Failed, Found
+from torchlocks.update.spots import Spot, first_round, rebuilt, spots_of, unknown_builds, with_new_cuda
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a refresh would do. `matrix` has the new rows, `before` is the matrix as it is.
+
+    `unpaired` says of CUDA defaults why no CPU environment has their versions; `no_row` why a CUDA version gets no row.
+    """
+
+    before: Matrix
+    matrix: Matrix
+    decisions: tuple[Decision, ...]
+    unpaired: tuple[str, ...]
+    no_row: tuple[str, ...]
+
+    @property
+    def changed(self) -> bool:
+        """Whether the matrix has to change."""
+        return any(decision.changed for decision in self.decisions)
+
+
+def plan(
+    layout: Layout,
+    matrix: Matrix,
+    options: LockOptions,
+    progress: Progress,
+    *,
+    env: str | None = None,
+    platform: str | None = None,
+    allow: Collection[Loss] = (),
+) -> Plan:
+    """Try what may be better for the rows of a matrix (or row `env`, or `platform`), and decide what they should have.
+
+    `allow` names what a cell may lose. Raises NoSuchRowError for a row or platform that does not exist,
+    ChannelUnreachableError for a live channel that cannot be read, and what the cluster of `options` raises.
+    """
+    if env is not None or platform is not None:
+        matrix.select(env, platform)
+    wider, no_row = with_new_cuda(matrix, options.source)
+    spots = [
+        spot
+        for spot in spots_of(wider, matrix, options.source, allow)
+        if (env is None or spot.name == matrix.row_of(env)) and platform in (None, spot.platform)
+    ]
+    run = Run(layout=layout, options=options, progress=progress, allow=allow)
+    results: dict[tuple[str, str], list[Found | Failed]] = {spot.id: [] for spot in spots}
+    results |= run.try_all([(spot, groups) for spot in spots for groups in first_round(spot)])
+    wider, spots, results = _constrained(wider, spots, results, run)
+    cpu = next((name for name, row in wider.rows.items() if row.accelerator == "cpu"), None)
+    preferred = _cpu_pythons(spots, results, cpu, matrix, allow)
+    decisions = {
+        key: _decide(spot, results[key], preferred.get(spot.platform), (), allow) for spot in spots if (key := spot.id)
+    }
+    # Pairs: a second round, for what the CPU rows have not tried yet.
+    wanted = pairs_wanted(decisions, cpu)
+    by_id = {spot.id: spot for spot in spots}
+    missing = [
+        (by_id[cpu or "", place], [[pair]])
+        for place, pairs in wanted.items()
+        for pair in pairs
+        if not any(each.choice.pairs_with(pair) for each in results[cpu or "", place])
+    ]
+    for key, more in run.try_all(missing).items():
+        results[key] = [*results[key], *more]
+    for place, pairs in wanted.items():
+        key = (cpu or "", place)
+        decisions[key] = _decide(by_id[key], results[key], preferred.get(place), pairs, allow)
+    decisions = same_releases(decisions, results, by_id, run, cpu)
+    done = tuple(decisions[spot.id] for spot in spots)
+    new = [name for name in wider.rows if name not in matrix.rows]
+    unsolved = [name for name in new if not any(each.default for each in done if each.place.name == name)]
+    return Plan(
+        before=matrix,
+        matrix=_with(wider, matrix, done, unsolved),
+        decisions=tuple(each for each in done if each.place.name not in unsolved),
+        unpaired=tuple(unpaired(decisions, results, by_id, cpu)),
+        no_row=(*no_row, *(_no_row(wider.rows[name].cuda or "", matrix) for name in unsolved)),
+    )
+
+
+def _constrained(
+    matrix: Matrix, spots: Sequence[Spot], results: dict[tuple[str, str], list[Found | Failed]], run: Run
+) -> tuple[Matrix, list[Spot], dict[tuple[str, str], list[Found | Failed]]]:
+    """Hold libraries back in rows that promise GPUs for which their newest version has no code.
+
+    A row gets constraints if with them everything solves that solves without, and something more.
+    """
+    rows, changed, tried = dict(matrix.rows), list(spots), dict(results)
+    for name in dict.fromkeys(spot.name for spot in spots):
+        mine = [spot for spot in spots if spot.name == name]
+        needed = {
+            each: None
+            for spot in mine
+            for failed in results[spot.id]
+            if isinstance(failed, Failed)
+            for each in failed.constraints
+        }
+        constraints = (*rows[name].constraints, *(each for each in needed if each not in rows[name].constraints))
+        if constraints == rows[name].constraints:
+            continue
+        held = [spot.constrained(constraints) for spot in mine]
+        again: dict[tuple[str, str], list[Found | Failed]] = {spot.id: [] for spot in held}
+        again |= run.try_all([(spot, groups) for spot in held for groups in first_round(spot)])
+        counts = [(_solved(again[spot.id]), _solved(results[spot.id])) for spot in held]
+        if all(now >= before for now, before in counts) and any(now > before for now, before in counts):
+            rows[name] = rows[name].model_copy(update={"constraints": constraints})
+            tried |= again
+            changed = [next((one for one in held if one.id == spot.id), spot) for spot in changed]
+    return rebuilt(matrix, rows), changed, tried
+
+
+def _solved(results: Iterable[Found | Failed]) -> set[tuple[str, str]]:
+    return {(each.choice.pytorch, each.choice.python) for each in results if isinstance(each, Found)}
+
+
+def _no_row(cuda: str, matrix: Matrix) -> str:
+    return f"CUDA {cuda}: " + matrix.left_out.get(cuda, "no torch that solves can run with its libraries")
+
+
+def _with(plan_of: Matrix, before: Matrix, decisions: Iterable[Decision], without: Collection[str]) -> Matrix:
+    """The matrix with the default of each decision; variants are written by `matrix_file`."""
+    rows = {name: row for name, row in plan_of.rows.items() if name not in without}
+    for decision in decisions:
+        row = rows.get(decision.place.name)
+        if row is not None:
+            platforms = {name: cell for name, cell in row.platforms.items() if name != decision.place.platform}
+            if decision.default is not None:
+                platforms[decision.place.platform] = decision.default  # type: ignore[index]
+            rows[decision.place.name] = row.model_copy(update={"platforms": platforms, "variants": {}})
+    used = {row.cuda for row in rows.values()}
+    drivers = {cuda: each for cuda, each in plan_of.drivers.items() if cuda in before.drivers or cuda in used}
+    left_out = {cuda: why for cuda, why in before.left_out.items() if cuda not in used}
+    return rebuilt(plan_of, rows, drivers, left_out)
+
+
+def _decide(
+    spot: Spot,
+    results: Sequence[Found | Failed],
+    preferred: str | None,
+    pairs: Collection[Choice],
+    allow: Collection[Loss],
+) -> Decision:
+    place = Place(
+        name=spot.name,
+        row=spot.row,
+        platform=spot.platform,
+        base=spot.base,
+        current=spot.current,
+        variants=spot.variants,
+        found=tuple(each for each in results if isinstance(each, Found)),
+        failed=tuple(each for each in results if isinstance(each, Failed)),
+        oldest_torch=spot.oldest_torch,
+        builds_unknown=unknown_builds(spot),
+    )
+    return decide(place, preferred=preferred, pairs=pairs, allow=allow)
+
+
+def _cpu_pythons(
+    spots: Iterable[Spot],
+    results: Mapping[tuple[str, str], Sequence[Found | Failed]],
+    cpu: str | None,
+    matrix: Matrix,
+    allow: Collection[Loss],
+) -> dict[str, str]:
+    """The Python of the CPU default on each platform, which CUDA defaults prefer."""
+    cells = dict(matrix.rows[cpu].platforms) if cpu in matrix.rows else {}
+    found = {str(name): cell.python for name, cell in cells.items()}
+    for spot in spots:
+        if spot.name == cpu:
+            decision = _decide(spot, results[spot.id], None, (), allow)
+            if decision.default is not None:
+                found[spot.platform] = decision.default.python
+    return found

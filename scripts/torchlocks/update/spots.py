@@ -1,0 +1,219 @@
+"""Where a refresh looks: every row on every platform that it may exist for, and rows for new CUDA minors.
+
+For each there is what the channels have and what of it is tried first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from packaging.version import Version
+
+from torchlocks.cuda.packages import variant_of
+from torchlocks.host.compatibility import code_for
+from torchlocks.matrix.cells import Cell, Drivers, DriverVersions, Environment, environment_name
+from torchlocks.matrix.model import Matrix
+from torchlocks.matrix.target import Target
+from torchlocks.solve.repodata import RecordSource
+from torchlocks.update.candidates import WINDOW, Build, Choice, Offers, offers
+from torchlocks.update.policy import Loss
+
+_CUDA_PLATFORMS = ("linux-64", "linux-aarch64", "win-64")
+
+
+def with_new_cuda(matrix: Matrix, source: RecordSource) -> tuple[Matrix, list[str]]:
+    """Return the matrix with a row for each CUDA minor of its majors that the channels have and that has no row.
+
+    A new row is like the newest one of its major, with the driver floor of the major. What has a record of CUDA and can
+    get no row is described in the list.
+    """
+    rows, drivers = dict(matrix.rows), dict(matrix.drivers)
+    listed = {row.cuda: name for name, row in matrix.rows.items() if row.cuda}
+    newest: dict[int, str] = {}
+    for cuda in sorted(listed, key=Version):
+        newest[Version(cuda).major] = listed[cuda]
+    there = {
+        cuda
+        for name in newest.values()
+        for platform in matrix.rows[name].platforms
+        for cuda in offers(source, matrix.target(name, platform)).cuda_versions
+    }
+    told = []
+    for cuda in sorted(there - set(listed), key=Version):
+        like = newest.get(Version(cuda).major)
+        if like is None:
+            if Version(cuda).major > max(newest):
+                told.append(f"CUDA {cuda}: its major has no row yet; write one by hand (docs/add-a-row.md)")
+            continue
+        row = matrix.rows[like]
+        known = matrix.drivers[str(row.cuda)]
+        drivers[cuda] = matrix.drivers.get(cuda) or Drivers(
+            linux=DriverVersions(floor=known.linux.floor), windows=DriverVersions(floor=known.windows.floor)
+        )
+        cells = {
+            name: cell.model_copy(update={"release": None, "lacks": None, "oldest_gpu": None})
+            for name, cell in row.platforms.items()
+        }
+        rows[environment_name(cuda)] = row.model_copy(update={"cuda": cuda, "platforms": cells, "variants": {}})
+    left_out = {cuda: why for cuda, why in matrix.left_out.items() if environment_name(cuda) not in rows}
+    return rebuilt(matrix, rows, drivers, left_out), told
+
+
+def rebuilt(
+    matrix: Matrix,
+    rows: Mapping[str, Environment],
+    drivers: Mapping[str, Drivers] | None = None,
+    left_out: Mapping[str, str] | None = None,
+) -> Matrix:
+    """Return the matrix with other rows, and other drivers and versions left out where they are given."""
+    return Matrix(
+        platforms=matrix.platforms,
+        drivers=dict(matrix.drivers if drivers is None else drivers),
+        environments=dict(rows),
+        local=matrix.local,
+        left_out=dict(matrix.left_out if left_out is None else left_out),
+        parity=matrix.parity,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spot:
+    """A row on a platform before anything was tried."""
+
+    name: str
+    row: Environment
+    platform: str
+    base: Cell
+    current: Cell | None
+    target: Target
+    builds: tuple[Build, ...]
+    offers: Offers
+    new_row: bool
+
+    @property
+    def id(self) -> tuple[str, str]:
+        """Row and platform."""
+        return self.name, self.platform
+
+    def constrained(self, constraints: tuple[str, ...]) -> Spot:
+        """Return the spot with other constraints of its row."""
+        row = self.row.model_copy(update={"constraints": constraints})
+        return replace(self, row=row, target=replace(self.target, constraints=constraints))
+
+    @property
+    def oldest_torch(self) -> str | None:
+        """What a platform that is new to an existing row must have at least: the oldest torch of its defaults."""
+        if self.current is not None or self.new_row:
+            return None
+        return min((cell.pytorch for cell in self.row.platforms.values()), key=Version)
+
+    @property
+    def variants(self) -> tuple[Cell, ...]:
+        if self.current is None:
+            return ()
+        return tuple(each.cell(self.current) for each in self.row.variants.get(self.platform, ()))  # type: ignore[call-overload]
+
+
+def spots_of(wider: Matrix, matrix: Matrix, source: RecordSource, allow: Collection[Loss]) -> Iterable[Spot]:
+    """Every row on every platform that it may exist for."""
+    for name, row in wider.rows.items():
+        candidates = [each for each in wider.platforms if row.accelerator == "cpu" or each in _CUDA_PLATFORMS]
+        for platform in candidates:
+            listed = name in matrix.rows and platform in row.platforms
+            base = row.platforms.get(platform) or _borrowed(row)
+            whole = wider if platform in row.platforms else rebuilt(wider, _on(wider, name, platform, base))
+            target = whole.target(name, platform)
+            builds = _builds(wider, target, platform, allow, known=listed)
+            yield Spot(
+                name=name,
+                row=row,
+                platform=platform,
+                base=base,
+                current=base if listed else None,
+                target=target,
+                builds=builds,
+                offers=offers(source, target),
+                new_row=name not in matrix.rows,
+            )
+
+
+def _borrowed(row: Environment) -> Cell:
+    """The cell of another platform of the row, without what is about that platform."""
+    cell = next(iter(row.platforms.values()))
+    return cell.model_copy(update={"release": None, "lacks": None, "glibc": None, "oldest_gpu": None})
+
+
+def _on(matrix: Matrix, name: str, platform: str, cell: Cell) -> dict[str, Environment]:
+    row = matrix.rows[name]
+    return {**matrix.rows, name: row.model_copy(update={"platforms": {**row.platforms, platform: cell}})}
+
+
+def _builds(
+    matrix: Matrix, target: Target, platform: str, allow: Collection[Loss], *, known: bool
+) -> tuple[Build, ...]:
+    """The builds of torch that a row can use: its own, then those of its CUDA major that other rows describe.
+
+    A build for a newer CUDA than the row's is none of them, nor one that has no code for a GPU that the row serves.
+    """
+    own = Build(pattern=target.build, architectures=target.torch_architectures, ptx=target.ptx)
+    if target.cuda is None:
+        return (own,)
+    # What a new row borrows may be for a newer CUDA than its own.
+    found = {own.pattern: own} if known or Version(_cuda_of(own)) <= Version(target.cuda) else {}
+    for other in matrix.targets():
+        variant = variant_of(other.build.replace("*", ""))
+        if (
+            other.cuda is None
+            or other.channels != target.channels
+            or variant is None
+            or variant.cuda is None
+            or variant.major != int(target.cuda.split(".")[0])
+            or Version(variant.cuda) > Version(target.cuda)
+        ):
+            continue
+        build = Build(pattern=other.build, architectures=other.torch_architectures, ptx=other.ptx)
+        if not known or "architecture" in allow or not _lost(own, build):
+            found.setdefault(build.pattern, build)
+    newest_first = sorted(found.values(), key=lambda each: Version(_cuda_of(each)), reverse=True)
+    return tuple(sorted(newest_first, key=lambda each: each.pattern != own.pattern))
+
+
+def _cuda_of(build: Build) -> str:
+    variant = variant_of(build.pattern.replace("*", ""))
+    return (variant.cuda if variant else None) or "0"
+
+
+def _lost(old: Build, new: Build) -> list[str]:
+    """The architectures that have machine code in builds of one kind and none in those of the other."""
+    return [each for each in old.architectures if code_for(each, new.architectures, new.ptx) != "machine"]
+
+
+def first_round(spot: Spot) -> Iterable[list[list[Choice]]]:
+    """The combinations of the first round: for each Python, in groups of one torch each."""
+    newest = spot.offers.minors(spot.builds)[:WINDOW]
+    listed = {cell.pytorch for cell in (*((spot.current,) if spot.current else ()), *spot.variants)}
+    for python in spot.offers.pythons():
+        mine = spot.offers.minors(spot.builds, python)
+        complete = [m for m in mine if any(len(c.companions) == 2 for c in spot.offers.choices(python, m, spot.builds))]
+        minors = [each for each in mine if each in newest or each in listed or each in complete[:1]]
+        groups = [spot.offers.choices(python, each, spot.builds) for each in minors]
+        if groups:
+            yield groups
+
+
+def unknown_builds(spot: Spot) -> str | None:
+    """Newer torch that exists in builds of the row's CUDA major only that no row describes; None if there is none."""
+    known = [Version(each) for each in spot.offers.minors(spot.builds)]
+    newer: dict[str, set[str]] = {}
+    for offer in spot.offers.torch:
+        variant = variant_of(offer.build)
+        cuda = variant.cuda if variant else None
+        if spot.target.cuda and (not cuda or "." not in cuda or Version(cuda) > Version(spot.target.cuda)):
+            continue
+        if not known or Version(offer.version) > max(known):
+            newer.setdefault(offer.version, set()).add(f"CUDA {cuda}" if cuda else "the CPU")
+    if not newer:
+        return None
+    torch = max(newer, key=Version)
+    return f"torch {torch} is built for {', '.join(sorted(newer[torch]))}, and matrix.yml has no such `build`"
