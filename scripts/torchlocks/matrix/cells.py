@@ -91,6 +91,7 @@ class Variant(Strict):
     torchaudio: MinorVersion | None = None
     architectures: tuple[MinorVersion, ...] | None = None
     ptx: MinorVersion | None = None
+    oldest_gpu: MinorVersion | None = None
 
     def cell(self, default: Cell) -> Cell:
         """Return the variant as a cell, completed from the default of its platform."""
