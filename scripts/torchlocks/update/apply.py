@@ -20,10 +20,14 @@ from torchlocks.update.refresh import Plan
 
 @dataclass(frozen=True, kw_only=True)
 class Applied:
-    """What applying a plan did: the new matrix, the environments that it no longer has, and what was locked."""
+    """What applying a plan did: the new matrix, the environments that it no longer has, and what was locked.
+
+    `recipes` are the recipes that were generated anew.
+    """
 
     matrix: Matrix
     removed: tuple[str, ...]
+    recipes: tuple[str, ...]
     locked: tuple[LockResult, ...]
     failures: tuple[LockFailure, ...]
 
@@ -63,9 +67,16 @@ def apply(layout: Layout, plan: Plan, options: LockOptions, progress: Progress) 
         if target.env not in plan.before.environments or _differs(plan.before, matrix, target.env)
     ]
     locked, failures = lock_environments(layout, changed, layout.locks, options, progress) if changed else ([], [])
+    removed = remove_locks(layout, plan.before, matrix)
+    recipes: tuple[str, ...] = ()
+    if not failures and (layout.recipes / "torch-env").is_dir():
+        from torchlocks.publish.metapackages import update_generated
+
+        recipes = tuple(path.relative_to(layout.root).as_posix() for path in update_generated(layout, matrix))
     return Applied(
         matrix=matrix,
-        removed=remove_locks(layout, plan.before, matrix),
+        removed=removed,
+        recipes=recipes,
         locked=tuple(locked),
         failures=tuple(failures),
     )

@@ -14,7 +14,7 @@ from typing import Any
 
 from packaging.version import Version
 
-from torchlocks.matrix.cells import Cell, Environment
+from torchlocks.matrix.cells import Cell, Environment, Variant
 from torchlocks.matrix.model import Matrix
 from torchlocks.update.policy import Decision
 from torchlocks.update.refresh import Plan
@@ -23,7 +23,7 @@ _CELL = (
     *("python", "pytorch", "release", "build", "torchvision", "torchaudio", "lacks", "glibc", "cuda_version"),
     *("architectures", "ptx", "oldest_gpu"),
 )
-_VARIANT = ("pytorch", "release", "build", "torchvision", "torchaudio", "python", "architectures", "ptx")
+_VARIANT = ("pytorch", "release", "build", "torchvision", "torchaudio", "python", "architectures", "ptx", "oldest_gpu")
 _COMPANIONS = ("torchvision", "torchaudio", "release")
 
 
@@ -34,7 +34,7 @@ def rewrite(text: str, plan: Plan) -> str:
         document = _yaml().load(text)
         if _row(document["environments"][name], plan.matrix.rows[name], plan.before.rows[name], mine):
             # Read again for each row: rows that merge it (`<<`) then have what it has now.
-            text = _dumped(document)
+            text = _tidied(_dumped(document), name)
     gone = [cuda for cuda in plan.before.left_out if cuda not in plan.matrix.left_out]
     if gone:
         document = _yaml().load(text)
@@ -67,6 +67,15 @@ def _dumped(document: Any) -> str:
     return out.getvalue()
 
 
+def _tidied(text: str, name: str) -> str:
+    """Return the text with no blank line inside of a row, and one after it: ruamel keeps them with what was before."""
+    lines = text.splitlines(keepends=True)
+    start = next(n for n, line in enumerate(lines) if line.startswith(f"  {name}:"))
+    end = next((n for n in range(start + 1, len(lines)) if re.match(r" {0,3}\S", lines[n])), len(lines))
+    body = [line for line in lines[start:end] if line.strip()]
+    return "".join([*lines[:start], *body, *(["\n"] if end < len(lines) else []), *lines[end:]])
+
+
 def _row(node: Any, row: Environment, before: Environment, decisions: Sequence[Decision]) -> bool:
     """Bring a row's node to what was decided; return whether it changed."""
     changed = row.constraints != before.constraints and _plain(node.get("constraints", [])) != list(row.constraints)
@@ -96,10 +105,11 @@ def _set_variants(variants: Any, decision: Decision) -> None:
     if default is None or not decision.variants:
         del variants[platform]
         return
-    known = [(_plain(each), each) for each in variants.get(platform, ())]
-    wanted = [_variant(cell, default) for cell in decision.variants]
+    # A variant that means the same stays as it was written.
+    known = [(_resolved(each, default), each) for each in variants.get(platform, ())]
     variants[platform] = CommentedSeq(
-        next((each for plain, each in known if plain == fields), None) or _flow_map(fields) for fields in wanted
+        next((each for cell, each in known if cell == wanted), None) or _flow_map(_variant(wanted, default))
+        for wanted in decision.variants
     )
 
 
@@ -127,7 +137,11 @@ def _is(node: Any, cell: Cell | None) -> bool:
 def _variants_are(nodes: Any, decision: Decision) -> bool:
     if decision.default is None:
         return not nodes
-    return [_plain(each) for each in nodes] == [_variant(cell, decision.default) for cell in decision.variants]
+    return [_resolved(each, decision.default) for each in nodes] == list(decision.variants)
+
+
+def _resolved(node: Any, default: Cell) -> Cell:
+    return Variant.model_validate(_plain(node)).cell(default)
 
 
 def _fields(cell: Cell) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """What a row should have on a platform, of the combinations that solve: the default and its variants.
 
 The default is the newest torch that has torchvision, with the Python of the CPU default where that one solves, and
-torchaudio where that torch has it. Variants are, for each Python, the newest torch and the newest one with
-torchvision; the newest torch with torchvision and torchaudio; the three newest minors of torch that have torchvision,
-or of all where none has it; and what a pair needs. Nothing is looked up here: combinations go in, cells come out.
+torchaudio where that torch has it. Variants are, for each Python, the newest torch, the newest one with torchvision and
+the newest one with torchvision and torchaudio; the three newest minors of torch that have torchvision, or of all where
+none has it; and what a pair needs. Nothing is looked up here: combinations go in, cells come out.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def decide(place: Place, *, preferred: str | None, pairs: Collection[Choice], al
         kept.append("no torch that solves has torchvision any more (--allow-loss torchvision takes one without)")
         default = current
     elif current and _same(default, current):
-        default = current
+        default = current.model_copy(update={"oldest_gpu": default.oldest_gpu})
     wanted = _variants(place, default, preferred, pairs)
     taken = {_key(default), *map(_key, wanted)}
     for variant in place.variants:
@@ -130,8 +130,6 @@ def cell_of(found: Found, place: Place, *, default: bool = False) -> Cell:
         lacks = f"no {f'CUDA {row.cuda}' if row.cuda else 'CPU'} build of torchvision for this torch"
         if place.current is not None and place.current.lacks and not place.current.torchvision:
             lacks = place.current.lacks
-    lost = row.cuda and found.oldest_gpu and any(Version(a) < Version(found.oldest_gpu) for a in build.architectures)
-    oldest = found.oldest_gpu if lost and found.oldest_gpu != row.oldest_gpu else place.base.oldest_gpu
     return place.base.model_copy(
         update={
             "python": choice.python,
@@ -143,9 +141,19 @@ def cell_of(found: Found, place: Place, *, default: bool = False) -> Cell:
             "lacks": lacks,
             "architectures": build.architectures if row.cuda and build.architectures != row.architectures else None,
             "ptx": build.ptx if row.cuda and build.ptx != row.ptx else None,
-            "oldest_gpu": oldest,
+            "oldest_gpu": _oldest_gpu(found, row),
         }
     )
+
+
+def _oldest_gpu(found: Found, row: Environment) -> str | None:
+    """What a cell states as `oldest_gpu`; None where that of its row is right for its libraries."""
+    limit = found.oldest_gpu
+    if row.cuda is None or limit is None or limit == row.oldest_gpu:
+        return None
+    lost = any(Version(each) < Version(limit) for each in found.choice.build.architectures)
+    stricter = row.oldest_gpu is not None and Version(row.oldest_gpu) > Version(limit)
+    return limit if lost or stricter else None
 
 
 def shown(cell: Cell) -> str:
@@ -172,9 +180,8 @@ def _variants(place: Place, default: Cell, preferred: str | None, pairs: Collect
         asked.append(max(mine, key=lambda each: (Version(each.choice.pytorch), len(each.choice.companions))))
         if with_vision := [each for each in mine if each.choice.torchvision]:
             asked.append(max(with_vision, key=lambda each: Version(each.choice.pytorch)))
-    complete = [each for each in found if each.choice.torchvision and each.choice.torchaudio]
-    if (newest := best(complete, default, preferred)) is not None:
-        asked.append(newest)
+        if complete := [each for each in with_vision if each.choice.torchaudio]:
+            asked.append(max(complete, key=lambda each: Version(each.choice.pytorch)))
     for minor in _newest_minors(found):
         one = best((each for each in found if each.choice.pytorch == minor), default, preferred)
         as_good = [each for each in asked if one and each.choice.pytorch == minor and _as_complete(each, one)]
@@ -182,10 +189,12 @@ def _variants(place: Place, default: Cell, preferred: str | None, pairs: Collect
             asked.append(one)
     cells: dict[tuple[str, str], Cell] = {}
     for each in asked:
-        cell = cell_of(each, place).model_copy(update={"lacks": None, "oldest_gpu": default.oldest_gpu})
+        cell = cell_of(each, place).model_copy(update={"lacks": None})
         known = next((one for one in place.variants if _same(one, cell)), None)
+        if known is not None:
+            cell = cell.model_copy(update={"release": known.release})
         if _key(cell) != _key(default):
-            cells.setdefault(_key(cell), known or cell)
+            cells.setdefault(_key(cell), cell)
     return list(cells.values())
 
 

@@ -57,12 +57,10 @@ def plan(
     """
     if env is not None or platform is not None:
         matrix.select(env, platform)
-    wider, no_row = with_new_cuda(matrix, options.source)
-    spots = [
-        spot
-        for spot in spots_of(wider, matrix, options.source, allow)
-        if (env is None or spot.name == matrix.row_of(env)) and platform in (None, spot.platform)
-    ]
+    row = matrix.row_of(env) if env is not None else None
+    # One row alone is refreshed as it is, and channels of others are not read.
+    wider, no_row = with_new_cuda(matrix, options.source) if row is None else (matrix, [])
+    spots = list(spots_of(wider, matrix, options.source, allow, row=row, platform=platform))
     run = Run(layout=layout, options=options, progress=progress, allow=allow)
     results: dict[tuple[str, str], list[Found | Failed]] = {spot.id: [] for spot in spots}
     results |= run.try_all([(spot, groups) for spot in spots for groups in first_round(spot)])

@@ -115,27 +115,47 @@ class Spot:
         return tuple(each.cell(self.current) for each in self.row.variants.get(self.platform, ()))  # type: ignore[call-overload]
 
 
-def spots_of(wider: Matrix, matrix: Matrix, source: RecordSource, allow: Collection[Loss]) -> Iterable[Spot]:
-    """Every row on every platform that it may exist for."""
-    for name, row in wider.rows.items():
-        candidates = [each for each in wider.platforms if row.accelerator == "cpu" or each in _CUDA_PLATFORMS]
-        for platform in candidates:
-            listed = name in matrix.rows and platform in row.platforms
-            base = row.platforms.get(platform) or _borrowed(row)
-            whole = wider if platform in row.platforms else rebuilt(wider, _on(wider, name, platform, base))
-            target = whole.target(name, platform)
-            builds = _builds(wider, target, platform, allow, known=listed)
-            yield Spot(
-                name=name,
-                row=row,
-                platform=platform,
-                base=base,
-                current=base if listed else None,
-                target=target,
-                builds=builds,
-                offers=offers(source, target),
-                new_row=name not in matrix.rows,
-            )
+def spots_of(
+    wider: Matrix,
+    matrix: Matrix,
+    source: RecordSource,
+    allow: Collection[Loss],
+    *,
+    row: str | None = None,
+    platform: str | None = None,
+) -> Iterable[Spot]:
+    """Every row of `wider` (or `row`) on every platform (or `platform`) that it may exist for.
+
+    `matrix` is the matrix without new rows; `allow` names what a cell may lose.
+    """
+    for name, each in wider.rows.items():
+        if row not in (None, name):
+            continue
+        for there in wider.platforms:
+            if platform in (None, there) and (each.accelerator == "cpu" or there in _CUDA_PLATFORMS):
+                yield _spot(wider, matrix, source, allow, name, there)
+
+
+def _spot(
+    wider: Matrix, matrix: Matrix, source: RecordSource, allow: Collection[Loss], name: str, platform: str
+) -> Spot:
+    row = wider.rows[name]
+    listed = name in matrix.rows and platform in row.platforms
+    base = row.platforms.get(platform) or _borrowed(row)  # type: ignore[call-overload]
+    whole = wider if platform in row.platforms else rebuilt(wider, _on(wider, name, platform, base))
+    target = whole.target(name, platform)
+    builds = _builds(wider, target, platform, allow, known=listed)
+    return Spot(
+        name=name,
+        row=row,
+        platform=platform,
+        base=base,
+        current=base if listed else None,
+        target=target,
+        builds=builds,
+        offers=offers(source, target),
+        new_row=name not in matrix.rows,
+    )
 
 
 def _borrowed(row: Environment) -> Cell:

@@ -38,6 +38,7 @@ NEEDS = {
     "make run ENV=gpu-cu118 CMD='python train.py'": "The environment 'gpu-cu118' is not installed",
     "make bundle ENV=gpu-cu118 PLATFORM=linux-64": "conda.anaconda.org",
     "make lock": "conda-forge cannot be read",
+    "make refresh DRY=1": "conda-forge cannot be read",
     "make lock ENV=cpu PLATFORM=linux-64 AS_OF=2026-07-01": "conda-forge cannot be read",
     "make update PKG=numpy ENV=cpu": "conda-forge cannot be read",
 }
@@ -69,7 +70,7 @@ def make_clone(root: Path) -> Path:
 # CI runs `make lint` and `make test` itself; `make env-cpu` has a test of its own below.
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c not in ("make env-cpu", "make test", "make lint")])
 def test_every_command_works_or_says_what_it_needs(clone: Path, command: str, tmp_path: Path) -> None:
-    if command.startswith(("make lock", "make update")):
+    if command.startswith(("make lock", "make update", "make refresh")):
         clone = make_clone(tmp_path / "clone")
         command += f" SNAPSHOT='{SNAPSHOT}'" if SNAPSHOT else ""
     run = subprocess.run(

@@ -64,7 +64,7 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def update(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [str(TORCHLOCKS), "update-all", *arguments]
+    command = [str(TORCHLOCKS), "update-all", "--no-refresh", *arguments]
     run = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False)
     assert "Traceback" not in run.stderr, run.stderr
     return run

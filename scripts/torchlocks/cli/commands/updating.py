@@ -66,6 +66,8 @@ def refresh(
         click.echo(f"locked {result.env}" if result.changed else f"{result.env} is as it was")
     for name in applied.removed:
         click.echo(f"removed locks/{name}")
+    for name in applied.recipes:
+        click.echo(f"wrote {name}")
     if applied.failures:
         raise applied.failures[0].error
 
