@@ -35,11 +35,7 @@ B        ?=#           second lock of make diff
 NAMED := $(foreach name,$(.VARIABLES),$(if $(findstring $(origin $(name)),command line),$(name)))
 NAMED := $(filter-out -*-% MAKEFLAGS MAKEOVERRIDES,$(NAMED))
 SETTABLE := CHANNEL CUDA ENV PLATFORM PKG CMD SNAPSHOT AS_OF MIRROR REQUIRE_GPU OFFLINE FIX PORTABLE QUICK SCHEDULER GROWTH FILE \
-<<<<<<< HEAD
-            FORMAT KEY UPDATE A B PY TORCH BASE
-=======
-            FORMAT KEY UPDATE A B PY TORCH DRY
->>>>>>> a63c7af (Add refresh: the matrix moves to newer torch, Python and CUDA)
+            FORMAT KEY UPDATE A B PY TORCH BASE DRY
 CONDA_NAMED := $(filter CONDA_EXE,$(NAMED))
 # Values as they were typed: make would expand `$HOME` to `OME`, and run `$(shell …)`.
 $(foreach name,$(SETTABLE) CONDA_EXE,$(if $(value $(name)),$(eval override $(name) := $$(value $(name)))))
@@ -75,13 +71,8 @@ ONE    = $(call quoted,$(or $(ENV),$(error name the environment: make $@ ENV=cpu
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-<<<<<<< HEAD
 .PHONY: help env-cpu env-gpu pair doctor run shell rollback verify fsck bundle image matrix render lock update example check why diff channel \
-        export sbom licences sign update-all site recipes bench lint test test-unit requirements golden clean
-=======
-.PHONY: help env-cpu env-gpu pair doctor run shell rollback verify fsck bundle matrix render lock update example check why diff channel \
         export sbom licences sign refresh update-all site recipes bench lint test test-unit requirements golden clean
->>>>>>> a63c7af (Add refresh: the matrix moves to newer torch, Python and CUDA)
 
 help: ## print this help
 	@awk -F ':.*## ' '/^#: /{print "\n" substr($$0, 4)} /^[a-z-]+:.*## /{printf "  %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))

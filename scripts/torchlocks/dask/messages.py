@@ -157,6 +157,10 @@ KINDS: dict[Callable[..., Any], Kind] = {solve_cell: SOLVE, lock_files: FILES}
 """The functions that `locking` submits to its executor, and the kinds of task that they are to workers."""
 
 
+ELSEWHERE = {"search": "torchlocks.update.messages"}
+"""Kinds of tasks of packages above this one, with the module whose `perform` a worker calls."""
+
+
 def request(kind: Kind, task: object, versions: Mapping[str, str | None], records: str | None) -> str:
     """The text of a task for a worker that must have `versions`; `records` names the snapshot's folder there."""
     content = {"schema": SCHEMA, "task": kind.name, "versions": dict(versions), "records": records}

@@ -6,6 +6,7 @@ import json
 import tempfile
 import traceback
 from collections.abc import Mapping
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,10 @@ def _perform(said: Mapping[str, Any]) -> dict[str, Any]:
         return {"error": files.as_data()} if isinstance(files, TorchlocksError) else {"files": files}
     if said["task"] == messages.VERIFY.name:
         return {"verdict": verify_here(messages.unpack_node(value)).model_dump(mode="json")}
+    if said["task"] in messages.ELSEWHERE:
+        module = import_module(messages.ELSEWHERE[said["task"]])
+        answer: dict[str, Any] = module.perform(value, _records_here(said["records"]))
+        return answer
     raise ValueError(f"unknown task {said['task']!r}")
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from contextlib import contextmanager
+from dataclasses import replace
+from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,13 +18,16 @@ from torchlocks.core.errors import NoSuchRowError
 from torchlocks.core.layout import Layout
 from torchlocks.core.progress import Silent
 from torchlocks.core.workers import Here
+from torchlocks.dask import messages as dask_messages
 from torchlocks.locking.options import LockOptions, Solver
 from torchlocks.matrix.load import load_matrix
 from torchlocks.matrix.model import Matrix
 from torchlocks.solve.repodata import RecordSource
+from torchlocks.update import messages
 from torchlocks.update.apply import write_plan
 from torchlocks.update.plan_text import plan_headline, plan_lines
 from torchlocks.update.refresh import Plan, plan
+from torchlocks.update.search import SearchTask, search
 
 Record = dict[str, object]
 
@@ -289,15 +295,11 @@ def test_one_row_can_be_refreshed_alone(checkout: Layout) -> None:
 
 
 def test_as_of_hides_newer_records(checkout: Layout) -> None:
-    from datetime import date
-
     late = {**torch("2.11.0", "3.12"), "timestamp": 1_790_000_000_000}
     how = options(checkout, world(late))
     early = RecordSource(snapshot=how.source.snapshot, as_of=date(2026, 6, 1))
     matrix = load_matrix(checkout.matrix)
     assert plan(checkout, matrix, how, Silent()).changed
-    from dataclasses import replace
-
     assert not plan(checkout, matrix, replace(how, source=early), Silent()).changed
 
 
@@ -321,6 +323,33 @@ def test_rows_that_merge_another_move_with_it_or_part(checkout: Layout) -> None:
     assert "gpu-cu129-torch2.12-py312" not in matrix.environments
 
 
-def test_the_plan_is_plain_data(checkout: Layout) -> None:
-    found, _ = refresh(checkout, world(torch("2.11.0", "3.12")))
-    assert json.dumps(plan_lines(found))
+def test_workers_of_a_scheduler_find_the_same(checkout: Layout) -> None:
+    """Tasks and results travel as JSON, and an answer to something else is refused."""
+    how = options(checkout, world(torch("2.11.0", "3.12")))
+    here = plan(checkout, load_matrix(checkout.matrix), how, Silent())
+    messages.register()
+    kind = dask_messages.KINDS[search]
+    seen: list[dict[str, object]] = []
+
+    class Far(Here):
+        def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+            def far(task: Any) -> Any:
+                sent = json.loads(json.dumps(kind.pack(task)))
+                answer = json.loads(json.dumps(messages.perform(sent, how.source.snapshot)))
+                seen.append(answer)
+                return kind.read(answer, task)
+
+            return super().submit(far, *args, **kwargs)
+
+    @contextmanager
+    def cluster(tasks: object) -> Iterator[Executor]:
+        yield Far()
+
+    there = plan(checkout, load_matrix(checkout.matrix), replace(how, cluster=cluster), Silent())
+    assert plan_lines(there) == plan_lines(here)
+    assert seen
+    task = SearchTask(
+        run="", source=how.source, target=load_matrix(checkout.matrix).target("cpu", "linux-64"), groups=()
+    )
+    with pytest.raises(ValueError, match="not asked for"):
+        kind.read(next(each for each in seen if each["results"]), task)

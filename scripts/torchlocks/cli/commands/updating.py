@@ -152,6 +152,8 @@ def _options(snapshot: Path | None, as_of: datetime | None, mirror: str | None, 
     cluster = None
     if scheduler:
         from torchlocks.dask.lock import open_cluster
+        from torchlocks.update.messages import register
 
+        register()
         cluster = partial(open_cluster, scheduler)
     return LockOptions(source=source, solver=find_solver(), cluster=cluster)
