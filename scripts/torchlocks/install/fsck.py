@@ -21,6 +21,7 @@ from torchlocks.core.errors import MissingFileError
 from torchlocks.core.files import hash_file
 from torchlocks.core.progress import Progress, Task
 from torchlocks.core.reading import RECORD_BYTES, load_json, read_bytes, read_text
+from torchlocks.install.contained import leaves
 from torchlocks.install.fetch import FetchOptions
 from torchlocks.install.findings import Damage, Findings, PipPackage
 from torchlocks.install.installer import final_path, interruptible, prefix_lock
@@ -95,7 +96,8 @@ def _look(prefix: Path, progress: Progress) -> Findings:
             (unread if path in wrong else files).extend(_files_of(record, inventory))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             if path not in wrong:
-                why = f"the package's record cannot be read ({type(error).__name__})"
+                said = f": {error}" if isinstance(error, ValueError) else ""
+                why = f"the package's record cannot be read ({type(error).__name__}{said})"
                 damaged.append(Damage(path=path, package=record.stem, kind="changed", why=why))
     with progress.task(f"Checking {len(files)} files", len(files)) as task, ThreadPoolExecutor() as pool:
         for finding in _counted(pool.map(lambda file: _check(prefix, file), files), task):
@@ -141,6 +143,9 @@ def _changed_folders(prefix: Path, files: Iterable[_File], inventory: Inventory 
 def _files_of(record: Path, inventory: Inventory | None = None) -> list[_File]:
     content: dict[str, Any] = load_json(read_bytes(record, RECORD_BYTES))
     paths = content.get("paths_data", {}).get("paths", [])
+    named = [*(path["_path"] for path in paths), *content.get("files", [])]
+    if outside := next(filter(leaves, named), None):
+        raise ValueError(f"it names {outside!r}, which is outside of the environment")
     files = [
         _File(
             path=path["_path"],

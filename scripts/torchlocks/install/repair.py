@@ -65,6 +65,7 @@ def _repair_modes(prefix: Path, damaged: tuple[Damage, ...], inventory: Inventor
         path = prefix / each.path
         mode = inventory.mode(each.path, folder=path.is_dir()) if each.mode_only else None
         if mode is not None:
+            _require_inside(prefix, path)
             path.chmod(mode)
             repaired.append(each.path)
     return repaired
@@ -130,6 +131,7 @@ def _put_back(
             source, target = new / path, prefix / path
             if not os.path.lexists(source):
                 continue
+            _require_inside(prefix, target)
             if target.is_dir() and not target.is_symlink():
                 shutil.rmtree(target)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -139,6 +141,16 @@ def _put_back(
         if new is not None:
             swap.discard(new, prefix)
     return repaired
+
+
+def _require_inside(prefix: Path, path: Path) -> None:
+    """Raise InstallError when a file's folder, symbolic links followed, is outside of the environment."""
+    if not path.parent.resolve().is_relative_to(prefix.resolve()):
+        raise InstallError(
+            "A file that is to be put back is outside of the environment, through a symbolic link.",
+            where=str(path),
+            fix="remove the link, or install the environment again.",
+        )
 
 
 def _locked(record: dict[str, Any]) -> LockedPackage:

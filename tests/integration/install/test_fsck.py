@@ -339,6 +339,35 @@ def test_modes_contents_and_records_are_repaired_together(prefix: Path, options:
     assert set(found.repaired) == {"bin/alpha", "share/many/7.txt", "conda-meta/many-1.0-0.json"}
 
 
+@pytest.mark.parametrize("outside", ["../victim", "share/../../victim", "/victim"])
+def test_a_record_that_names_a_file_outside_is_refused_and_changes_nothing(
+    prefix: Path, options: FetchOptions, outside: str
+) -> None:
+    victim = prefix.parent / "victim"
+    victim.mkdir()
+    (victim / "file").write_text("mine")
+    for name in ("torchlocks", "torchlocks-files"):
+        (prefix / "conda-meta" / name).unlink()
+    record = prefix / "conda-meta" / "many-1.0-0.json"
+    content = json.loads(record.read_text())
+    content["paths_data"]["paths"].append({"_path": str(victim) if outside == "/victim" else outside})
+    record.write_text(json.dumps(content))
+    assert [each.path for each in look(prefix).damaged] == ["conda-meta/many-1.0-0.json"]
+    with pytest.raises(InstallError):
+        fsck(prefix, fix=True, options=options, progress=Silent())
+    assert (victim / "file").read_text() == "mine"
+
+
+def test_a_repair_does_not_write_through_a_link_out_of_the_environment(prefix: Path, options: FetchOptions) -> None:
+    victim = prefix.parent / "victim"
+    (prefix / "share" / "many").rename(victim)
+    (prefix / "share" / "many").symlink_to(victim)
+    overwrite(victim / "7.txt", b"mine")
+    with pytest.raises(InstallError, match="outside of the environment"):
+        fsck(prefix, fix=True, options=options, progress=Silent())
+    assert (victim / "7.txt").read_bytes() == b"mine"
+
+
 def test_a_package_that_another_tool_replaced_is_that_tools(prefix: Path) -> None:
     meta = prefix / "conda-meta"
     content = json.loads((meta / "many-1.0-0.json").read_text()) | {"version": "2.0"}
