@@ -22,8 +22,9 @@ from torchlocks.core.errors import (
 )
 from torchlocks.core.files import hash_file
 from torchlocks.core.progress import Progress
-from torchlocks.install.cache import refuse_other, refuse_unsafe
-from torchlocks.install.fetch import FetchOptions, fetch_archives
+from torchlocks.install.fetch import fetch_archives
+from torchlocks.install.fetch_options import FetchOptions
+from torchlocks.install.package_files import refuse_other, refuse_unsafe
 from torchlocks.install.unpack import Unpacker, UnpackError
 from torchlocks.lockfile.models import LockedPackage
 

@@ -19,7 +19,8 @@ from torchlocks.core.errors import (
 from torchlocks.core.package_cache import cache_folder
 from torchlocks.core.progress import Progress, Task
 from torchlocks.install.cache import PackageStore
-from torchlocks.install.fetch import FetchOptions, ensure_cached
+from torchlocks.install.fetch import ensure_cached
+from torchlocks.install.fetch_options import FetchOptions
 from torchlocks.install.installer import interruptible
 from torchlocks.lockfile.models import LockedPackage
 

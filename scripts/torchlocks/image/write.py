@@ -28,7 +28,8 @@ from torchlocks.image.blobs import Layout, Written, pack_layout
 from torchlocks.image.compression import Compression, compressed
 from torchlocks.image.config import CREATED, annotations_of, config_document, created, valid_prefix, write_entry_point
 from torchlocks.image.layers import Layer, plan_layers, settle_records, size_of, write_layer
-from torchlocks.install.fetch import FetchOptions, ensure_cached, packages_for, require_hashes, with_variables
+from torchlocks.install.fetch import ensure_cached
+from torchlocks.install.fetch_options import FetchOptions, packages_for, require_hashes, with_variables
 from torchlocks.install.installer import describe, interruptible, write_history
 from torchlocks.install.link import link
 from torchlocks.install.provenance import Origin, write_provenance

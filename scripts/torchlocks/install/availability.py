@@ -18,7 +18,8 @@ from torchlocks.lockfile.models import Lock, LockedPackage
 
 if TYPE_CHECKING:
     from rattler import Client
-from torchlocks.install.fetch import FetchOptions, candidates, packages_for
+from torchlocks.install.fetch_options import FetchOptions, packages_for
+from torchlocks.install.fetch_run import candidates
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,36 +1,31 @@
-"""The package cache that rattler shares between environments, and what is trusted in it.
+"""The package cache, which rattler's clients share, and which of its entries are trusted.
 
-An entry is a folder `name-version-build` with the extracted package beside a `.lock` file in which rattler keeps a
-revision (8 bytes, big-endian) and the archive's sha256 (32 bytes). py-rattler can only fill the cache while it links,
-so torchlocks places entries by itself, after it has looked at them; were the layout to change, rattler would not
-recognise an entry, and would fetch and check it by itself.
+An entry is a folder `name-version-build` with the extracted package and a `.lock` file beside it, in which rattler
+stores a revision (8 bytes, big-endian) and the archive's sha256 (32 bytes). py-rattler can only fill the cache while it
+links, so torchlocks adds entries itself after it has checked them; if the layout changed, rattler would not recognise
+an entry and would fetch it again.
 
-What torchlocks has verified it notes in `.torchlocks/<entry>.json`: the archive's hashes, and a fingerprint of every
-file's path, size, mode and modification time. The next run compares the fingerprint (about 3 µs a file). Hashing
-everything instead (rattler's `ValidationMode.full`) would cost several times the installation itself, and rattler's
-`fast` mode looks at sizes only. A write to a file changes its time, also through a hard link out of an environment;
-then, and for entries that other tools made, every file is hashed once. What this does not see is a disk that
-changes bytes by itself: `full=True` hashes everything.
+Verified entries are recorded in `.torchlocks/<entry>.json`: the archive's hashes, and a fingerprint of every file's
+path, size, mode and modification time. The next run compares the fingerprint (about 3 µs a file). Hashing everything
+instead (rattler's `ValidationMode.full`) would cost several times the installation, and rattler's `fast` mode compares
+sizes only. A write to a file changes its time, also through a hard link of an environment; then, and for entries of
+other tools, every file is hashed once. A disk that changes bytes without a write is only detected with `full=True`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import shutil
-import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any
 
 from torchlocks.core.errors import IntegrityError
-from torchlocks.core.files import hash_file, write_whole
-from torchlocks.core.reading import RECORD_BYTES, is_costly_spec, load_json, read_bytes
-from torchlocks.install.contained import Tree, leaves, site_packages
+from torchlocks.core.files import write_whole
+from torchlocks.core.reading import RECORD_BYTES, load_json, read_bytes
+from torchlocks.install.package_files import fingerprint, first_changed, info_digest, refuse_other, refuse_unsafe
 from torchlocks.lockfile.models import LockedPackage
 
 _OWN = ".torchlocks"
@@ -38,7 +33,7 @@ _OWN = ".torchlocks"
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """An extracted package in the cache, verified; hashes and size (bytes) are those of its archive."""
+    """An extracted, verified package in the cache; hashes and size (bytes) are those of its archive."""
 
     folder: Path
     sha256: str
@@ -48,7 +43,7 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class Lookup:
-    """The answer to a look into the cache: the entry, or why there is none that can be used."""
+    """The result of a lookup: the entry, or why there is none that can be used."""
 
     entry: Entry | None
     why: str = ""
@@ -82,7 +77,7 @@ class PackageStore:
         return self.root / _OWN / f"{name}.json"
 
     def has(self, package: LockedPackage) -> bool:
-        """Whether the cache says that it has just this package, without a look at its files."""
+        """Return whether the cache records this package, without checking its files."""
         name = self._name(package)
         held = _read_sha256(self.root / f"{name}.lock")
         return (
@@ -92,9 +87,9 @@ class PackageStore:
         )
 
     def find(self, package: LockedPackage, *, full: bool = False) -> Lookup:
-        """The verified entry of `package`, or why there is none. Writes nothing but notes.
+        """Return the verified entry of `package`, or why there is none. Writes nothing but records of verification.
 
-        With `full`, every file is hashed, whatever the fingerprint says.
+        With `full`, every file is hashed, whatever the fingerprint is.
         """
         name = self._name(package)
         folder = self.root / name
@@ -110,16 +105,16 @@ class PackageStore:
             folder=folder, sha256=held, md5=note.md5 if note else package.md5, size=note.size if note else package.size
         )
         try:
-            seen = _fingerprint(folder)
+            seen = fingerprint(folder)
             if note is not None and note.fingerprint == seen and not full:
                 return Lookup(entry=entry)
-            shape = _fingerprint(folder, times=False)
+            shape = fingerprint(folder, times=False)
             if note is not None and note.shape != shape:
                 return Lookup(entry=None, why="damaged in the cache: files were added, removed or cut short")
-            info = _info_digest(folder)
+            info = info_digest(folder)
             if note is not None and note.info != info:
                 return Lookup(entry=None, why="damaged in the cache: its info folder was changed")
-            if changed := _first_changed(folder):
+            if changed := first_changed(folder):
                 return Lookup(entry=None, why=f"damaged in the cache: {changed}")
             refuse_unsafe(folder, package.file_name)
             refuse_other(folder, package)
@@ -138,17 +133,17 @@ class PackageStore:
         size: int | None,
         on_wait: Callable[[], None] | None = None,
     ) -> Entry:
-        """Move the extracted and checked package `staged` into the cache; a damaged or different entry makes way.
+        """Move the extracted and checked package `staged` into the cache; a damaged or different entry is replaced.
 
-        An entry of the same archive that another process has placed meanwhile is kept, since others may be linking from
-        it. `staged` is a folder inside `staging()`. `on_wait` is called when another program holds the cache. Raises
-        OSError when the move fails.
+        An entry of the same archive that another process has added meanwhile is kept, since others may link from it.
+        `staged` is a folder inside `staging()`. `on_wait` is called if another program holds the cache. Raises OSError
+        if the move fails.
         """
         name = self._name(package)
         folder = self.root / name
         lock = self.root / f"{name}.lock"
-        seen, shape = _fingerprint(staged), _fingerprint(staged, times=False)
-        info = _info_digest(staged)
+        seen, shape = fingerprint(staged), fingerprint(staged, times=False)
+        info = info_digest(staged)
         with self.exclusive(on_wait):
             if _read_sha256(lock) == sha256 and (kept := self.find(package).entry) is not None:
                 return kept
@@ -165,7 +160,7 @@ class PackageStore:
 
     @contextmanager
     def exclusive(self, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
-        """Hold rattler's own lock of the whole cache, as briefly as possible."""
+        """Hold rattler's lock of the whole cache, as briefly as possible."""
         from filelock import FileLock, Timeout
 
         lock = FileLock(self.root / ".cache.lock", preserve_lock_file=True)
@@ -182,9 +177,9 @@ class PackageStore:
 
     @contextmanager
     def staging(self) -> Iterator[Path]:
-        """A folder for downloads and extraction, on the cache's own file system; what dead runs left is removed.
+        """Yield a folder for downloads and extraction on the cache's file system; remove those of killed runs.
 
-        Raises OSError when it cannot be made.
+        Raises OSError if it cannot be created.
         """
         from filelock import FileLock, Timeout
 
@@ -250,143 +245,3 @@ def _read_revision(lock: Path) -> int:
         return int.from_bytes(lock.read_bytes()[:8], "big")
     except OSError:
         return 0
-
-
-def _walk(folder: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """Every entry below `folder` that is not a folder itself, with its path below it."""
-    waiting = [(str(folder), "")]
-    while waiting:
-        here, below = waiting.pop()
-        with os.scandir(here) as entries:
-            for each in entries:
-                if each.is_dir(follow_symlinks=False):
-                    waiting.append((each.path, f"{below}{each.name}/"))
-                else:
-                    yield below + each.name, each
-
-
-def _fingerprint(folder: Path, *, times: bool = True) -> str:
-    """A digest of every file's path, mode, size, link target and, with `times`, time of last modification."""
-    lines = []
-    for path, each in _walk(folder):
-        found = each.stat(follow_symlinks=False)
-        # st_size of a link is the length of its target.
-        target = os.readlink(each.path) if stat.S_ISLNK(found.st_mode) else ""  # noqa: PTH115
-        lines.append((path, found.st_mode, found.st_size, found.st_mtime_ns if times else 0, target))
-    lines.sort()
-    return hashlib.blake2b(repr(lines).encode("utf-8", "surrogateescape"), digest_size=20).hexdigest()
-
-
-def _info_digest(folder: Path) -> str:
-    lines = sorted(
-        (path, hash_file(Path(each.path)))
-        for path, each in _walk(folder / "info")
-        if each.is_file(follow_symlinks=False)
-    )
-    return hashlib.blake2b(repr(lines).encode("utf-8", "surrogateescape"), digest_size=20).hexdigest()
-
-
-def read_paths(folder: Path) -> list[dict[str, Any]]:
-    """The entries of the package's `info/paths.json`; ValueError when it is not what it should be.
-
-    Packages from before 2017 have only `info/files`: their entries are paths without size or hash.
-    """
-    listing = folder / "info" / "paths.json"
-    if not listing.exists():
-        return [{"_path": line} for line in (folder / "info" / "files").read_text(encoding="utf-8").splitlines()]
-    content: Any = load_json(read_bytes(listing, RECORD_BYTES))
-    paths = content.get("paths") if isinstance(content, dict) else None
-    if not isinstance(paths, list) or not all(isinstance(p, dict) and isinstance(p.get("_path"), str) for p in paths):
-        raise ValueError("info/paths.json is not a list of paths")
-    return paths
-
-
-def _first_changed(folder: Path) -> str | None:
-    """Which file of the extracted package is not as `info/paths.json` says, hashing all of them; None when all are."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    def changed(path: dict[str, Any]) -> str | None:
-        name = path["_path"]
-        file = folder / name
-        try:
-            if path.get("path_type") == "softlink" or file.is_symlink():
-                return None if os.path.lexists(file) else f"{name} is missing"
-            if path.get("path_type") == "directory":
-                return None if file.is_dir() else f"{name} is missing"
-            if not file.is_file():
-                return f"{name} is missing"
-            if (size := path.get("size_in_bytes")) is not None and file.stat().st_size != size:
-                return f"{name} has another size"
-            if (sha256 := path.get("sha256")) is not None and hash_file(file) != sha256:
-                return f"{name} has another content"
-        except OSError as error:
-            return f"{name} cannot be read ({error.strerror})"
-        return None
-
-    with ThreadPoolExecutor() as pool:
-        return next(filter(None, pool.map(changed, read_paths(folder))), None)
-
-
-def refuse_misstated(folder: Path, what: str) -> None:
-    """Raise IntegrityError when a file of the extracted package is not as the package's own file list says."""
-    if changed := _first_changed(folder):
-        raise IntegrityError(
-            f"{what} is not what its own file list says: {changed}.",
-            where=what,
-            fix="do not use this channel; report the package to whoever runs it.",
-        )
-
-
-def refuse_unsafe(folder: Path, what: str) -> None:
-    """Raise IntegrityError when the extracted package reaches outside its own folder.
-
-    Paths must be relative and without `..`; symbolic links must stay inside; everything else must be a plain
-    file. rattler refuses most of this as well when it extracts and links; a package that tries is refused whole.
-    """
-
-    def refuse(reason: str) -> None:
-        raise IntegrityError(
-            f"{what} is not a package that can be trusted: {reason}.",
-            where=what,
-            fix="do not use this channel; report the package to whoever runs it.",
-        )
-
-    try:
-        paths = read_paths(folder)
-    except (OSError, ValueError) as error:
-        raise IntegrityError(f"{what} has no list of its files that can be read.", where=what) from error
-    tree = Tree()
-    links = {name: os.readlink(each.path) for name, each in _walk(folder) if each.is_symlink()}  # noqa: PTH115
-    for name, target in links.items():
-        tree.add(name, target)
-    for path in paths:
-        if leaves(path["_path"]) or tree.resolve(path["_path"]) is None:
-            refuse(f"its file list names {path['_path']!r}, which is outside of the environment")
-    for name, each in _walk(folder):
-        if name in links:
-            if leaves(str(PurePosixPath(name).parent / links[name])) or tree.resolve(name) is None:
-                refuse(f"{name} is a link to {links[name]!r}, which is outside of the environment")
-        elif not each.is_file(follow_symlinks=False):
-            refuse(f"{name} is neither a file nor a link")
-
-
-def refuse_other(folder: Path, package: LockedPackage) -> None:
-    """Raise IntegrityError when the package's own `info/index.json` is not that of the locked package."""
-    try:
-        index: Any = load_json(read_bytes(folder / "info" / "index.json", RECORD_BYTES))
-        said = {key: index.get(key) for key in ("name", "version", "build", "subdir")}
-        site_packages(index, package.version, package.subdir)
-        specs = [*(index.get("depends") or ()), *(index.get("constrains") or ())]
-        if any(not isinstance(spec, str) or is_costly_spec(spec) for spec in specs):
-            raise ValueError("a dependency is no match spec")
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise IntegrityError(f"{package.file_name} has no readable info/index.json.", where=package.url) from error
-    for key, value in said.items():
-        locked = getattr(package, key)
-        # Packages from before 2017 do not name their subdir.
-        if value != locked and not (key == "subdir" and value is None):
-            raise IntegrityError(
-                f"{package.file_name} says of itself that its {key} is {value!r}; the lock says {locked!r}.",
-                where=package.url,
-                fix="lock again; if it stays, the channel's index does not match its packages.",
-            )

@@ -38,7 +38,7 @@ from torchlocks.lockfile.models import Lock, LockedPackage
 
 if TYPE_CHECKING:
     from torchlocks.install.cache import Entry
-    from torchlocks.install.fetch import FetchOptions
+    from torchlocks.install.fetch_options import FetchOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +90,8 @@ def install_environment(
         prefix, lock.sha256, platform, provenance.inputs_fingerprint, selection=lock.selection
     ):
         return _unchanged(prefix, provenance)
-    from torchlocks.install.fetch import FetchOptions, ensure_cached, packages_for, with_variables
+    from torchlocks.install.fetch import ensure_cached
+    from torchlocks.install.fetch_options import FetchOptions, packages_for, with_variables
     from torchlocks.install.inventory import take_inventory, write_inventory
     from torchlocks.install.link import link
 
@@ -269,7 +270,7 @@ def _refuse_foreign(prefix: Path) -> None:
 def _require_room(entries: Mapping[LockedPackage, Entry], prefix: Path) -> None:
     """Raise DiskFullError when files have to be copied (another file system than the cache's) and cannot fit."""
 
-    from torchlocks.install.cache import read_paths
+    from torchlocks.install.package_files import read_paths
 
     folders = [entry.folder for entry in entries.values()]
     if not folders or folders[0].stat().st_dev == prefix.parent.stat().st_dev:

@@ -21,8 +21,9 @@ from torchlocks.core.errors import InstallError
 from torchlocks.core.http import make_client
 from torchlocks.core.progress import Progress
 from torchlocks.core.urls import mask, strip_credentials
-from torchlocks.install.cache import Entry, read_paths
+from torchlocks.install.cache import Entry
 from torchlocks.install.contained import refuse_outside
+from torchlocks.install.package_files import read_paths
 from torchlocks.install.provenance import record_names
 from torchlocks.install.swap import hidden
 from torchlocks.lockfile.models import LockedPackage

@@ -14,7 +14,7 @@ from torchlocks.core.errors import InstallError
 from torchlocks.core.progress import Progress
 from torchlocks.core.reading import RECORD_BYTES, load_json, read_bytes
 from torchlocks.install import swap
-from torchlocks.install.fetch import FetchOptions
+from torchlocks.install.fetch_options import FetchOptions
 from torchlocks.install.findings import Damage
 from torchlocks.install.inventory import (
     INVENTORY,

@@ -18,7 +18,7 @@ from torchlocks.install.provenance import Origin, read_provenance
 from torchlocks.install.up_to_date import has_leftovers, inputs_fingerprint, nothing_to_do
 
 if TYPE_CHECKING:
-    from torchlocks.install.fetch import FetchOptions
+    from torchlocks.install.fetch_options import FetchOptions
     from torchlocks.local_channel.wheel_sizes import RowSize
     from torchlocks.lockfile.models import Lock
     from torchlocks.matrix.target import Target
@@ -73,7 +73,7 @@ def make_environment(layout: Layout, request: Request, progress: Progress) -> Ou
         return Outcome(prefix=prefix, verdict=None, notes=(note,))
     fingerprint = inputs_fingerprint(root, request.env, request.platform, request.channel)
 
-    from torchlocks.install.fetch import FetchOptions
+    from torchlocks.install.fetch_options import FetchOptions
     from torchlocks.install.installer import InstallOptions, install_environment
     from torchlocks.matrix.load import load_matrix
     from torchlocks.solve.repodata import mirrors

@@ -43,7 +43,7 @@ from torchlocks.core.errors import (
     NoSuchRowError,
 )
 from torchlocks.core.progress import Silent
-from torchlocks.install.fetch import FetchOptions
+from torchlocks.install.fetch_options import FetchOptions
 from torchlocks.install.fsck import fsck
 from torchlocks.install.installer import InstallOptions, install_environment
 from torchlocks.install.provenance import Origin, is_current, read_provenance

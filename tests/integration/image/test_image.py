@@ -21,7 +21,7 @@ from torchlocks.core.progress import Silent
 from torchlocks.export.environment import LockedTarget
 from torchlocks.host.detect import host_platform
 from torchlocks.image.write import Image, ImageOptions, make_image
-from torchlocks.install.fetch import FetchOptions
+from torchlocks.install.fetch_options import FetchOptions
 from torchlocks.install.fsck import fsck
 
 SILENT = Silent()

@@ -14,7 +14,8 @@ import pytest
 from tiny_channel import PLATFORM, TinyChannel, make_channel
 from torchlocks.core.progress import Silent
 from torchlocks.install.cache import PackageStore
-from torchlocks.install.fetch import FetchOptions, ensure_cached
+from torchlocks.install.fetch import ensure_cached
+from torchlocks.install.fetch_options import FetchOptions
 from torchlocks.install.fsck import fsck
 from torchlocks.install.installer import InstallOptions, install_environment, rollback
 from torchlocks.install.provenance import Origin

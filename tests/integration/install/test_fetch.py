@@ -23,7 +23,8 @@ from torchlocks.core import http
 from torchlocks.core.errors import ChannelUnreachableError, FetchError, IntegrityError, LockfileError, TorchlocksError
 from torchlocks.core.progress import Silent
 from torchlocks.install.availability import packages_available, reachable
-from torchlocks.install.fetch import FetchOptions, download_only, ensure_cached, packages_for
+from torchlocks.install.fetch import download_only, ensure_cached
+from torchlocks.install.fetch_options import FetchOptions, packages_for
 from torchlocks.install.unpack import SMALL
 from torchlocks.lockfile.models import Lock
 from torchlocks.lockfile.open import open_lock

@@ -14,7 +14,7 @@ import pytest
 from tiny_channel import PLATFORM, TinyChannel, make_channel
 from torchlocks.core.errors import FetchError, InstallError, MissingFileError
 from torchlocks.core.progress import Silent
-from torchlocks.install.fetch import FetchOptions
+from torchlocks.install.fetch_options import FetchOptions
 from torchlocks.install.findings import Findings
 from torchlocks.install.fsck import fsck
 from torchlocks.install.installer import InstallOptions, install_environment

@@ -10,7 +10,7 @@ from tiny_channel import PLATFORM, TinyChannel, make_channel
 from torchlocks.core.errors import IntegrityError
 from torchlocks.core.progress import Silent
 from torchlocks.install.contained import Tree
-from torchlocks.install.fetch import FetchOptions
+from torchlocks.install.fetch_options import FetchOptions
 from torchlocks.install.installer import InstallOptions, install_environment
 from torchlocks.install.provenance import Origin
 

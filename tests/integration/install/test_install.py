@@ -26,7 +26,7 @@ from torchlocks.core.errors import BusyError, DiskFullError, FetchError, Install
 from torchlocks.core.progress import Silent
 from torchlocks.install import swap
 from torchlocks.install.cache import PackageStore
-from torchlocks.install.fetch import FetchOptions
+from torchlocks.install.fetch_options import FetchOptions
 from torchlocks.install.fsck import fsck
 from torchlocks.install.installer import (
     InstallOptions,

@@ -11,7 +11,7 @@ from tiny_channel import PLATFORM, TinyChannel, make_channel
 from torchlocks.core.errors import InstallError, IntegrityError
 from torchlocks.core.progress import Silent
 from torchlocks.install.activate import activation_environment
-from torchlocks.install.fetch import FetchOptions
+from torchlocks.install.fetch_options import FetchOptions
 from torchlocks.install.installer import InstallOptions, install_environment
 from torchlocks.install.provenance import Origin
 from torchlocks.install.up_to_date import has_leftovers

@@ -11,7 +11,7 @@ import pytest
 from tiny_channel import PLATFORM, make_channel
 from torchlocks.core.errors import TorchlocksError
 from torchlocks.core.progress import Silent
-from torchlocks.install.fetch import FetchOptions
+from torchlocks.install.fetch_options import FetchOptions
 from torchlocks.install.fsck import fsck
 from torchlocks.install.installer import InstallOptions, install_environment
 from torchlocks.install.provenance import Origin

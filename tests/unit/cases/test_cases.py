@@ -21,7 +21,7 @@ from torchlocks.diff.compare import diff
 from torchlocks.diff.read import read_side
 from torchlocks.export.environment import find_locked
 from torchlocks.extend.environment_file import read_environment_file
-from torchlocks.install.fetch import packages_for
+from torchlocks.install.fetch_options import packages_for
 from torchlocks.lockfile.formats import read_environments, read_lock
 
 CASES = Path(__file__).parents[2] / "data" / "cases"

@@ -31,10 +31,10 @@ from torchlocks.export.signatures import NAMESPACE, matches
 from torchlocks.extend.environment_file import read_environment_file
 from torchlocks.host.nvidia import Gpu
 from torchlocks.host.record import Host, read_host
-from torchlocks.install.cache import refuse_other, refuse_unsafe
 from torchlocks.install.contained import refuse_outside
 from torchlocks.install.fsck import fsck
 from torchlocks.install.inventory import read_inventory
+from torchlocks.install.package_files import refuse_other, refuse_unsafe
 from torchlocks.install.provenance import read_provenance
 from torchlocks.lockfile.formats import parse_environments
 from torchlocks.lockfile.models import LockedPackage

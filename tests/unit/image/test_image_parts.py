@@ -30,7 +30,7 @@ from torchlocks.image.config import config_document, valid_prefix, write_entry_p
 from torchlocks.image.layers import group_of, plan_layers, settle_records, write_layer
 from torchlocks.image.scan import Contents
 from torchlocks.image.write import ImageOptions, make_image
-from torchlocks.install.fetch import FetchOptions
+from torchlocks.install.fetch_options import FetchOptions
 from torchlocks.lockfile.models import Lock, LockedPackage, pip_package
 
 PREFIX = "opt/env"

@@ -18,7 +18,8 @@ from torchlocks.core.errors import DiskFullError, InstallError, IntegrityError, 
 from torchlocks.core.package_cache import cache_folder
 from torchlocks.core.urls import credential_variables, expand_credentials, mask, strip_credentials
 from torchlocks.install import swap
-from torchlocks.install.fetch import candidates, require_hashes
+from torchlocks.install.fetch_options import require_hashes
+from torchlocks.install.fetch_run import candidates
 from torchlocks.install.provenance import (
     RECORD,
     Provenance,

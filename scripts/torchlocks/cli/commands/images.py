@@ -62,7 +62,7 @@ def image(
     from torchlocks.cli.console import make_progress
     from torchlocks.core.layout import find_layout
     from torchlocks.image.write import ImageOptions, find_image_lock, make_image
-    from torchlocks.install.fetch import FetchOptions
+    from torchlocks.install.fetch_options import FetchOptions
     from torchlocks.solve.repodata import mirrors
 
     wanted = name or env_name

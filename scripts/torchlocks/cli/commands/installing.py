@@ -49,8 +49,8 @@ def install(
     from torchlocks.cli.console import make_progress
     from torchlocks.core.errors import InstallError
     from torchlocks.host.detect import host_platform
-    from torchlocks.install.fetch import FetchOptions
     from torchlocks.install.fetch import download_only as download
+    from torchlocks.install.fetch_options import FetchOptions
     from torchlocks.install.installer import InstallOptions, install_environment
     from torchlocks.install.provenance import Origin
     from torchlocks.lockfile.open import open_lock
@@ -124,7 +124,7 @@ def bundle(
     from torchlocks.cli.console import make_progress
     from torchlocks.core.layout import find_layout
     from torchlocks.host.detect import host_platform
-    from torchlocks.install.fetch import FetchOptions
+    from torchlocks.install.fetch_options import FetchOptions
     from torchlocks.solve.repodata import mirrors
 
     if (env_name is None) == (unpack is None):

@@ -1,0 +1,156 @@
+"""The files of an extracted package: their list, their digests, and the refusal of unsafe or wrong packages."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from torchlocks.core.errors import IntegrityError
+from torchlocks.core.files import hash_file
+from torchlocks.core.reading import RECORD_BYTES, is_costly_spec, load_json, read_bytes
+from torchlocks.install.contained import Tree, leaves, site_packages
+from torchlocks.lockfile.models import LockedPackage
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Yield every entry below `folder` that is not a folder, with its relative path."""
+    waiting = [(str(folder), "")]
+    while waiting:
+        here, below = waiting.pop()
+        with os.scandir(here) as entries:
+            for each in entries:
+                if each.is_dir(follow_symlinks=False):
+                    waiting.append((each.path, f"{below}{each.name}/"))
+                else:
+                    yield below + each.name, each
+
+
+def fingerprint(folder: Path, *, times: bool = True) -> str:
+    """Return a digest of every file's path, mode, size, link target and, with `times`, modification time."""
+    lines = []
+    for path, each in _walk(folder):
+        found = each.stat(follow_symlinks=False)
+        # st_size of a link is the length of its target.
+        target = os.readlink(each.path) if stat.S_ISLNK(found.st_mode) else ""  # noqa: PTH115
+        lines.append((path, found.st_mode, found.st_size, found.st_mtime_ns if times else 0, target))
+    lines.sort()
+    return hashlib.blake2b(repr(lines).encode("utf-8", "surrogateescape"), digest_size=20).hexdigest()
+
+
+def info_digest(folder: Path) -> str:
+    lines = sorted(
+        (path, hash_file(Path(each.path)))
+        for path, each in _walk(folder / "info")
+        if each.is_file(follow_symlinks=False)
+    )
+    return hashlib.blake2b(repr(lines).encode("utf-8", "surrogateescape"), digest_size=20).hexdigest()
+
+
+def read_paths(folder: Path) -> list[dict[str, Any]]:
+    """Return the entries of the package's `info/paths.json`. Raises ValueError if it is invalid.
+
+    Packages from before 2017 have only `info/files`: their entries are paths without size or hash.
+    """
+    listing = folder / "info" / "paths.json"
+    if not listing.exists():
+        return [{"_path": line} for line in (folder / "info" / "files").read_text(encoding="utf-8").splitlines()]
+    content: Any = load_json(read_bytes(listing, RECORD_BYTES))
+    paths = content.get("paths") if isinstance(content, dict) else None
+    if not isinstance(paths, list) or not all(isinstance(p, dict) and isinstance(p.get("_path"), str) for p in paths):
+        raise ValueError("info/paths.json is not a list of paths")
+    return paths
+
+
+def first_changed(folder: Path) -> str | None:
+    """Return which file differs from `info/paths.json`, hashing all of them; None if none does."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    def changed(path: dict[str, Any]) -> str | None:
+        name = path["_path"]
+        file = folder / name
+        try:
+            if path.get("path_type") == "softlink" or file.is_symlink():
+                return None if os.path.lexists(file) else f"{name} is missing"
+            if path.get("path_type") == "directory":
+                return None if file.is_dir() else f"{name} is missing"
+            if not file.is_file():
+                return f"{name} is missing"
+            if (size := path.get("size_in_bytes")) is not None and file.stat().st_size != size:
+                return f"{name} has another size"
+            if (sha256 := path.get("sha256")) is not None and hash_file(file) != sha256:
+                return f"{name} has another content"
+        except OSError as error:
+            return f"{name} cannot be read ({error.strerror})"
+        return None
+
+    with ThreadPoolExecutor() as pool:
+        return next(filter(None, pool.map(changed, read_paths(folder))), None)
+
+
+def refuse_misstated(folder: Path, what: str) -> None:
+    """Raise IntegrityError if a file of the extracted package differs from the package's own file list."""
+    if changed := first_changed(folder):
+        raise IntegrityError(
+            f"{what} is not what its own file list says: {changed}.",
+            where=what,
+            fix="do not use this channel; report the package to whoever runs it.",
+        )
+
+
+def refuse_unsafe(folder: Path, what: str) -> None:
+    """Raise IntegrityError if the extracted package reaches outside of its folder.
+
+    Paths must be relative and without `..`; symbolic links must stay inside; everything else must be a plain file.
+    rattler refuses most of this too when it extracts and links; here the whole package is refused.
+    """
+
+    def refuse(reason: str) -> None:
+        raise IntegrityError(
+            f"{what} is not a package that can be trusted: {reason}.",
+            where=what,
+            fix="do not use this channel; report the package to whoever runs it.",
+        )
+
+    try:
+        paths = read_paths(folder)
+    except (OSError, ValueError) as error:
+        raise IntegrityError(f"{what} has no list of its files that can be read.", where=what) from error
+    tree = Tree()
+    links = {name: os.readlink(each.path) for name, each in _walk(folder) if each.is_symlink()}  # noqa: PTH115
+    for name, target in links.items():
+        tree.add(name, target)
+    for path in paths:
+        if leaves(path["_path"]) or tree.resolve(path["_path"]) is None:
+            refuse(f"its file list names {path['_path']!r}, which is outside of the environment")
+    for name, each in _walk(folder):
+        if name in links:
+            if leaves(str(PurePosixPath(name).parent / links[name])) or tree.resolve(name) is None:
+                refuse(f"{name} is a link to {links[name]!r}, which is outside of the environment")
+        elif not each.is_file(follow_symlinks=False):
+            refuse(f"{name} is neither a file nor a link")
+
+
+def refuse_other(folder: Path, package: LockedPackage) -> None:
+    """Raise IntegrityError if the package's own `info/index.json` is not that of the locked package."""
+    try:
+        index: Any = load_json(read_bytes(folder / "info" / "index.json", RECORD_BYTES))
+        said = {key: index.get(key) for key in ("name", "version", "build", "subdir")}
+        site_packages(index, package.version, package.subdir)
+        specs = [*(index.get("depends") or ()), *(index.get("constrains") or ())]
+        if any(not isinstance(spec, str) or is_costly_spec(spec) for spec in specs):
+            raise ValueError("a dependency is no match spec")
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise IntegrityError(f"{package.file_name} has no readable info/index.json.", where=package.url) from error
+    for key, value in said.items():
+        locked = getattr(package, key)
+        # Packages from before 2017 do not name their subdir.
+        if value != locked and not (key == "subdir" and value is None):
+            raise IntegrityError(
+                f"{package.file_name} says of itself that its {key} is {value!r}; the lock says {locked!r}.",
+                where=package.url,
+                fix="lock again; if it stays, the channel's index does not match its packages.",
+            )
