@@ -26,7 +26,7 @@ from torchlocks.core.progress import Silent
 from torchlocks.export.environment import LockedTarget, find_locked
 from torchlocks.export.formats import FORMATS, MICROMAMBA, Place, export
 from torchlocks.host.detect import host_platform
-from torchlocks.install.fetch import FetchOptions
+from torchlocks.install.fetch_options import FetchOptions
 from torchlocks.install.installer import InstallOptions, install_environment
 from torchlocks.install.provenance import Origin
 
