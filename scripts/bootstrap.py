@@ -6,16 +6,41 @@
 
 Runs with whatever Python the user has, before anything is installed, so it uses the standard library
 only, and syntax that even a Python too old can parse far enough to be told so.
+
+pip installs uv, one wheel, and uv installs the rest, several times as fast. Where uv cannot be had or fails, pip
+installs everything; TORCHLOCKS_BOOTSTRAP=pip asks for that.
 """
 
+import ast
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
+import threading
+import time
 
-OLDEST, NEWEST = (3, 10), (3, 13)
+OLDEST, NEWEST = (3, 10), (3, 14)
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+EVERY_S = 15
+# What pip reports where it reaches no index at all.
+NO_NETWORK = re.compile("NewConnectionError|NameResolutionError|ConnectTimeoutError|Network is unreachable|ProxyError")
+# Settings of pip that concern where packages come from, and uv's name for each; uv does not read pip's configuration.
+UV_NAMES = {
+    "index-url": "UV_DEFAULT_INDEX",
+    "extra-index-url": "UV_INDEX",
+    "find-links": "UV_FIND_LINKS",
+    "no-index": "UV_NO_INDEX",
+    "trusted-host": "UV_INSECURE_HOST",
+    "cert": "SSL_CERT_FILE",
+    "proxy": "ALL_PROXY",
+    "timeout": "UV_HTTP_TIMEOUT",
+}
+
+
+class Failed(Exception):
+    """A command failed; the argument is its output."""
 
 
 def fail(what, fix):
@@ -24,11 +49,16 @@ def fail(what, fix):
 
 
 def check_python():
-    if not OLDEST <= sys.version_info[:2] <= NEWEST:
+    version = tuple(sys.version_info[:2])
+    if version < OLDEST:
         fail(
-            "torchlocks needs Python %d.%d to %d.%d, and %s is Python %d.%d."
-            % (OLDEST + NEWEST + (sys.executable,) + tuple(sys.version_info[:2])),
+            "torchlocks needs Python %d.%d or newer, and %s is Python %d.%d." % (OLDEST + (sys.executable,) + version),
             "name another one: make PYTHON=python3.11 …",
+        )
+    if version > NEWEST:
+        sys.stderr.write(
+            "WARNING: %s is Python %d.%d; torchlocks was tried with %d.%d to %d.%d.\n"
+            % ((sys.executable,) + version + OLDEST + NEWEST)
         )
     for module in ("venv", "ensurepip"):
         try:
@@ -46,37 +76,126 @@ def digest(name):
         return hashlib.sha256(sys.version.encode() + file.read()).hexdigest()
 
 
-def install_pinned(python, name, title, total):
-    run_pip(python, ["install", "--require-hashes", "-r", os.path.join(ROOT, name)], title, total)
+class Steps:
+    """One line on a terminal that tells how far the work is; elsewhere a line at the start and every 15 s."""
+
+    def __init__(self, title):
+        self.title, self.detail = title, ""
+        self.started, self.terminal = time.time(), sys.stderr.isatty()
+        self.done = threading.Event()
+        self.thread = threading.Thread(target=self.report)
+        self.thread.daemon = True
+
+    def report(self):
+        while not self.done.wait(1 if self.terminal else EVERY_S):
+            self.write("%s: %s%d s" % (self.title, self.detail, time.time() - self.started))
+
+    def write(self, text):
+        sys.stderr.write("\r\033[K" + text if self.terminal else text + "\n")
+        sys.stderr.flush()
+
+    def __enter__(self):
+        self.write(self.title + " …")
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.done.set()
+        self.thread.join()
+        if self.terminal:
+            self.write("")
 
 
-def run_pip(python, arguments, title, total):
-    """Run pip, telling on one line how far it is; its whole output is shown when it fails."""
-    command = [python, "-m", "pip", "--disable-pip-version-check", "--no-input"] + arguments
+def run(command, title, count=None, environment=None):
+    """Run a command and return its output. `count` is the expected number of packages. Raises Failed."""
     log, seen = [], 0
-    terminal = sys.stderr.isatty()
-    if not terminal:
-        sys.stderr.write("%s …\n" % title)
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True)
-    for line in process.stdout:
-        log.append(line)
-        if line.startswith(("Collecting ", "Requirement already satisfied: ")):
-            seen += 1
-            if terminal:
-                name = line.split("==")[0].split()[-1]
-                sys.stderr.write("\r\033[K%s: %d of about %d, %s" % (title, seen, total, name))
-                sys.stderr.flush()
-        elif line.startswith("Installing collected") and terminal:
-            sys.stderr.write("\r\033[K%s: unpacking %d packages …" % (title, seen))
-            sys.stderr.flush()
-    if terminal:
-        sys.stderr.write("\r\033[K")
-    if process.wait() != 0:
-        sys.stderr.write("".join(log[-30:]))
-        fail(
-            "pip could not install torchlocks' own packages (its last words are above).",
-            "check that a Python package index is reached (pip config, PIP_INDEX_URL, proxies), and run make again.",
+    with Steps(title) as steps:
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True, env=environment
         )
+        for line in process.stdout:
+            log.append(line)
+            if line.startswith(("Collecting ", "Requirement already satisfied: ")):
+                seen += 1
+                steps.detail = "%d of about %d packages, " % (seen, count or seen)
+        code = process.wait()
+    if code != 0:
+        raise Failed("".join(log[-30:]))
+    return "".join(log)
+
+
+def pip(python, arguments, title, count=None):
+    return run([python, "-m", "pip", "--disable-pip-version-check", "--no-input"] + arguments, title, count)
+
+
+def install(python, arguments, title, count, environment):
+    """Install with uv if there is an `environment` for it, else with pip."""
+    if environment is not None:
+        uv = os.path.join(os.path.dirname(python), "uv")
+        command = [uv, "pip", "install", "--python", python, "--index-strategy", "unsafe-best-match"] + arguments
+        try:
+            run(command, title, environment=environment)
+            return
+        except (Failed, OSError) as error:
+            sys.stderr.write("note: uv could not install these packages (%s); pip installs them\n" % last(error))
+    try:
+        pip(python, ["install"] + arguments, title, count)
+    except Failed as error:
+        pip_failed(error)
+
+
+def last(error):
+    return (str(error).strip().splitlines() or ["no output"])[-1].strip()
+
+
+def pip_failed(error):
+    sys.stderr.write(str(error))
+    fail(
+        "pip could not install torchlocks' own packages (its last lines are above).",
+        "check that a Python package index is reached (pip config, PIP_INDEX_URL, proxies), and run make again.",
+    )
+
+
+def install_uv(python, venv_dir):
+    """Install the uv that requirements.txt pins. Returns the environment variables to run it with, None without uv."""
+    if os.environ.get("TORCHLOCKS_BOOTSTRAP") == "pip":
+        return None
+    pin = re.search(r"^uv==(?:.*\\\n)*.*", read(os.path.join(ROOT, "requirements.txt")), re.MULTILINE)
+    if pin is None:
+        return None
+    only = os.path.join(venv_dir, "uv.txt")
+    write(only, pin.group(0) + "\n")
+    try:
+        pip(python, ["install", "--no-deps", "--only-binary", ":all:", "--require-hashes", "-r", only], "Installing uv")
+        return uv_environment(pip(python, ["config", "list"], "Reading pip's configuration"))
+    except Failed as error:
+        if NO_NETWORK.search(str(error)):
+            pip_failed(error)
+        # For this platform there may be no wheel.
+        sys.stderr.write("note: uv cannot be used (%s); pip installs the packages, which takes longer\n" % last(error))
+        return None
+
+
+def uv_environment(listed):
+    """Return uv's environment variables from the output of `pip config list`; None for what uv has no setting for."""
+    settings = {}
+    for line in listed.splitlines():
+        key, _, value = line.partition("=")
+        section, _, name = key.rpartition(".")
+        try:
+            settings.setdefault(name, {})[section] = " ".join(str(ast.literal_eval(value)).split())
+        except (SyntaxError, ValueError):
+            continue
+    if "client-cert" in settings:
+        return None
+    environment = dict(os.environ)
+    for name, variable in UV_NAMES.items():
+        found = settings.get(name, {})
+        # As pip has it: the environment before the command's own section, and that before the general one.
+        value = next((found[section] for section in (":env:", "install", "global") if found.get(section)), "")
+        if value and not os.environ.get(variable):
+            environment[variable] = value.replace(" ", ",") if name == "find-links" else value
+    return environment
 
 
 def read(path):
@@ -92,13 +211,13 @@ def write(path, text):
 
 
 def make_venv(venv_dir):
-    sys.stderr.write("Making torchlocks' own tools in %s (once, about a minute) …\n" % os.path.basename(venv_dir))
+    sys.stderr.write("Making torchlocks' own tools in %s (once, less than a minute) …\n" % os.path.basename(venv_dir))
     # Another Python, other requirements, or a run that was cut off: begin anew.
     shutil.rmtree(venv_dir, ignore_errors=True)
-    made = subprocess.Popen([sys.executable, "-m", "venv", venv_dir], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    output = made.communicate()[0]
-    if made.returncode != 0:
-        sys.stderr.write(output.decode("utf-8", "replace"))
+    try:
+        run([sys.executable, "-m", "venv", venv_dir], "Making a virtual environment")
+    except Failed as error:
+        sys.stderr.write(str(error))
         fail(
             "%s could not make a virtual environment." % sys.executable,
             "Debian and Ubuntu: apt install python3-venv; or name another Python: make PYTHON=… …",
@@ -113,19 +232,25 @@ def main():
     venv_dir = os.path.abspath(arguments[0])
     python = os.path.join(venv_dir, "Scripts" if os.name == "nt" else "bin", "python")
     marker = os.path.join(venv_dir, "torchlocks-made-from")
-    wanted = digest("requirements.txt")
-    if read(marker).split("\n")[0] != wanted or not os.path.exists(python):
+    wanted, project = digest("requirements.txt"), digest("pyproject.toml")
+    wanted_dev = wanted + "\n" + digest("requirements-dev.txt")
+    fresh = read(marker).split("\n")[0] == wanted and os.path.exists(python)
+    current = fresh and read(marker) == wanted + "\n" + project
+    current_dev = "--dev" not in sys.argv or (current and read(marker + "-dev") == wanted_dev)
+    if not fresh:
         make_venv(venv_dir)
-        install_pinned(python, "requirements.txt", "Installing tools", 70)
-    project = digest("pyproject.toml")
-    if read(marker) != wanted + "\n" + project:
-        editable = ["install", "--no-deps", "--no-build-isolation", "--no-index", "-e", ROOT]
-        run_pip(python, editable, "Installing torchlocks", 1)
+    uv = None if current and current_dev else install_uv(python, venv_dir)
+    if not fresh:
+        pinned = ["--require-hashes", "-r", os.path.join(ROOT, "requirements.txt")]
+        install(python, pinned, "Installing tools", 70, uv)
+    if not current:
+        editable = ["--no-deps", "--no-build-isolation", "--no-index", "-e", ROOT]
+        install(python, editable, "Installing torchlocks", 1, uv)
     write(marker, wanted + "\n" + project)
     if "--dev" in sys.argv:
-        wanted_dev = wanted + "\n" + digest("requirements-dev.txt")
-        if read(marker + "-dev") != wanted_dev:
-            install_pinned(python, "requirements-dev.txt", "Installing test tools", 25)
+        if not current_dev:
+            pinned = ["--require-hashes", "-r", os.path.join(ROOT, "requirements-dev.txt")]
+            install(python, pinned, "Installing test tools", 25, uv)
         write(marker + "-dev", wanted_dev)
 
 
