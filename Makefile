@@ -2,7 +2,7 @@
 # A table of contents: every recipe is one line that calls Python, and the logic is in scripts/torchlocks/.
 
 # --- what you may set: make VERB NAME=value ----------------------------------------------------
-PYTHON   ?= python3#   the Python that the tool runs on, and that the local channel packages (3.10 to 3.13)
+PYTHON   ?= python3#   the Python that the tool runs on, and that the local channel packages (3.10 or newer)
 CHANNEL  ?= auto#      auto, conda-forge or local: where packages come from
 CUDA     ?= auto#      CUDA version of a GPU environment, or auto: what the driver runs
 PY       ?=#           another Python of a row, such as 3.13

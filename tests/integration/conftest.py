@@ -1,4 +1,4 @@
-"""What the integration tests share: this checkout's CPU environment, and quick copies of the checkout."""
+"""What the integration tests share: a CPU environment of their own, and quick copies of the checkout."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,23 @@ import pytest
 from built_wheel import installed, source, tools, wheel  # noqa: F401 - fixtures for all
 from torchlocks.core.layout import Layout
 
-LAYOUT = Layout(Path(__file__).resolve().parents[2])
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def _stand_in(root: Path) -> Path:
+    """Make a folder with links to all that is committed, in which tests build: the user's `envs/` are not theirs."""
+    root.mkdir(parents=True, exist_ok=True)
+    for path in [*ROOT.iterdir(), ROOT / ".venv"]:
+        if path.name in (".git", "build", "envs", "reports", "dist") or path.name.endswith("_cache"):
+            continue
+        with suppress(FileExistsError):
+            (root / path.name).symlink_to(path)
+    for name in ("build", "envs", "reports"):
+        (root / name).mkdir(exist_ok=True)
+    return root
+
+
+LAYOUT = Layout(_stand_in(ROOT / "build" / "tests"))
 TORCHLOCKS = Path(sys.executable).parent / "torchlocks"
 
 # `make test SNAPSHOT=…` hands its own variables down to every make that a test runs, where they are not meant.
@@ -29,7 +46,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 @pytest.fixture(scope="session")
 def environment() -> Path:
-    """The CPU environment of this checkout, made from the local channel; where it is there already, nothing is done."""
+    """The CPU environment of the tests, made from the local channel; where it is there already, nothing is done."""
     command = ["make", "env-cpu", "CHANNEL=local"]
     made = subprocess.run(command, cwd=LAYOUT.root, capture_output=True, text=True, timeout=1800, check=False)
     assert made.returncode == 0, made.stdout + made.stderr
@@ -38,7 +55,7 @@ def environment() -> Path:
 
 @dataclass(frozen=True)
 class Checkout:
-    """A copy of this checkout in which things can be broken; it shares wheels and built packages by hard links."""
+    """A copy of the checkout in which things can be broken; it shares wheels and built packages by hard links."""
 
     root: Path
 

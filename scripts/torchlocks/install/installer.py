@@ -87,7 +87,7 @@ def install_environment(
     prefix = final_path(prefix)
     clean_leftovers(prefix, progress)
     if not options.force and is_current(
-        prefix, lock.sha256, platform, provenance.inputs_fingerprint, selection=lock.selection
+        prefix, lock.sha256, platform, provenance.inputs, selection=lock.selection
     ):
         return _unchanged(prefix, provenance)
     from torchlocks.install.fetch import ensure_cached
@@ -237,14 +237,14 @@ def _unchanged(prefix: Path, origin: Origin) -> InstallResult:
     found = read_provenance(prefix)
     if found is None:
         raise InstallError("The environment has vanished while it was looked at.", where=str(prefix), fix="try again.")
-    asked = Origin(name=found.name, channel=found.channel, inputs_fingerprint=found.inputs_fingerprint)
+    asked = Origin(name=found.name, channel=found.channel, inputs=found.inputs)
     if asked != origin:
-        fresh = asked.inputs_fingerprint == origin.inputs_fingerprint
+        fresh = asked.inputs == origin.inputs
         found = replace(
             found,
             name=origin.name,
             channel=origin.channel,
-            inputs_fingerprint=origin.inputs_fingerprint,
+            inputs=origin.inputs,
             verified=found.verified if fresh else None,
             verified_at=found.verified_at if fresh else None,
             report=found.report if fresh else None,
@@ -310,7 +310,7 @@ def describe(
         channels_used=tuple(sorted({strip_credentials(each.channel) for each in packages})),
         records=record_names(new),
         tools={"torchlocks": __version__, "py-rattler": version("py-rattler")},
-        inputs_fingerprint=origin.inputs_fingerprint,
+        inputs=origin.inputs,
         selection=lock.selection,
         installed_at=now(),
     )

@@ -10,6 +10,7 @@ an environment that is up to date answers in milliseconds.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -26,13 +27,13 @@ RECORD = Path(current.RECORD)
 class Origin:
     """What the caller knows of an installation: which environment, and what the user asked for.
 
-    `channel` is the channel as asked for (`auto`, `conda-forge`, `local`). `inputs_fingerprint` is free
-    text that changes when the environment would have to be made again, beyond the lock itself.
+    `channel` is the channel as asked for (`auto`, `conda-forge`, `local`). `inputs` are what it was made and verified
+    from, by name, with a hash each; empty where nothing but the lock counts.
     """
 
     name: str
     channel: str
-    inputs_fingerprint: str = ""
+    inputs: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +57,7 @@ class Provenance:
     channels_used: tuple[str, ...]
     records: tuple[str, ...]
     tools: dict[str, str] = field(default_factory=dict)
-    inputs_fingerprint: str = ""
+    inputs: dict[str, str] = field(default_factory=dict)
     selection: str = ""
     files_sha256: str = ""
     installed_at: str
@@ -130,14 +131,14 @@ def record_names(prefix: Path) -> tuple[str, ...]:
 
 
 def is_current(
-    prefix: Path, lock_sha256: str, platform: str, inputs_fingerprint: str | None = None, *, selection: str = ""
+    prefix: Path, lock_sha256: str, platform: str, inputs: Mapping[str, str] | None = None, *, selection: str = ""
 ) -> bool:
     """True when `prefix` holds the environment of just this lock and nothing has been added or removed since.
 
     `selection` tells apart the environments of one file.
 
-    The set of package records is compared, not every file: that is what `fsck` is for. The fingerprint counts
-    where one is given.
+    The set of package records is compared, not every file: that is what `fsck` is for. The inputs count
+    where they are given.
     """
     found = current.read_record(str(prefix))
     return (
@@ -145,6 +146,6 @@ def is_current(
         and found.get("lock_sha256") == lock_sha256
         and found.get("platform") == platform
         and found.get("selection", "") == selection
-        and inputs_fingerprint in (None, found.get("inputs_fingerprint", ""))
+        and inputs in (None, found.get("inputs", {}))
         and current.is_as_recorded(found, str(prefix))
     )

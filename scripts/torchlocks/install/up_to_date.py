@@ -1,4 +1,4 @@
-"""Whether an environment is up to date, from file times and what it says of itself alone.
+"""Whether an environment is up to date, from the contents of its inputs and what it says of itself alone.
 
 `make env-cpu` on an environment that is up to date should cost little more than make and a start of Python. So the
 command line asks here before it imports anything else, and what this module imports is counted in milliseconds:
@@ -65,47 +65,73 @@ def record_names(prefix: str) -> list[str]:
     return sorted(name[:-5] for name in names if name.endswith(".json") and not name.startswith("."))
 
 
-def inputs_fingerprint(root: str, env: str, platform: str, channel: str) -> str:
-    """A hash of all that an environment is made from: this machine's kind, and the files' names, sizes and times.
+def inputs_of(root: str, env: str, platform: str, channel: str) -> dict[str, str]:
+    """All that an environment is made and verified from, each with a short hash of its content.
 
-    `root` is the checkout. Times count, as they do for make: touching a template makes its environment again.
+    Files of the checkout `root` are named relative to it; `(version)`, `(channel)` and `(machine)` are the others.
+    Contents count and times do not: git and rsync set times that mean nothing.
     """
     machine = os.uname().machine if hasattr(os, "uname") else ""
-    asked = (__version__, env, platform, channel, sys.platform, machine, os.environ.get("CONDA_SUBDIR", ""))
-    sha = hashlib.sha256(f"{' '.join(asked)}\n".encode())
-    for path in _inputs(root, env):
+    asked = f"{env} {platform} {sys.platform} {machine} {os.environ.get('CONDA_SUBDIR', '')}"
+    found = {"(version)": __version__, "(channel)": channel, "(machine)": asked}
+    for path in _inputs(root, env, channel):
         try:
-            status = os.stat(path)
+            with open(path, "rb") as stream:
+                content = stream.read()
         except OSError:
             continue
-        sha.update(f"{path[len(root) :]} {status.st_size} {status.st_mtime_ns}\n".encode())
-    return sha.hexdigest()
+        found[path[len(root) + 1 :].replace(os.sep, "/")] = hashlib.sha256(content).hexdigest()[:16]
+    return found
 
 
-def _inputs(root: str, env: str) -> Iterator[str]:
-    for name in ("matrix.yml", f"environment-{env.split('-')[0]}.yml", "requirements.txt"):
+def _inputs(root: str, env: str, channel: str) -> Iterator[str]:
+    for name in ("matrix.yml", f"environment-{env.split('-')[0]}.yml"):
         yield os.path.join(root, name)
-    for folder in (("locks", env), ("recipes", "local"), ("tests", "torch")):
+    local = [("recipes", "local")] if channel != "conda-forge" else []
+    for folder in (("locks", env), *local, ("tests", "torch")):
         for parent, folders, files in os.walk(os.path.join(root, *folder)):
             folders[:] = sorted(name for name in folders if not name.startswith((".", "__")))
-            yield from (os.path.join(parent, name) for name in sorted(files))
+            yield from (os.path.join(parent, name) for name in sorted(files) if not name.startswith("."))
+
+
+def changed_inputs(record: dict[str, Any], now: dict[str, str]) -> list[str]:
+    """The inputs of `now` that are not as in `record`, each in a few words; empty if all are the same."""
+    before = record.get("inputs")
+    if not isinstance(before, dict) or not before:
+        return ["what it was made from is not recorded"]
+    words = {"(version)": "the version of torchlocks", "(channel)": "CHANNEL", "(machine)": "the machine or platform"}
+    return [
+        words.get(name, name if name in before and name in now else f"{name} ({'new' if name in now else 'gone'})")
+        for name in sorted({*before, *now})
+        if before.get(name) != now.get(name)
+    ]
 
 
 def nothing_to_do(root: str, prefix: str, env: str, channel: str, platform: str | None = None) -> str | None:
     """A sentence when `env` is installed in `prefix` from the inputs that are there now, and was verified; else None.
 
-    `platform` must be the environment's, where it is given; without it the fingerprint speaks for the machine.
+    `platform` must be the environment's, where it is given; without it the inputs speak for the machine.
     """
     record = read_record(prefix)
     if record is None or record.get("verified") is not True or platform not in (None, record.get("platform")):
         return None
-    fingerprint = inputs_fingerprint(root, env, str(record.get("platform")), channel)
-    if record.get("inputs_fingerprint") != fingerprint or not is_as_recorded(record, prefix):
+    now = inputs_of(root, env, str(record.get("platform")), channel)
+    if changed_inputs(record, now) or not is_as_recorded(record, prefix):
         return None
     used = record.get("channels_used")
     local = isinstance(used, list) and bool(used) and str(used[0]).startswith("file:")
     where = "the local channel" if local else "its lock"
     return f"{env} is up to date: made from {where}, verified {record.get('verified_at')}. Nothing to do."
+
+
+def reason_to_work(record: dict[str, Any], prefix: str, now: dict[str, str]) -> str:
+    """Why an installed environment is looked at again, in a sentence without a full stop."""
+    if changed := changed_inputs(record, now):
+        shown = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
+        return f"changed since it was made: {shown}"
+    if not is_as_recorded(record, prefix):
+        return "its packages are not those that were installed"
+    return "it has not passed its verification"
 
 
 def has_leftovers(prefix: str) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import LAYOUT
+from conftest import LAYOUT, ROOT
 from torchlocks.lockfile.formats import read_lock
 from torchlocks.matrix.load import load_matrix
 from torchlocks.matrix.table import matrix_markdown, summary_markdown
@@ -53,12 +53,12 @@ def clone(environment: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_clone(root: Path) -> Path:
     """A clone of the project as it stands, with the tool and the environment that were made before."""
     listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"], cwd=LAYOUT.root, capture_output=True, text=True, check=True
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     for name in listed.stdout.splitlines():
-        if (LAYOUT.root / name).is_file():
+        if (ROOT / name).is_file():
             (root / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(LAYOUT.root / name, root / name)
+            shutil.copy2(ROOT / name, root / name)
     for command in (["init", "-q"], ["add", "-A"], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "a"]):
         subprocess.run(["git", *command], cwd=root, check=True)
     (root / "build").mkdir()
