@@ -16,6 +16,7 @@ AS_OF    ?=#           YYYY-MM-DD: lock as of that day
 MIRROR   ?=#           URL that stands in for https://conda.anaconda.org
 REQUIRE_GPU ?=#        1: make env-gpu fails where no GPU can be used
 OFFLINE  ?=#           1: use the package cache alone
+FORCE    ?=#           1: make env-… builds anew, without what was added to the environment
 FIX      ?=#           1: make fsck puts damaged files back
 PORTABLE ?=#           1: a bundle for machines that cannot read Zstandard
 QUICK    ?=#           1: verify with the short set of checks
@@ -35,7 +36,7 @@ B        ?=#           second lock of make diff
 NAMED := $(foreach name,$(.VARIABLES),$(if $(findstring $(origin $(name)),command line),$(name)))
 NAMED := $(filter-out -*-% MAKEFLAGS MAKEOVERRIDES,$(NAMED))
 SETTABLE := CHANNEL CUDA ENV PLATFORM PKG CMD SNAPSHOT AS_OF MIRROR REQUIRE_GPU OFFLINE FIX PORTABLE QUICK SCHEDULER GROWTH FILE \
-            FORMAT KEY UPDATE A B PY TORCH BASE DRY
+            FORMAT KEY UPDATE A B PY TORCH BASE DRY FORCE
 CONDA_NAMED := $(filter CONDA_EXE,$(NAMED))
 # Values as they were typed: make would expand `$HOME` to `OME`, and run `$(shell …)`.
 $(foreach name,$(SETTABLE) CONDA_EXE,$(if $(value $(name)),$(eval override $(name) := $$(value $(name)))))
@@ -67,6 +68,7 @@ FROM  := $(call option,--snapshot,SNAPSHOT) $(call option,--as-of,AS_OF) $(call 
 WANT  := $(call option,--python,PY) $(call option,--torch,TORCH)
 DASK  := $(call option,--scheduler,SCHEDULER)
 FETCH := $(call option,--channel,CHANNEL) $(call option,--mirror,MIRROR) $(if $(OFFLINE),--offline)
+ANEW  := $(if $(FORCE),--force)
 ONE    = $(call quoted,$(or $(ENV),$(error name the environment: make $@ ENV=cpu)))
 
 .DEFAULT_GOAL := help
@@ -78,12 +80,12 @@ help: ## print this help
 	@awk -F ':.*## ' '/^#: /{print "\n" substr($$0, 4)} /^[a-z-]+:.*## /{printf "  %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 #: Environments
-env-cpu: $(READY) ## build the CPU environment and run the torch suite in it  [PY=3.13 TORCH=2.12 CHANNEL= MIRROR= OFFLINE=1]
-	@$(TOOL) env cpu $(WANT) $(FETCH)
-env-gpu: $(READY) ## the same for one CUDA version  [CUDA=11.8 PY= TORCH= CHANNEL= MIRROR= OFFLINE=1 REQUIRE_GPU=1]
-	@$(TOOL) env gpu $(call option,--cuda,CUDA) $(WANT) $(FETCH) $(if $(REQUIRE_GPU),--require-gpu)
-pair: $(READY) ## build a CUDA environment and the CPU environment with the same versions  [CUDA=12.9 PY= TORCH= CHANNEL= MIRROR=]
-	@$(TOOL) env gpu --pair $(call option,--cuda,CUDA) $(WANT) $(FETCH)
+env-cpu: $(READY) ## build the CPU environment and run the torch suite in it  [PY=3.13 TORCH=2.12 CHANNEL= MIRROR= OFFLINE=1 FORCE=1]
+	@$(TOOL) env cpu $(WANT) $(FETCH) $(ANEW)
+env-gpu: $(READY) ## the same for one CUDA version  [CUDA=11.8 PY= TORCH= CHANNEL= MIRROR= OFFLINE=1 FORCE=1 REQUIRE_GPU=1]
+	@$(TOOL) env gpu $(call option,--cuda,CUDA) $(WANT) $(FETCH) $(ANEW) $(if $(REQUIRE_GPU),--require-gpu)
+pair: $(READY) ## build a CUDA environment and the CPU environment with the same versions  [CUDA=12.9 PY= TORCH= CHANNEL= MIRROR= FORCE=1]
+	@$(TOOL) env gpu --pair $(call option,--cuda,CUDA) $(WANT) $(FETCH) $(ANEW)
 doctor: $(READY) ## say which environments run on this machine, and why the others do not
 	@$(TOOL) doctor
 run: $(READY) ## run a command in an environment  [ENV=cpu or auto; CMD='python train.py']
@@ -157,11 +159,11 @@ clean: ## remove all that was made, but for the package cache
 	@rm -rf $(VENV) envs build reports .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # A PYTHON that is named to make may be another one than .venv was made from: bootstrap.py looks, and is quick.
-$(READY): requirements.txt pyproject.toml scripts/bootstrap.py $(if $(filter command,$(firstword $(origin PYTHON))),FORCE)
+$(READY): requirements.txt pyproject.toml scripts/bootstrap.py $(if $(filter command,$(firstword $(origin PYTHON))),ALWAYS)
 	@$(PYTHON) scripts/bootstrap.py $(VENV)
 $(DEV): $(READY) requirements-dev.txt
 	@$(PYTHON) scripts/bootstrap.py $(VENV) --dev
-.PHONY: FORCE
-FORCE:
+.PHONY: ALWAYS
+ALWAYS:
 .DEFAULT:
 	@$(error there is no verb '$@' (make alone lists them))

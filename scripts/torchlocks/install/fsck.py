@@ -11,7 +11,7 @@ import csv
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -93,7 +93,7 @@ def _look(prefix: Path, progress: Progress) -> Findings:
         path = f"conda-meta/{record.name}"
         try:
             # What a changed record says of its files does not count.
-            (unread if path in wrong else files).extend(_files_of(record, inventory))
+            (unread if path in wrong else files).extend(files_of(record, inventory))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             if path not in wrong:
                 said = f": {error}" if isinstance(error, ValueError) else ""
@@ -105,8 +105,8 @@ def _look(prefix: Path, progress: Progress) -> Findings:
                 damaged.append(finding)
     damaged += _changed_folders(prefix, files, inventory)
     known = {file.path for file in (*files, *unread)}
-    extra = [path for path in _all_files(prefix) if path not in known and not _OWN.search(path)]
-    pip, from_pip = _pip_packages(prefix, extra)
+    extra = extra_files(prefix, known)
+    pip, from_pip = pip_packages(prefix, extra)
     return Findings(
         prefix=prefix,
         checked=len(files),
@@ -140,7 +140,8 @@ def _changed_folders(prefix: Path, files: Iterable[_File], inventory: Inventory 
                 yield Damage(path=path, package=package, kind="changed", why=why, mode_only=True)
 
 
-def _files_of(record: Path, inventory: Inventory | None = None) -> list[_File]:
+def files_of(record: Path, inventory: Inventory | None = None) -> list[_File]:
+    """The files that the package of a record put into the environment. Raises OSError or ValueError."""
     content: dict[str, Any] = load_json(read_bytes(record, RECORD_BYTES))
     paths = content.get("paths_data", {}).get("paths", [])
     named = [*(path["_path"] for path in paths), *content.get("files", [])]
@@ -197,6 +198,11 @@ def _check(prefix: Path, file: _File) -> Damage | None:
     return None
 
 
+def extra_files(prefix: Path, known: Collection[str]) -> list[str]:
+    """The files of an environment that are not `known` and were made by no client and no Python, relative, sorted."""
+    return [path for path in _all_files(prefix) if path not in known and not _OWN.search(path)]
+
+
 def _all_files(prefix: Path) -> list[str]:
     found = []
     for folder, folders, files in os.walk(prefix):
@@ -206,7 +212,7 @@ def _all_files(prefix: Path) -> list[str]:
     return sorted(found)
 
 
-def _pip_packages(prefix: Path, extra: list[str]) -> tuple[list[PipPackage], set[str]]:
+def pip_packages(prefix: Path, extra: list[str]) -> tuple[list[PipPackage], set[str]]:
     """The wheels among the extra files, and all files that they brought."""
     packages, theirs = [], set[str]()
     for path in extra:

@@ -24,6 +24,7 @@ from torchlocks.core.files import write_new
 from torchlocks.core.progress import Progress
 from torchlocks.core.quantities import shortened
 from torchlocks.install import swap
+from torchlocks.install.additions import refuse_to_drop_additions
 from torchlocks.install.provenance import (
     RECORD,
     Origin,
@@ -46,7 +47,8 @@ class InstallOptions:
     """How an environment is installed.
 
     `fetch` says how packages are fetched (None: the defaults). `wait_s` is how long to wait for another process at
-    work on the same environment (None: until it is done). `force` installs again what is already there.
+    work on the same environment (None: until it is done). `force` installs again what is already there, without what
+    the user added to it.
     """
 
     fetch: FetchOptions | None = None
@@ -80,15 +82,13 @@ def install_environment(
     Packages that are no conda packages (pip's) are not installed; that there are some is said.
 
     Raises BusyError when another process is at work there and `wait_s` is over, InstallError when `prefix` holds
-    something else than an environment of torchlocks or cannot be written, DiskFullError, InterruptedByUserError,
-    and what `fetch.ensure_cached` raises. After any of these, what was at `prefix` is as it was.
+    something else than an environment of torchlocks, or what a user added to one, or cannot be written, DiskFullError,
+    InterruptedByUserError, and what `fetch.ensure_cached` raises. What was at `prefix` is then as it was.
     """
     options = options or InstallOptions()
     prefix = final_path(prefix)
     clean_leftovers(prefix, progress)
-    if not options.force and is_current(
-        prefix, lock.sha256, platform, provenance.inputs, selection=lock.selection
-    ):
+    if not options.force and is_current(prefix, lock.sha256, platform, provenance.inputs, selection=lock.selection):
         return _unchanged(prefix, provenance)
     from torchlocks.install.fetch import ensure_cached
     from torchlocks.install.fetch_options import FetchOptions, packages_for, with_variables
@@ -110,6 +110,8 @@ def install_environment(
             if not options.force and is_current(prefix, lock.sha256, platform, selection=lock.selection):
                 return _unchanged(prefix, provenance)
             _refuse_foreign(prefix)
+            if not options.force:
+                refuse_to_drop_additions(prefix)
             fetch_options = with_variables(fetch_options, lock, packages, progress)
             entries = ensure_cached(packages, fetch_options, progress)
             _require_room(entries, prefix)

@@ -1,7 +1,7 @@
 """Build a verified environment from a row of the matrix: select lock and channel, install, verify.
 
-`make env-cpu` and `make env-gpu` run this. Whether there is nothing to do is decided by file times alone, before any
-expensive import.
+`make env-cpu` and `make env-gpu` run this. Whether there is nothing to do is decided by the contents of the inputs,
+before any expensive import; an environment of the same lock is verified again, and not installed again.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from torchlocks.core.errors import ChannelUnreachableError
 from torchlocks.core.layout import Layout
 from torchlocks.core.progress import Progress
 from torchlocks.install.installed import installed_lock
-from torchlocks.install.provenance import Origin, read_provenance
-from torchlocks.install.up_to_date import has_leftovers, inputs_fingerprint, nothing_to_do
+from torchlocks.install.provenance import Origin
+from torchlocks.install.up_to_date import has_leftovers, inputs_of, nothing_to_do, read_record, reason_to_work
 
 if TYPE_CHECKING:
     from torchlocks.install.fetch_options import FetchOptions
@@ -71,7 +71,9 @@ def make_environment(layout: Layout, request: Request, progress: Progress) -> Ou
         clean_leftovers(prefix, progress)
     if not request.force and (note := nothing_to_do(root, str(prefix), request.env, request.channel, request.platform)):
         return Outcome(prefix=prefix, verdict=None, notes=(note,))
-    fingerprint = inputs_fingerprint(root, request.env, request.platform, request.channel)
+    inputs = inputs_of(root, request.env, request.platform, request.channel)
+    if not request.force and (record := read_record(str(prefix))) is not None:
+        progress.say(f"{request.env} is installed, but {reason_to_work(record, str(prefix), inputs)}.")
 
     from torchlocks.install.fetch_options import FetchOptions
     from torchlocks.install.installer import InstallOptions, install_environment
@@ -81,9 +83,6 @@ def make_environment(layout: Layout, request: Request, progress: Progress) -> Ou
     matrix = load_matrix(layout.matrix)
     find = matrix.local_target if request.channel == "local" else matrix.target
     target = find(request.env, request.platform)
-    found = read_provenance(prefix)
-    # Newer inputs rebuild the environment, as with make, even if the lock is the same.
-    force = request.force or (found is not None and found.inputs_fingerprint != fingerprint)
     fetch = FetchOptions(offline=request.offline, mirrors=mirrors(request.mirror))
     source = _choose(layout, target, request, fetch, progress)
     progress.say(f"Installing {request.env} into {_short(layout, prefix)}")
@@ -91,8 +90,8 @@ def make_environment(layout: Layout, request: Request, progress: Progress) -> Ou
         source.lock,
         request.platform,
         prefix,
-        provenance=Origin(name=request.env, channel=request.channel, inputs_fingerprint=fingerprint),
-        options=InstallOptions(fetch=fetch, force=force),
+        provenance=Origin(name=request.env, channel=request.channel, inputs=inputs),
+        options=InstallOptions(fetch=fetch, force=request.force),
         progress=progress,
     )
     verdict = _verify(layout, target, source.lock, progress)

@@ -175,7 +175,7 @@ def test_knowing_that_there_is_nothing_to_do_imports_nothing_heavy(
     assert done.stdout.strip() == ""
 
 
-@pytest.mark.parametrize("what", ["lock", "record removed", "record added", "moved", "force"])
+@pytest.mark.parametrize("what", ["lock", "record removed", "moved", "force"])
 def test_what_has_changed_is_installed_again(
     first: Lock, second: Lock, prefix: Path, options: InstallOptions, what: str
 ) -> None:
@@ -185,8 +185,6 @@ def test_what_has_changed_is_installed_again(
         lock = second
     elif what == "record removed":
         (prefix / "conda-meta" / "beta-1.0-0.json").unlink()
-    elif what == "record added":
-        (prefix / "conda-meta" / "added-1.0-0.json").write_text("{}")
     elif what == "moved":
         prefix = prefix.rename(prefix.with_name("moved"))
     else:
@@ -198,18 +196,40 @@ def test_what_has_changed_is_installed_again(
     assert str(prefix) in (prefix / "bin" / "python3.11").read_text()
 
 
+def test_what_the_user_added_is_listed_and_dropped_only_by_force(
+    first: Lock, second: Lock, prefix: Path, options: InstallOptions
+) -> None:
+    install(first, prefix, options)
+    site = prefix / "lib" / "python3.11" / "site-packages"
+    (site / "einops-0.8.1.dist-info").mkdir(parents=True)
+    (site / "einops.py").write_text("")
+    (site / "einops-0.8.1.dist-info" / "RECORD").write_text("einops.py,,\neinops-0.8.1.dist-info/RECORD,,\n")
+    (prefix / "conda-meta" / "added-1.0-0.json").write_text('{"files": []}')
+    (prefix / "notes.txt").write_text("mine")
+    with pytest.raises(InstallError) as refused:
+        install(second, prefix, options)
+    assert refused.value.details is not None
+    assert all(name in refused.value.details for name in ("einops 0.8.1", "added-1.0-0", "notes.txt"))
+    assert "site-packages/einops.py" not in refused.value.details
+    assert "FORCE=1" in str(refused.value)
+    assert alpha(prefix) == "alpha\n" * 100
+    install(second, prefix, replace(options, force=True))
+    assert alpha(prefix) == "alpha two\n"
+    assert not (prefix / "notes.txt").exists()
+
+
 def test_other_inputs_that_gave_the_same_lock_are_recorded_and_must_be_verified_again(
     first: Lock, prefix: Path, options: InstallOptions
 ) -> None:
     before = install(first, prefix, options)
     mark_verified(prefix, True, "report")
-    origin = Origin(name="tiny", channel="local", inputs_fingerprint="other")
+    origin = Origin(name="tiny", channel="local", inputs={"a": "other"})
     result = install_environment(first, PLATFORM, prefix, provenance=origin, options=options, progress=SILENT)
     assert not result.changed
     assert result.provenance.install_id == before.provenance.install_id
     found = read_provenance(prefix)
     assert found is not None
-    assert (found.inputs_fingerprint, found.verified) == ("other", None)
+    assert (found.inputs, found.verified) == ({"a": "other"}, None)
 
 
 def test_packages_for_pip_are_said_to_be_missing(first: Lock, prefix: Path, options: InstallOptions) -> None:

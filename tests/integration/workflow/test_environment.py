@@ -77,14 +77,22 @@ def test_again_does_nothing_and_says_so(settled: Checkout) -> None:
     assert identity(settled) == before
 
 
-def test_touching_the_template_locks_and_builds_again(ready: Checkout) -> None:
+def test_times_do_not_count_and_contents_do(ready: Checkout) -> None:
     before = identity(ready)
-    os.utime(ready.root / "environment-cpu.yml")
+    for name in ("environment-cpu.yml", "matrix.yml", "locks/cpu/conda-lock.yml"):
+        os.utime(ready.root / name)
+    assert "Nothing to do" in ready.run("env", "cpu", "--channel", "local").stdout
+    # The same packages: verified again, and not installed again.
+    with (ready.root / "environment-cpu.yml").open("a") as template:
+        template.write("# a comment\n")
     run = ready.run("env", "cpu", "--channel", "local")
     assert run.returncode == 0
-    assert "Solving" in run.stderr
-    assert identity(ready) != before
+    assert "changed since it was made: environment-cpu.yml." in run.stderr
+    assert "Verifying" in run.stderr
+    assert identity(ready) == before
     assert "Nothing to do" in ready.run("env", "cpu", "--channel", "local").stdout
+    assert ready.run("env", "cpu", "--channel", "local", "--force").returncode == 0
+    assert identity(ready) != before
 
 
 def test_auto_says_before_and_after_what_it_did_instead(copy_checkout: Copy) -> None:

@@ -14,7 +14,14 @@ from hypothesis import strategies as st
 
 from torchlocks.host.detect import host_platform
 from torchlocks.install.provenance import Provenance, mark_verified, write_provenance
-from torchlocks.install.up_to_date import RECORD, inputs_fingerprint, nothing_to_do, quick_answer
+from torchlocks.install.up_to_date import (
+    RECORD,
+    inputs_of,
+    nothing_to_do,
+    quick_answer,
+    read_record,
+    reason_to_work,
+)
 
 ASKED = ["env", "cpu", "--channel", "local"]
 
@@ -44,7 +51,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             channel="local",
             channels_used=("file:///a",),
             records=("python-3.11-0",),
-            inputs_fingerprint=inputs_fingerprint(str(root), "cpu", host_platform(), "local"),
+            inputs=inputs_of(str(root), "cpu", host_platform(), "local"),
             installed_at="2026-01-01T00:00:00+00:00",
         ),
     )
@@ -62,9 +69,16 @@ def test_what_is_up_to_date_is_said_to_be(checkout: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["matrix.yml", "environment-cpu.yml", "locks/cpu/conda-lock.yml", "tests/torch/b.py"])
-def test_a_touched_input_is_work(checkout: Path, name: str) -> None:
+def test_a_changed_input_is_work_and_is_named(checkout: Path, name: str) -> None:
+    os.utime(checkout / "matrix.yml", (1, 1))
+    assert quick_answer(ASKED) is not None
     (checkout / name).write_text("# there")
     assert quick_answer(ASKED) is None
+    prefix = str(checkout / "envs/cpu")
+    record = read_record(prefix)
+    assert record is not None
+    reason = reason_to_work(record, prefix, inputs_of(str(checkout), "cpu", host_platform(), "local"))
+    assert reason.startswith(f"changed since it was made: {name}")
 
 
 def test_so_is_an_environment_that_is_not_as_it_was_made(checkout: Path) -> None:

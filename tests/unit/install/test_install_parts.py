@@ -59,7 +59,7 @@ def environment(folder: Path, **changed: object) -> Provenance:
 
 
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
-    made = environment(tmp_path / "cpu", tools={"py-rattler": "0.28.0"}, inputs_fingerprint="x")
+    made = environment(tmp_path / "cpu", tools={"py-rattler": "0.28.0"}, inputs={"a": "x"})
     assert read_provenance(tmp_path / "cpu") == made
     assert record_names(tmp_path / "cpu") == ("numpy-2.3.0-py311_0",)
 
@@ -106,10 +106,10 @@ def test_a_record_of_a_later_version_with_more_in_it_can_be_read(tmp_path: Path)
 def test_current_means_same_lock_platform_place_records_and_inputs(tmp_path: Path) -> None:
     prefix = tmp_path / "cpu"
     assert not is_current(prefix, "a" * 64, "linux-64")
-    environment(prefix, inputs_fingerprint="x")
+    environment(prefix, inputs={"a": "x"})
     assert is_current(prefix, "a" * 64, "linux-64")
-    assert is_current(prefix, "a" * 64, "linux-64", "x")
-    assert not is_current(prefix, "a" * 64, "linux-64", "y")
+    assert is_current(prefix, "a" * 64, "linux-64", {"a": "x"})
+    assert not is_current(prefix, "a" * 64, "linux-64", {"a": "y"})
     assert not is_current(prefix, "b" * 64, "linux-64")
     assert not is_current(prefix, "a" * 64, "osx-arm64")
     (prefix / "conda-meta" / "added-1-0.json").write_text("{}")
