@@ -72,6 +72,7 @@ def junit(verdict: Verdict) -> str:
         "channels": " ".join(verdict.channels),
         **{f"host.{name}": value for name, value in verdict.host.model_dump().items() if value not in (None, ())},
         "headline": verdict.headline,
+        **({"differs": verdict.differs} if verdict.differs else {}),
         **verdict.facts,
     }
     _properties(suite, about)
@@ -121,6 +122,8 @@ def summary_table(verdict: Verdict) -> RenderableType:
         shown = ", ".join(names) if len(names) <= _NAMED else f"{len(names)} checks"
         parts.append(Text.assemble(("skipped ", "yellow"), f"{shown}: {why}", overflow="fold"))
     parts.append(Text(verdict.headline, style="bold" if verdict.ok else "bold red", overflow="fold"))
+    if verdict.differs:
+        parts.append(Text(f"({verdict.differs})", style="yellow", overflow="fold"))
     return Group(*parts)
 
 

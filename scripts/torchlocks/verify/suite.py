@@ -51,6 +51,7 @@ def verify_target(
     progress: Progress,
     select: str | None = None,
     quick: bool = False,
+    differs: str | None = None,
 ) -> Verdict:
     """`verify_environment`, for an environment that should be what the matrix says of `target`."""
     return verify_environment(
@@ -65,6 +66,7 @@ def verify_target(
         progress=progress,
         select=select,
         quick=quick,
+        differs=differs,
         architectures=target.torch_architectures,
         ptx=target.ptx,
         driver_floor=target.driver_floor,
@@ -88,14 +90,16 @@ def verify_environment(
     architectures: Sequence[str] = (),
     ptx: str | None = None,
     driver_floor: str | None = None,
+    differs: str | None = None,
 ) -> Verdict:
     """Run the suite inside the environment at `prefix`, and write `reports/<env>.json` and `.xml`.
 
     `lock` and `platform` are what the environment was made from; `select` is a pytest -k expression; `quick` runs the
     suite's short set of checks; `tiers` names the tiers to run (default: all). `architectures` are the compute
     capabilities ("9.0") that the environment's row of the matrix promises machine code for, `ptx` the one that newer
-    GPUs compile from, `driver_floor` the oldest driver it runs on: left out for environments without a row. The
-    verdict is returned whatever it says: its `ok` decides.
+    GPUs compile from, `driver_floor` the oldest driver it runs on: left out for environments without a row.
+    `differs` says how the lock differs from the committed one. The verdict is returned whatever it says: its `ok`
+    decides.
     Raises MissingFileError when there is no environment or no suite, LockfileError when the lock is not of a torch
     environment of that platform, VerificationError when `tiers` or `select` is not one.
     """
@@ -126,7 +130,7 @@ def verify_environment(
         with progress.task(f"Verifying {env}") as task:
             status = _run(command, sealed_environment(prefix, os.environ, work), work, task)
         if status in _REPORTED:
-            verdict = _read(work / "report.json", prefix)
+            verdict = _read(work / "report.json", prefix, differs)
         elif status == _REFUSED:
             raise _refusal(work / "suite.log")
         else:
@@ -138,6 +142,7 @@ def verify_environment(
                     "prefix": os.fspath(prefix),
                     "select": select,
                     "quick": quick,
+                    "differs": differs,
                     "started_at": began,
                     "duration_s": round((datetime.now(timezone.utc) - began).total_seconds(), 3),
                 }
@@ -146,11 +151,12 @@ def verify_environment(
     return verdict
 
 
-def _read(report: Path, prefix: Path) -> Verdict:
+def _read(report: Path, prefix: Path, differs: str | None) -> Verdict:
     """The suite's report as a verdict of this torchlocks. Raises VerificationError when it is of another form."""
     try:
         told = json.loads(report.read_text(encoding="utf-8"))
-        return Verdict.model_validate({**told, "torchlocks": __version__, "prefix": os.fspath(prefix)})
+        ours = {"torchlocks": __version__, "prefix": os.fspath(prefix), "differs": differs}
+        return Verdict.model_validate({**told, **ours})
     except (OSError, ValueError, ValidationError) as error:
         raise VerificationError(
             "The suite's report cannot be read.",

@@ -91,7 +91,8 @@ class Verdict(Frozen):
     `select`, `quick` and `tiers_selected` tell what of the suite was asked for, `workers` how many processes ran it.
     `facts` are what the environment says of itself. `ok`: nothing failed, and something ran. `complete`: the whole
     suite was asked for, so that `ok` speaks for the environment. `gaps` are the required checks that proved nothing,
-    `headline` is the conclusion in one line.
+    `headline` is the conclusion in one line. `differs` says what of the committed lock the environment is not, None if
+    it is of that lock, or of another that was named.
     """
 
     # Reports of a newer suite may have further fields.
@@ -122,6 +123,7 @@ class Verdict(Frozen):
     state: State
     gaps: tuple[Gap, ...] = ()
     headline: str
+    differs: str | None = None
 
     def failure_line(self) -> str:
         """What is wrong, in one line: the failures by name, or that nothing ran."""

@@ -48,14 +48,6 @@ class Outcome:
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Source:
-    """The lock to install, and notes about its origin."""
-
-    lock: Lock
-    notes: tuple[str, ...] = ()
-
-
 def make_environment(layout: Layout, request: Request, progress: Progress) -> Outcome:
     """Install the environment `request.env` into its prefix and run the torch suite in it.
 
@@ -84,18 +76,18 @@ def make_environment(layout: Layout, request: Request, progress: Progress) -> Ou
     find = matrix.local_target if request.channel == "local" else matrix.target
     target = find(request.env, request.platform)
     fetch = FetchOptions(offline=request.offline, mirrors=mirrors(request.mirror))
-    source = _choose(layout, target, request, fetch, progress)
+    lock = _choose(layout, target, request, fetch, progress)
     progress.say(f"Installing {request.env} into {_short(layout, prefix)}")
     result = install_environment(
-        source.lock,
+        lock,
         request.platform,
         prefix,
         provenance=Origin(name=request.env, channel=request.channel, inputs=inputs),
         options=InstallOptions(fetch=fetch, force=request.force),
         progress=progress,
     )
-    verdict = _verify(layout, target, source.lock, progress)
-    return Outcome(prefix=result.prefix, verdict=verdict, notes=source.notes)
+    verdict = _verify(layout, target, lock, progress)
+    return Outcome(prefix=result.prefix, verdict=verdict, notes=())
 
 
 def verify_installed(
@@ -120,8 +112,11 @@ def _verify(
 ) -> Verdict:
     from torchlocks.install.provenance import mark_verified
     from torchlocks.verify.suite import verify_target
+    from torchlocks.workflow.committed import differs_from_committed
 
     prefix = layout.prefix(target.env)
+    packages = lock.packages.get(target.platform, ())
+    local = bool(packages) and packages[0].channel.startswith("file:")
     verdict = verify_target(
         prefix,
         lock,
@@ -132,16 +127,17 @@ def _verify(
         progress=progress,
         select=select,
         quick=quick,
+        differs=differs_from_committed(layout, target.env, target.platform, packages) if local else None,
     )
     if verdict.complete:
         mark_verified(prefix, verdict.ok, _short(layout, layout.reports / f"{target.env}.json"))
     return verdict
 
 
-def _choose(layout: Layout, target: Target, request: Request, fetch: FetchOptions, progress: Progress) -> _Source:
+def _choose(layout: Layout, target: Target, request: Request, fetch: FetchOptions, progress: Progress) -> Lock:
     """Return the committed lock if its packages are available, else (`auto`, CPU) a lock of the local channel."""
     if request.channel == "local":
-        return _Source(lock=_local_lock(layout, target, progress))
+        return _local_lock(layout, target, progress)
     from torchlocks.install.availability import packages_available
     from torchlocks.workflow.unreachable import packages_unavailable
 
@@ -154,7 +150,7 @@ def _choose(layout: Layout, target: Target, request: Request, fetch: FetchOption
     else:
         available = packages_available(lock, target.platform, fetch)
         if available.ok:
-            return _Source(lock=lock)
+            return lock
         reason, missing = available.reason, available.missing if request.offline else ()
     # The local channel has one Python and one PyTorch, so it cannot stand in for a variant.
     if request.channel == "conda-forge" or target.env != "cpu":
@@ -166,13 +162,12 @@ def _choose(layout: Layout, target: Target, request: Request, fetch: FetchOption
             missing=missing,
             local=_local_rows(layout, request.platform),
         )
-    note = (
-        f"{target.env} is not the committed lock: {channels} could not be used ({reason}), so it is built from the "
-        "local channel, out of PyPI wheels and this machine's Python. CHANNEL=conda-forge requires the lock, "
-        "CHANNEL=local requests this."
+    progress.warn(
+        f"{channels} could not be used ({reason}), so {target.env} is built from the local channel instead, out of "
+        "PyPI wheels and this machine's Python. CHANNEL=conda-forge requires the committed lock, CHANNEL=local requests "
+        "this."
     )
-    progress.warn(note)
-    return _Source(lock=_local_lock(layout, target, progress), notes=(note,))
+    return _local_lock(layout, target, progress)
 
 
 def _local_rows(layout: Layout, platform: str) -> list[RowSize]:

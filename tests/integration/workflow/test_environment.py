@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from conftest import LAYOUT, Checkout, copy_of_checkout
+from torchlocks.host.detect import host_platform
 from torchlocks.install.provenance import read_provenance
 from torchlocks.lockfile.formats import read_lock
 
@@ -95,16 +96,22 @@ def test_times_do_not_count_and_contents_do(ready: Checkout) -> None:
     assert identity(ready) != before
 
 
-def test_auto_says_before_and_after_what_it_did_instead(copy_checkout: Copy) -> None:
+def test_auto_says_before_why_and_after_what_differs(copy_checkout: Copy) -> None:
     checkout = copy_checkout()
     run = checkout.run("env", "cpu")
     assert run.returncode == 0, run.stderr
-    warnings = [
-        line for line in run.stderr.splitlines() if "WARNING" in line and "conda-forge could not be used" in line
-    ]
-    assert len(warnings) == 2
-    assert run.stderr.index(warnings[0]) < run.stderr.index("Installing")
-    assert run.stderr.rindex(warnings[1]) > run.stderr.index("Verifying")
+    (warning,) = [line for line in run.stderr.splitlines() if "conda-forge could not be used" in line]
+    assert run.stderr.index(warning) < run.stderr.index("Installing")
+    committed = len(read_lock(checkout.root / "locks" / "cpu" / "conda-lock.yml").packages[host_platform()])
+    # On the terminal, lines are folded.
+    said = " ".join(run.stdout.split())
+    assert said.count("not the committed lock") == 1
+    assert "torch 2." in said.partition("not the committed lock")[2]
+    assert f"packages instead of {committed}" in said
+    report = json.loads((checkout.root / "reports" / "cpu.json").read_text(encoding="utf-8"))
+    assert report["differs"].startswith("not the committed lock: torch")
+    page = (checkout.root / "reports" / "cpu.html").read_text(encoding="utf-8")
+    assert "Not the committed lock" in page[: page.index("checks passed")]
     found = read_provenance(checkout.prefix)
     assert found is not None
     assert found.channel == "auto"
