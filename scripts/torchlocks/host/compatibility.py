@@ -234,7 +234,7 @@ def _driver_reasons(cuda: CudaNeeds, host: Host) -> list[Reason]:
     if not host.has_driver:
         floor = driver_versions(cuda.drivers, host).floor
         text = f"it can be built here, for a machine with driver {floor} or newer"
-        return [Reason(kind="no-driver", weight="open", text=text)]
+        return [Reason(kind="no-driver", weight="open", text=text, driver=floor)]
     major = Version(cuda.version).major
     known = driver_versions(cuda.drivers, host)
     where = " on Windows" if host.kind == "wsl" else ""

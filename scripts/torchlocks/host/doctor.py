@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from packaging.version import Version
@@ -19,13 +19,15 @@ from torchlocks.matrix.model import Matrix
 class Diagnosis:
     """The judgement on every environment, in the order of the matrix, and advice, a sentence each.
 
-    `best` is the environment to use on the machine, None when none runs there.
+    `best` is the environment to use on the machine, None when none runs there. `installed` are the environments that
+    are there already, each with its verdict: True, False, or None for not verified.
     """
 
     host: Host
     fits: tuple[Fit, ...]
     best: str | None
     advice: tuple[str, ...]
+    installed: Mapping[str, bool | None] = field(default_factory=dict)
 
 
 Limits = Callable[[str], tuple[Limit, ...]]
@@ -39,12 +41,13 @@ def diagnose(
     *,
     limits: Limits | None = None,
     needed: Collection[str] = (),
+    installed: Mapping[str, bool | None] | None = None,
 ) -> Diagnosis:
     """Judge the default of every row on `host`; only those in `locked`, where that is given.
 
     `limits` gives what the locked libraries have code for. With `needed` (torchvision, torchaudio), all environments
-    that have these packages on the machine's platform are judged instead, variants too. Raises NoSuchRowError if there
-    are none.
+    that have these packages on the machine's platform are judged instead, variants too. `installed` are environments
+    that need not be built, with their verdicts. Raises NoSuchRowError if there are none.
     """
     names = with_packages(matrix, host.platform, needed) if needed else list(matrix.rows)
     judged = tuple(judge(matrix, name, host, limits) for name in names if locked is None or name in locked)
@@ -53,8 +56,9 @@ def diagnose(
     if chosen is not None and chosen.env not in matrix.rows:
         target = matrix.target(chosen.env, host.platform)
         options = f" PY={target.python} TORCH={target.pytorch}"
-    advice = tuple(_advice(judged, chosen, host, options))
-    return Diagnosis(host=host, fits=judged, best=chosen.env if chosen else None, advice=advice)
+    there = dict(installed or {})
+    advice = tuple(_advice(judged, chosen, host, there, options))
+    return Diagnosis(host=host, fits=judged, best=chosen.env if chosen else None, advice=advice, installed=there)
 
 
 def with_packages(matrix: Matrix, platform: str, needed: Collection[str]) -> list[str]:
@@ -186,12 +190,16 @@ def describe_gpus(host: Host) -> list[str]:
     return [f"{count} x {name}" if count > 1 else name for name, count in counted.items()]
 
 
-def _advice(judged: tuple[Fit, ...], chosen: Fit | None, host: Host, options: str = "") -> list[str]:
+def _advice(
+    judged: tuple[Fit, ...], chosen: Fit | None, host: Host, installed: Mapping[str, bool | None], options: str = ""
+) -> list[str]:
     advice = []
     if host.problem is not None:
         advice.append(f"The GPUs cannot be used now: {host.problem}.")
     if chosen is None:
         advice.append("No environment of this repository runs on this machine.")
+    elif chosen.env in installed:
+        advice.append(_use(chosen.env, installed[chosen.env]))
     elif chosen.cuda is not None:
         advice.append(f"Build {chosen.env}, the best for this machine: make env-gpu CUDA={chosen.cuda}{options}")
     else:
@@ -203,11 +211,20 @@ def _advice(judged: tuple[Fit, ...], chosen: Fit | None, host: Host, options: st
         )
     system = (reason.fix for fit in judged for reason in fit.reasons if reason.kind in ("glibc", "osx") and reason.fix)
     advice += [f"For the others, {fix}." for fix in dict.fromkeys(system)]
-    return advice + _newer_driver(judged, chosen, host)
+    return advice + newer_driver(judged, chosen, host)
 
 
-def _newer_driver(judged: tuple[Fit, ...], chosen: Fit | None, host: Host) -> list[str]:
-    """Which newer environments only the driver keeps from running, by the driver that they need."""
+def _use(env: str, verified: bool | None) -> str:
+    """What to do with the best environment where it is installed."""
+    if verified:
+        return f"Use {env}, which is installed and verified: make shell ENV={env}"
+    if verified is None:
+        return f"{env} is installed and not verified: make verify ENV={env}"
+    return f"{env} is installed and failed its verification: see reports/{env}.html, then make verify ENV={env}"
+
+
+def newer_driver(judged: tuple[Fit, ...], chosen: Fit | None, host: Host) -> list[str]:
+    """Which newer environments only the driver keeps from running, by the driver that they need; a sentence each."""
     newest = Version(chosen.cuda) if chosen is not None and chosen.cuda is not None else Version("0")
     held_back: dict[str, list[str]] = {}
     for fit in judged:

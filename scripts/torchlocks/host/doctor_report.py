@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import asdict
+from string import ascii_lowercase
 from typing import TYPE_CHECKING
 
 from torchlocks import __version__
@@ -27,19 +29,41 @@ def diagnosis_text(diagnosis: Diagnosis) -> RenderableType:
     machine.add_column(overflow="fold")
     for name, value in _host_lines(diagnosis.host):
         machine.add_row(Text(name), Text(value))
-    table = Table("environment", "torch", "vision", "audio", "", "why", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    here = ["installed"] if diagnosis.installed else []
+    columns = ("environment", "torch", "vision", "audio", "here", *here, "why")
+    table = Table(*columns, box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.columns[0].no_wrap = True
     table.columns[4].max_width = 16
-    table.columns[5].overflow = "fold"
+    table.columns[-1].overflow = "fold"
+    short, notes = _reasons_once(diagnosis)
     for fit in diagnosis.fits:
         mark = "*" if fit.env == diagnosis.best else ""
+        state = [_INSTALLED[diagnosis.installed[fit.env]] if fit.env in diagnosis.installed else ""] if here else []
+        reason = Text(short.get(why(fit), why(fit)))
         table.add_row(
-            Text(fit.env + mark), *_versions(fit), Text(fit.headline, style=_STYLES[fit.state]), Text(why(fit))
+            Text(fit.env + mark), *_versions(fit), Text(fit.headline, style=_STYLES[fit.state]), *state, reason
         )
     to_do = Table.grid(padding=(0, 1))
-    for sentence in diagnosis.advice:
+    for sentence in (*notes, *diagnosis.advice):
         to_do.add_row(Text("-"), Text(as_typed_here(sentence), overflow="fold"))
     return Group(machine, Text(), table, Text(), to_do)
+
+
+def _reasons_once(diagnosis: Diagnosis) -> tuple[dict[str, str], list[str]]:
+    """Return short forms of reasons that several environments share, and the sentences that say them once."""
+    short: dict[str, str] = {}
+    notes: list[str] = []
+    waiting = [fit for fit in diagnosis.fits if any(reason.kind == "no-driver" for reason in fit.reasons)]
+    if len(waiting) > 1:
+        short |= {why(fit): f"driver {fit.reasons[0].driver} or newer" for fit in waiting if len(fit.reasons) == 1}
+        notes.append(
+            "There is no driver here. The others can be built here for a machine with the driver that they need."
+        )
+    shared = [text for text, count in Counter(map(why, diagnosis.fits)).items() if text and count > 2]
+    for mark, text in zip(ascii_lowercase, (text for text in shared if text not in short), strict=False):
+        short[text] = f"see ({mark})"
+        notes.append(f"({mark}) {text}")
+    return short, notes
 
 
 def _versions(fit: Fit) -> list[str]:
@@ -63,6 +87,7 @@ def diagnosis_json(diagnosis: Diagnosis) -> str:
             "virtual_packages": diagnosis.host.virtual_packages,
             "best": diagnosis.best,
             "environments": [{**asdict(fit), "headline": fit.headline} for fit in diagnosis.fits],
+            "installed": dict(diagnosis.installed),
             "advice": [as_typed_here(sentence) for sentence in diagnosis.advice],
         },
         indent=2,
@@ -71,6 +96,7 @@ def diagnosis_json(diagnosis: Diagnosis) -> str:
 
 
 _STYLES = {"runs": "green", "runs-with-remark": "green", "unknown": "yellow", "does-not-run": "red"}
+_INSTALLED = {True: "verified", False: "failed", None: "not verified"}
 
 
 def _host_lines(host: Host) -> list[tuple[str, str]]:

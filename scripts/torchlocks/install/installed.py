@@ -1,4 +1,4 @@
-"""Which lock an installed environment was made from."""
+"""Which environments are installed, and which lock one was made from."""
 
 from __future__ import annotations
 
@@ -30,3 +30,10 @@ def installed_lock(layout: Layout, env: str) -> tuple[Lock, Target]:
         where=str(layout.locks / env),
         fix="install it again: make env-cpu, or make env-gpu CUDA=…",
     )
+
+
+def installed_environments(layout: Layout, platform: str) -> dict[str, bool | None]:
+    """Return the environments of `platform` that are installed here, each with its verdict; None: not verified."""
+    folders = sorted(layout.envs.glob("[!.]*")) if layout.envs.is_dir() else []
+    found = {folder.name: read_provenance(folder) for folder in folders}
+    return {name: each.verified for name, each in found.items() if each is not None and each.platform == platform}

@@ -277,9 +277,11 @@ class Matrix(Strict):
             self.target(name, platform)
             return name
         if not re.fullmatch(r"\d+\.\d+", cuda):
+            meant = self._meant(cuda, sorted(rows, key=Version), platform)
             raise NoSuchRowError(
                 f"CUDA={cuda} is not a CUDA version.",
-                fix=f"give major and minor, one of: {', '.join(sorted(rows, key=Version))}"
+                fix=(f"CUDA={meant} is probably meant\nor " if meant else "")
+                + f"give major and minor, one of: {', '.join(sorted(rows, key=Version))}"
                 "\nor auto: the best for this machine",
             )
         why = self.left_out.get(cuda, "no PyTorch build for it is known to this repository")
@@ -294,6 +296,17 @@ class Matrix(Strict):
                 else ""
             ),
         )
+
+    def _meant(self, cuda: str, versions: list[str], platform: str) -> str | None:
+        """Return the version of `versions` that `13`, `cu126`, `126`, `12.6.3` or `cuda-12.6` stands for, if any."""
+        digits = re.fullmatch(r"(?:gpu-)?(?:cuda|cu)?[-=:_ ]?v?(\d+(?:\.\d+)*)", cuda.strip().lower())
+        if digits is None:
+            return None
+        for version in versions:
+            if digits[1] == version.replace(".", "") or digits[1].startswith(f"{version}."):
+                return version
+        here = [v for v in versions if platform in self.rows[environment_name(v)].platforms]
+        return next((v for v in reversed(here or versions) if v.split(".")[0] == digits[1]), None)
 
     def _nearest(self, cuda: str, available: list[str], platform: str) -> str:
         """Advice: the neighbours of `cuda`, and which drivers run them."""

@@ -17,7 +17,7 @@ from packaging.version import Version
 from torchlocks.core.errors import NoSuchRowError, UnfitHostError
 from torchlocks.cuda.libraries import Limit
 from torchlocks.host.compatibility import CudaNeeds, Fit, Needs, fits
-from torchlocks.host.doctor import best, describe, refusal
+from torchlocks.host.doctor import best, describe, newer_driver, refusal
 from torchlocks.host.nvidia import Gpu
 from torchlocks.host.record import Host
 from torchlocks.matrix.cells import Drivers
@@ -45,12 +45,16 @@ class Machine:
 
 @dataclass(frozen=True, kw_only=True)
 class Pick:
-    """The chosen environment and its compatibility. For the CPU's, `refused` has the reasons against CUDA ones."""
+    """The chosen environment and its compatibility. For the CPU's, `refused` has the reasons against CUDA ones.
+
+    `more` says which driver would allow newer CUDA.
+    """
 
     environment: IndexEnvironment
     platform: IndexPlatform
     fit: Fit
     refused: tuple[str, ...]
+    more: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +134,13 @@ def pick(index: Index, machine: Machine, cuda: str | None = None, wanted: Wanted
         )
     env, platform = here[judged.index(chosen)]
     refused = [f"{fit.env}: {reason.text}" for fit in judged if fit.cuda for reason in fit.blocking]
-    return Pick(environment=env, platform=platform, fit=chosen, refused=tuple(refused) if chosen.cuda is None else ())
+    return Pick(
+        environment=env,
+        platform=platform,
+        fit=chosen,
+        refused=tuple(refused) if chosen.cuda is None else (),
+        more=tuple(newer_driver(tuple(judged), chosen, host)),
+    )
 
 
 def host_of(machine: Machine) -> Host:

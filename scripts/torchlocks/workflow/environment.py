@@ -164,8 +164,8 @@ def _choose(layout: Layout, target: Target, request: Request, fetch: FetchOption
         )
     progress.warn(
         f"{channels} could not be used ({reason}), so {target.env} is built from the local channel instead, out of "
-        "PyPI wheels and this machine's Python. CHANNEL=conda-forge requires the committed lock, CHANNEL=local requests "
-        "this."
+        "PyPI wheels and this machine's Python. CHANNEL=conda-forge requires the committed lock, CHANNEL=local "
+        "requests this."
     )
     return _local_lock(layout, target, progress)
 

@@ -118,6 +118,15 @@ def test_a_verdict_can_be_asked_for_again(environment: Path) -> None:
     }
 
 
+def test_a_selection_that_matches_nothing_says_so_and_changes_no_mark(environment: Path) -> None:
+    before = read_provenance(environment)
+    run = torchlocks(LAYOUT.root, "verify", "cpu", "-k", "nosuchcheck")
+    assert run.returncode == 60
+    assert "No check matches" in run.stderr
+    assert "nosuchcheck" in run.stderr
+    assert read_provenance(environment) == before
+
+
 def test_every_rule_is_listed_with_its_reason() -> None:
     run = torchlocks(LAYOUT.root, "check", "--rules")
     lines = run.stdout.splitlines()

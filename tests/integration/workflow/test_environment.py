@@ -111,7 +111,7 @@ def test_auto_says_before_why_and_after_what_differs(copy_checkout: Copy) -> Non
     report = json.loads((checkout.root / "reports" / "cpu.json").read_text(encoding="utf-8"))
     assert report["differs"].startswith("not the committed lock: torch")
     page = (checkout.root / "reports" / "cpu.html").read_text(encoding="utf-8")
-    assert "Not the committed lock" in page[: page.index("checks passed")]
+    assert "Not the committed lock" in page[: page.index("What was verified")]
     found = read_provenance(checkout.prefix)
     assert found is not None
     assert found.channel == "auto"

@@ -278,3 +278,31 @@ def test_the_record_in_the_documentation_is_one(tmp_path: Path) -> None:
     (record,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
     (tmp_path / "host.json").write_text(record, encoding="utf-8")
     assert diagnose(MATRIX, read_host(tmp_path / "host.json")).best == "gpu-cu129"
+
+
+@pytest.mark.parametrize("seen", ["no-driver"], indirect=True)
+def test_what_is_installed_is_shown_and_not_built_again(seen: Host) -> None:
+    diagnosis = diagnose(MATRIX, seen, installed={"cpu": True, "gpu-cu118": None})
+    assert not any("make env-cpu" in sentence for sentence in diagnosis.advice)
+    assert any("make shell ENV=cpu" in sentence for sentence in diagnosis.advice)
+    rows = {line.split()[0].rstrip("*"): line for line in text_of(diagnosis, 120).splitlines() if line.split()}
+    assert "verified" in rows["cpu"]
+    assert "not verified" in rows["gpu-cu118"]
+    for verdict, command in ((None, "make verify ENV=cpu"), (False, "failed its verification")):
+        advice = diagnose(MATRIX, seen, installed={"cpu": verdict}).advice
+        assert any(command in sentence for sentence in advice)
+
+
+@pytest.mark.parametrize("seen", ["no-driver", "old-system"], indirect=True)
+def test_a_reason_that_many_share_is_printed_once(seen: Host) -> None:
+    text = text_of(diagnose(MATRIX, seen), 200)
+    assert max(text.count(said) for said in ("can be built", "use a system with glibc")) == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "meant"), [("13", "13.3"), ("cu126", "12.6"), ("126", "12.6"), ("12.6.3", "12.6"), ("gpu-cu118", "11.8")]
+)
+def test_a_way_of_writing_a_version_is_answered_with_the_row(asked: str, meant: str) -> None:
+    with pytest.raises(NoSuchRowError, match="not a CUDA version") as caught:
+        MATRIX.gpu_environment(asked, "linux-64")
+    assert str(caught.value.fix).startswith(f"CUDA={meant} ")

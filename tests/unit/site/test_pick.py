@@ -49,6 +49,12 @@ def test_the_environment_for_a_machine(index: Index, machine: Machine, env: str)
     assert pick(index, machine).environment.name == env
 
 
+def test_which_driver_would_allow_more_is_said(index: Index) -> None:
+    more = pick(index, Machine(platform="linux-64", driver="470.57.02", gpu="A100")).more
+    assert any("525.60.13" in sentence and "gpu-cu129" in sentence for sentence in more)
+    assert not pick(index, Machine(platform="linux-64", driver="590", gpu="H100")).more
+
+
 def test_one_cuda_version_can_be_asked_for(index: Index) -> None:
     machine = Machine(platform="linux-64", driver="570", gpu="A100")
     assert pick(index, machine, "12.6").environment.name == "gpu-cu126"

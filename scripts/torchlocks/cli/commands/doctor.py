@@ -30,6 +30,7 @@ def doctor(record: Path | None, needed: tuple[str, ...], as_json: bool) -> None:
     from torchlocks.host.doctor import diagnose, limits_of_locks
     from torchlocks.host.doctor_report import diagnosis_json, diagnosis_text
     from torchlocks.host.record import read_host
+    from torchlocks.install.installed import installed_environments
     from torchlocks.lockfile.formats import CONDA_LOCK
     from torchlocks.matrix.load import load_matrix
 
@@ -37,7 +38,9 @@ def doctor(record: Path | None, needed: tuple[str, ...], as_json: bool) -> None:
     locked = {path.parent.name for path in layout.locks.glob(f"*/{CONDA_LOCK}")}
     host = read_host(record) if record else detect_host()
     limits = limits_of_locks(layout.locks, host.platform)
-    diagnosis = diagnose(load_matrix(layout.matrix), host, locked, limits=limits, needed=needed)
+    installed = {} if record else installed_environments(layout, host.platform)
+    matrix = load_matrix(layout.matrix)
+    diagnosis = diagnose(matrix, host, locked, limits=limits, needed=needed, installed=installed)
     if as_json:
         click.echo(diagnosis_json(diagnosis))
         return

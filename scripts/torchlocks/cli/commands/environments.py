@@ -177,7 +177,7 @@ def verify(
             raise click.UsageError("--quick verifies this machine; nodes of a cluster run the whole suite, or -k.")
         verify_on_nodes(env_name, select, as_json, scheduler, per, install)
         return
-    installed_prefix(env_name)
+    installed_prefix(env_name, verifying=True)
     verdict = verify_installed(find_layout(), env_name, make_progress(quiet=as_json), select=select, quick=quick)
     show_verdict(verdict, env_name, as_json)
 

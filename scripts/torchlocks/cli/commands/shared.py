@@ -113,6 +113,17 @@ def show_verdict(verdict: Verdict, env_name: str, as_json: bool) -> None:
         from rich.console import Console
 
         Console(highlight=False).print(summary_table(verdict))
+    if verdict.state == "nothing" and verdict.select:
+        raise VerificationError(
+            f"No check matches -k {verdict.select!r}, so nothing was verified; {env_name} stays as it was marked.",
+            fix=f"-k takes parts of names, as for pytest: 'matmul and not bf16'; reports/{env_name}.html lists all",
+        )
+    if not verdict.ok and not verdict.complete:
+        raise VerificationError(
+            f"Some of the selected checks failed in {env_name}: {verdict.failure_line()}.",
+            where=f"reports/selections/{env_name}.json",
+            fix=f"see the report; a run of all checks decides whether it is verified: make verify ENV={env_name}",
+        )
     if not verdict.ok:
         raise VerificationError(
             f"{env_name} is installed, but it failed its verification: {verdict.failure_line()}.",
@@ -121,9 +132,9 @@ def show_verdict(verdict: Verdict, env_name: str, as_json: bool) -> None:
         )
 
 
-def installed_prefix(env_name: str) -> Path:
+def installed_prefix(env_name: str, *, verifying: bool = False) -> Path:
     from torchlocks.core.errors import MissingFileError
-    from torchlocks.core.layout import find_layout
+    from torchlocks.core.layout import as_typed_here, find_layout
     from torchlocks.install.provenance import read_provenance
 
     layout = find_layout()
@@ -139,4 +150,6 @@ def installed_prefix(env_name: str) -> Path:
         )
     if found.verified is False:
         click.echo(f"note: {env_name} failed its verification; see {found.report}", err=True)
+    elif found.verified is None and not verifying:
+        click.echo(as_typed_here(f"note: {env_name} was not verified yet: make verify ENV={env_name}"), err=True)
     return prefix

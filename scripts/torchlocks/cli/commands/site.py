@@ -84,13 +84,14 @@ def pick(
             "state": picked.fit.state,
             "remarks": [reason.text for reason in picked.fit.reasons],
             "refused": list(picked.refused),
+            "with_newer_driver": list(picked.more),
             "commands": lines,
             "entry": picked.platform.model_dump(mode="json"),
         }
         click.echo(json.dumps(answer, indent=2))
         return
     click.echo(_summary(picked))
-    for remark in (*(reason.text for reason in picked.fit.reasons), *picked.refused):
+    for remark in (*(reason.text for reason in picked.fit.reasons), *picked.refused, *picked.more):
         click.echo(f"note: {remark}")
     for name, line in lines.items():
         click.echo(line if client else f"{name + ':':12} {line}")
