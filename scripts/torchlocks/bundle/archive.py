@@ -25,7 +25,7 @@ class _Digest(Protocol):
 
 
 class _Hashing:
-    """A file whose bytes go through a hash on their way."""
+    """A file that hashes the bytes which pass through it."""
 
     def __init__(self, file: IO[bytes], digest: _Digest, task: Task | None = None) -> None:
         self._file = file
@@ -45,7 +45,7 @@ class _Hashing:
 
 
 def write_tar(folder: Path, top: str, target: Path, known: dict[str, str], progress: Progress) -> str:
-    """Write the bundle and return its hash; IntegrityError when a file is not the `known` one any more."""
+    """Write the bundle and return its hash. Raises IntegrityError if a file is no longer the `known` one."""
     paths = sorted((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.as_posix())
     total = sum(path.stat().st_size for path in paths)
     whole = hashlib.sha256()

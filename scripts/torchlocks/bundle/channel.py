@@ -31,7 +31,7 @@ from torchlocks.lockfile.models import LockedPackage
 
 @dataclass(frozen=True, kw_only=True)
 class BundledFile:
-    """A package's file in the bundle, its path below the folder."""
+    """A package's file in the bundle, with its path relative to the folder."""
 
     file: str
     sha256: str
@@ -46,7 +46,7 @@ def write_channel(
     progress: Progress,
     portable: bool,
 ) -> list[BundledFile]:
-    """Make the bundle's channel and return each package's file in it."""
+    """Create the bundle's channel and return each package's file in it."""
     downloads = scratch / "downloads"
     downloads.mkdir()
     subdirs = {platform, "noarch", *(each.subdir for each in packages)}
@@ -83,7 +83,7 @@ def _move_or_link(source: Path, target: Path, *, move: bool) -> None:
 def _index(packages: Sequence[LockedPackage], names: Sequence[str], channel: Path, subdirs: Set[str]) -> None:
     """Write the channel's repodata: the packages' own records, with the dependencies that the lock has for them.
 
-    rattler's index is of what is in the folder; its times and other files would differ from run to run.
+    rattler's index describes what is in the folder; its times and other files would differ from run to run.
     """
     from rattler.index import index_fs
 
@@ -173,7 +173,7 @@ def _repack(
 
 
 class _Stoppable:
-    """A file that takes nothing more once `stop` is set."""
+    """A file that accepts no more data once `stop` is set."""
 
     def __init__(self, file: IO[bytes], stop: threading.Event) -> None:
         self._file = file

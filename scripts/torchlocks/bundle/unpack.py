@@ -27,7 +27,7 @@ from torchlocks.lockfile.models import LockedPackage
 
 @dataclass(frozen=True, kw_only=True)
 class Unpacked:
-    """A bundle whose packages are in the package cache now."""
+    """A bundle whose packages are in the package cache."""
 
     name: str
     platform: str
@@ -35,10 +35,10 @@ class Unpacked:
 
 
 def unpack_bundle(bundle: Path, *, fetch: FetchOptions, progress: Progress) -> Unpacked:
-    """Put the packages of the file `bundle` into the package cache, each held against the lock inside.
+    """Copy the packages of the file `bundle` into the package cache, each compared with the lock inside.
 
-    Raises MissingFileError when there is no such file, IntegrityError when it is damaged, hostile or no bundle,
-    InstallError when it is a portable one, DiskFullError, and InterruptedByUserError.
+    Raises MissingFileError if the file does not exist, IntegrityError if it is damaged, hostile or no bundle,
+    InstallError for a portable one, DiskFullError, and InterruptedByUserError.
     """
     if not bundle.is_file():
         raise MissingFileError("There is no such bundle.", where=str(bundle), fix="make one: make bundle ENV=cpu")
@@ -78,7 +78,7 @@ def unpack_bundle(bundle: Path, *, fetch: FetchOptions, progress: Progress) -> U
 
 
 def _extract(bundle: Path, folder: Path, task: Task) -> None:
-    """Extract a bundle into the new folder `folder`, without its top folder; nothing in it is trusted."""
+    """Extract a bundle into the new folder `folder`, without its top folder; its contents are not trusted."""
 
     def refuse(why: str) -> IntegrityError:
         return IntegrityError(f"This is no bundle of torchlocks: {why}.", where=str(bundle), fix="copy it again.")

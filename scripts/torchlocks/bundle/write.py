@@ -1,12 +1,12 @@
 """A lock → one file with all that an installation without a network needs: packages, lock, installer.
 
 A bundle is a plain tar (its packages are compressed already) of one folder, which is also a channel for any conda
-client. It holds the very archives that the lock names, so that everyone who has the lock can check them. These are
-mostly `.conda` files, which Python's standard library reads from 3.14 on; before that `install.py` uses what reads
-Zstandard on the machine (see `bundle_installer`). For machines that have nothing that does, a portable bundle has each
-package as a `.tar.bz2`, made from the verified archive: any Python 3.8 and any conda client reads these, but the
-archive's hash is then the bundle's own and not the lock's, and bzip2 is slow (the CPU environment of the local channel,
-on two busy cores: 140 s to make instead of 6, 76 s to install instead of 24; both files have 210 MB).
+client. It contains the archives that the lock names, so that everyone with the lock can check them. These are mostly
+`.conda` files, which Python's standard library reads from 3.14 on; before that the installer uses what reads Zstandard
+on the machine (see `installer.zstd`). For machines without any, a portable bundle has each package as a `.tar.bz2`,
+made from the verified archive: every Python 3.8 and every conda client reads these, but the archive's hash is then the
+bundle's own and not the lock's, and bzip2 is slow (the CPU environment of the local channel, on two busy cores: 140 s
+to make instead of 6, 76 s to install instead of 24; both files have 210 MB).
 
 The same lock gives the same bytes: files are sorted, times, owners and modes are fixed.
 """
@@ -94,9 +94,9 @@ With torchlocks, the packages can be put into the package cache, for `make env-c
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
-    """A bundle that was made: the file, its size in bytes, its hash, and the number of packages in it.
+    """A bundle: the file, its size in bytes, its hash, and the number of its packages.
 
-    `manifest_sha256` is the hash of the bundle.json inside, which names the hash of every archive.
+    `manifest_sha256` is the hash of the bundle.json inside, which has the hash of every archive.
     """
 
     path: Path
@@ -120,7 +120,7 @@ def bundle_environment(
     """Bundle an environment of the matrix from its committed lock, or its `local` one.
 
     `output` is the file (default: `build/bundles/<env>-<platform>.tar`). Raises NoSuchRowError for what is not in the
-    matrix, MissingFileError when there is no such lock, and what `make_bundle` raises.
+    matrix, MissingFileError if there is no such lock, and what `make_bundle` raises.
     """
     from torchlocks.lockfile.open import open_lock
     from torchlocks.matrix.load import load_matrix
@@ -158,11 +158,11 @@ def make_bundle(
     progress: Progress,
     portable: bool = False,
 ) -> Bundle:
-    """Write the bundle of `lock` for `platform` to the file `output`; `name` is what the environment is called.
+    """Write the bundle of `lock` for `platform` to the file `output`; `name` is the environment's name.
 
-    With `portable`, packages are repacked for machines that cannot read Zstandard. The file appears in one step; an
-    older one makes way for it only then. Raises LockfileError when the lock has no such platform or cannot be bundled,
-    what `fetch.fetch_archives` raises, DiskFullError, InstallError when the file cannot be written, and
+    With `portable`, packages are repacked for machines that cannot read Zstandard. The file is written in one step and
+    replaces an older one only then. Raises LockfileError if the lock does not have the platform or cannot be bundled,
+    what `fetch.fetch_archives` raises, DiskFullError, InstallError if the file cannot be written, and
     InterruptedByUserError.
     """
     packages = _bundled(lock, platform)
@@ -239,7 +239,7 @@ def _written_to(output: Path) -> Iterator[None]:
 
 @contextmanager
 def _scratch(output: Path) -> Iterator[Path]:
-    """A folder beside the file that is made, on the same disk."""
+    """Yield a folder beside the output file, on the same disk."""
     if output.is_dir():
         raise InstallError("The bundle is a file, and this is a folder.", where=str(output), fix="name a file.")
     folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
@@ -274,7 +274,7 @@ def _write_lock(lock: Lock, platform: str, folder: Path, progress: Progress) -> 
 
 
 def _copy_installer(folder: Path) -> None:
-    """Write `install.py` and the package that it runs, whose source this is."""
+    """Write `install.py` and the package that it runs."""
     source = resources.files("torchlocks.bundle")
     (folder / "install.py").write_bytes((source / "install.py").read_bytes())
     (folder / "installer").mkdir()

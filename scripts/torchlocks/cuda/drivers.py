@@ -1,4 +1,4 @@
-"""The oldest NVIDIA driver of each CUDA major: any from that one on runs every minor release of it.
+"""The oldest NVIDIA driver of each CUDA major: every driver from that one on runs every minor release of it.
 
 https://docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html
 """
@@ -16,7 +16,7 @@ _FLOORS: Mapping[int, tuple[str, str]] = {
 
 
 def driver_floor(major: int | None, subdir: str) -> str | None:
-    """The oldest driver for a CUDA major on a platform; None where there is none or it is not known."""
+    """Return the oldest driver for a CUDA major on a platform; None if there is none or it is unknown."""
     if major is None or major not in _FLOORS or not subdir.startswith(("linux-", "win-")):
         return None
     linux, windows = _FLOORS[major]

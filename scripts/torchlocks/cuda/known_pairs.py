@@ -1,7 +1,7 @@
-"""Packages that do not work together though a solver lets them: a table of facts, each with its source.
+"""Packages that do not work together although a solver accepts them: a table of facts, each with its source.
 
 The versions of torch's companions are those that the metadata of its wheels on PyPI pins: the last patch release of
-each minor one, for Linux and Python 3.11. Compared are minor releases, since patch releases keep to them.
+each minor one, for Linux and Python 3.11. Minor releases are compared, since patch releases keep them.
 """
 
 from __future__ import annotations
@@ -75,12 +75,12 @@ _PYTORCH_CHANNEL_BUILD = re.compile(r"py3\.\d+_(cuda|cpu)")
 
 
 def is_pytorch_channel_build(build: str) -> bool:
-    """Whether a build string is one of the pytorch channel's (`py3.11_cuda12.1_cudnn9.1.0_0`), also from a mirror."""
+    """Return whether a build string is the pytorch channel's (`py3.11_cuda12.1_cudnn9.1.0_0`), also from a mirror."""
     return _PYTORCH_CHANNEL_BUILD.match(build) is not None
 
 
 def older(version: str, than: str) -> bool:
-    """Whether a version is older than another; false for one that is none."""
+    """Return whether a version is older than another; false for a text that is no version."""
     try:
         return Version(version) < Version(than)
     except InvalidVersion:
@@ -88,16 +88,16 @@ def older(version: str, than: str) -> bool:
 
 
 def companion(table: Mapping[str, str], torch: str, version: str) -> str | None:
-    """The release of a companion that belongs to a torch, where `version` is another one; None where it is right.
+    """Return the release of a companion for a torch, if `version` is another one; None if it is right.
 
-    A torch that the table does not have gives None too: nothing is known of it.
+    None also for a torch that the table does not have.
     """
     wanted = table.get(_minor(torch))
     return wanted if wanted is not None and version and _minor(version) != wanted else None
 
 
 def torch_of(table: Mapping[str, str], version: str) -> str | None:
-    """The newest torch that a companion's version belongs to; None where the table does not have it."""
+    """Return the newest torch that a companion's version belongs to; None if the table does not have it."""
     return next((torch for torch, each in reversed(list(table.items())) if each == _minor(version)), None)
 
 

@@ -90,7 +90,7 @@ WITHDRAWN = (
 
 
 def limits_of(packages: Iterable[LockedPackage]) -> tuple[Limit, ...]:
-    """The limits that the libraries of a lock set: one a library, the strictest, the narrowest first."""
+    """Return the limits of a lock's libraries: the strictest of each library, the narrowest first."""
     strictest: dict[str, Limit] = {}
     for package in packages:
         for fact in FACTS:
@@ -103,12 +103,12 @@ def limits_of(packages: Iterable[LockedPackage]) -> tuple[Limit, ...]:
 
 
 def oldest_gpu(limits: Iterable[Limit]) -> str | None:
-    """The oldest compute capability that all libraries have code for; None where none sets a limit."""
+    """Return the oldest compute capability that all libraries have code for; None if none sets a limit."""
     return max((limit.oldest for limit in limits), key=Version, default=None)
 
 
 def withdrawn(package: LockedPackage, cuda_major: int | None) -> Withdrawn | None:
-    """Why a package of a lock for a CUDA major was withdrawn from its channel; None where it was not."""
+    """Return why a package of a lock for a CUDA major was withdrawn from its channel; None if it was not."""
     for entry in WITHDRAWN:
         if (
             package.name in entry.packages

@@ -1,6 +1,6 @@
-"""What packages say of torch and CUDA: the variant in a build string, the versions, the floors.
+"""Facts about torch and CUDA that packages state: the variant in a build string, versions, lower bounds.
 
-Nothing here is a verdict; `check` and `diff` draw their own.
+These functions only read; `check` and `diff` draw conclusions.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _TOOLKITS: dict[str, tuple[str, str | None]] = {
 
 @dataclass(frozen=True)
 class Variant:
-    """What a build string says: for the CPU or for CUDA, and for which ("12.6", "12", or None)."""
+    """The variant in a build string: CPU or CUDA, and which CUDA ("12.6", "12", or None)."""
 
     accelerator: Literal["cpu", "cuda"]
     cuda: str | None = None
@@ -76,7 +76,7 @@ _JOINED = re.compile(r"cu(?:da)?_?(\d{2})(\d)?(?!\d)")
 
 
 def variant_of(build: str) -> Variant | None:
-    """The variant that a build string names, or None where it names none."""
+    """Return the variant that a build string names, or None."""
     if dotted := _DOTTED.search(build):
         return Variant("cuda", dotted[1])
     if joined := _JOINED.search(build):
@@ -104,13 +104,13 @@ def built_for(package: LockedPackage) -> Variant | None:
 
 
 def torch_package(packages: Iterable[LockedPackage]) -> LockedPackage | None:
-    """`pytorch`, else `libtorch`, else None."""
+    """Return `pytorch`, else `libtorch`, else None."""
     by_name = {package.name: package for package in packages}
     return next((by_name[name] for name in TORCH_NAMES if name in by_name), None)
 
 
 def is_cuda_package(package: LockedPackage) -> bool:
-    """Whether a package is part of CUDA, built for it, or needs a driver."""
+    """Return whether a package is part of CUDA, built for it, or needs a driver."""
     variant = variant_of(package.build)
     return (
         any(fnmatchcase(package.name, pattern) for pattern in _CUDA_NAMES)
@@ -120,7 +120,9 @@ def is_cuda_package(package: LockedPackage) -> bool:
 
 
 def cuda_version(packages: Iterable[LockedPackage]) -> str | None:
-    """The CUDA version, major.minor, of the libraries: `cuda-version`, else `cudatoolkit`, else `pytorch-cuda`."""
+    """Return the CUDA version, major.minor, of the libraries: `cuda-version`, else `cudatoolkit`, else
+    `pytorch-cuda`.
+    """
     by_name = {package.name: package for package in packages}
     for name in ("cuda-version", "cudatoolkit", "pytorch-cuda"):
         if name in by_name:
@@ -129,14 +131,14 @@ def cuda_version(packages: Iterable[LockedPackage]) -> str | None:
 
 
 def minor(version: str) -> str:
-    """The first two parts of a version: 12.4 of 12.4.127."""
+    """Return the first two parts of a version: 12.4 of 12.4.127."""
     return ".".join(version.split(".")[:2])
 
 
 def floor_of(packages: Iterable[LockedPackage], virtual: str) -> str | None:
-    """The lowest version of a virtual package, such as `__glibc`, that all packages accept.
+    """Return the lowest version of a virtual package, such as `__glibc`, that all packages accept.
 
-    It is the highest `>=` of their dependencies and constraints; None when nothing asks for one.
+    It is the highest `>=` of their dependencies and constraints; None without any.
     """
     pattern = re.compile(rf"{re.escape(virtual)}\s.*?>=?\s*(\d+(?:\.\d+)*)")
     found = [
@@ -149,7 +151,7 @@ def floor_of(packages: Iterable[LockedPackage], virtual: str) -> str | None:
 
 
 def compiles(toolkit: str, capability: str) -> bool | None:
-    """Whether a CUDA toolkit compiles for a compute capability; None for a capability not known here."""
+    """Return whether a CUDA toolkit compiles for a compute capability; None for an unknown capability."""
     if capability not in _TOOLKITS:
         return None
     first, last = _TOOLKITS[capability]

@@ -1,4 +1,4 @@
-"""Python packages under two names: conda's and PyPI's, and what pip's packages are as packages of conda's kind."""
+"""Names of Python packages on conda and PyPI, and pip's packages as packages of conda's kind."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _CUDA_SUFFIX = re.compile(r"-cu(\d\d)$")
 
 
 def pypi_name(name: str) -> str:
-    """The name on PyPI of a conda package, as PyPI normalizes it."""
+    """Return the name on PyPI of a conda package, as PyPI normalizes it."""
     return re.sub(r"[-_.]+", "-", PYPI_NAMES.get(name, name)).lower()
 
 
 def is_python_package(package: LockedPackage) -> bool:
-    """Whether a conda package holds a Python project: it depends on Python, or its build string names a Python.
+    """Return whether a conda package contains a Python project: it depends on Python, or its build string names one.
 
-    The name alone does not tell: conda's `graphviz` is a program, PyPI's is its Python binding.
+    The name alone is not sufficient: conda's `graphviz` is a program, PyPI's is its Python binding.
     """
     if package.name in NOT_ON_PYPI:
         return False
@@ -43,17 +43,17 @@ def is_python_package(package: LockedPackage) -> bool:
 
 
 def twice(packages: Iterable[LockedPackage], pip: Iterable[PipPackage]) -> list[tuple[LockedPackage, PipPackage]]:
-    """The Python projects that conda and pip both install."""
+    """Return the Python projects that conda and pip both install."""
     from_pip = {package.name: package for package in pip}
     names = ((package, pypi_name(package.name)) for package in packages if is_python_package(package))
     return [(package, from_pip[name]) for package, name in names if name in from_pip]
 
 
 def as_conda(pip: Sequence[PipPackage], subdir: str) -> tuple[LockedPackage, ...]:
-    """pip's packages for a platform under their conda names, with the variant of torch as a build string.
+    """Return pip's packages for a platform under their conda names, with the variant of torch as a build string.
 
-    A wheel says which CUDA it is for in the local part of its version (`2.9.1+cu126`). PyPI takes no such versions:
-    its torch for Linux needs the `nvidia-…` packages of its CUDA, and for Windows and macOS it is a CPU build.
+    A wheel names its CUDA in the local part of its version (`2.9.1+cu126`). PyPI accepts no such versions: its torch
+    for Linux depends on the `nvidia-…` packages of its CUDA, and for Windows and macOS it is a CPU build.
     """
     return tuple(
         LockedPackage(
@@ -69,12 +69,12 @@ def as_conda(pip: Sequence[PipPackage], subdir: str) -> tuple[LockedPackage, ...
 
 
 def is_pip(package: LockedPackage) -> bool:
-    """Whether a package is one of pip's, as `as_conda` gives them."""
+    """Return whether a package is one of pip's, as `as_conda` returns them."""
     return package.subdir == PIP
 
 
 def pip_cuda_major(package: LockedPackage) -> int | None:
-    """The CUDA major of one of pip's packages: the end of its name, `nvidia-nccl-cu12`; CUDA 13's runtime has none."""
+    """Return the CUDA major of a pip package: the end of its name, `nvidia-nccl-cu12`; CUDA 13's runtime has none."""
     if not is_pip(package):
         return None
     if package.name == "nvidia-cuda-runtime":
@@ -96,7 +96,7 @@ def _variant(package: PipPackage, pip: Sequence[PipPackage], subdir: str) -> str
 
 
 def _url(package: PipPackage) -> str:
-    """Something whose last part names the package, for messages: the wheel's URL, or the requirement."""
+    """Return a location whose last part names the package, for messages: the wheel's URL, or the requirement."""
     file = unquote(urlsplit(package.location or "").path.rsplit("/", 1)[-1])
     if package.location and file.endswith((".whl", ".tar.gz", ".zip")):
         return package.location

@@ -1,4 +1,4 @@
-"""This machine, as far as environments care: its conda platform, its C library and CPU, its NVIDIA driver."""
+"""Detect this machine: its conda platform, C library, CPU and NVIDIA driver."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ _PLATFORMS = {
 
 
 def host_platform() -> str:
-    """The conda platform of this machine, such as `linux-64`; `CONDA_SUBDIR` overrides it, as for conda.
+    """Return the conda platform of this machine, such as `linux-64`; `CONDA_SUBDIR` overrides it, as for conda.
 
-    Raises NoSuchRowError on a machine for which there are no environments.
+    Raises NoSuchRowError on a machine without environments.
     """
     named = os.environ.get("CONDA_SUBDIR")
     if named:
@@ -51,12 +51,12 @@ def detect_host(
     virtual: Mapping[str, str] | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> Host:
-    """Look at this machine.
+    """Detect this machine.
 
-    The variables that override conda's virtual packages (CONDA_OVERRIDE_CUDA, _CUDA_ARCH, _GLIBC, _OSX, _ARCHSPEC)
-    are honoured as conda does: a value stands in for what is there, an empty one for its absence. `root`, `nvidia`
-    (the driver), `virtual` (what rattler detects) and `environ` are this machine's unless given.
-    Raises HostRecordError for a variable that holds no version, NoSuchRowError where there are no environments.
+    The variables that override conda's virtual packages (CONDA_OVERRIDE_CUDA, _CUDA_ARCH, _GLIBC, _OSX, _ARCHSPEC) are
+    honoured as conda does: a value replaces what is detected, an empty one removes it. `root`, `nvidia` (the driver),
+    `virtual` (what rattler detects) and `environ` are this machine's by default. Raises HostRecordError for a variable
+    that is no version, NoSuchRowError if there are no environments.
     """
     from torchlocks.host.nvidia import nvidia_facts
     from torchlocks.host.record import Host
@@ -109,7 +109,7 @@ def detect_host(
 
 
 def _virtual_packages(environ: Mapping[str, str]) -> dict[str, str]:
-    """Virtual package to version (`__archspec`: to its build, the CPU's level), as rattler detects them here."""
+    """Return virtual packages with versions (`__archspec`: its build, the CPU's level), as rattler detects them."""
     from rattler import VirtualPackage, VirtualPackageOverrides
     from rattler.exceptions import DetectVirtualPackageError
 
@@ -130,7 +130,7 @@ def _virtual_packages(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def _must_be_versions(seen: Mapping[str, str], environ: Mapping[str, str]) -> None:
-    """Refuse an override that conda takes for a version (`2.x`, `abc`) and that nothing can be compared with."""
+    """Refuse an override that conda accepts as a version (`2.x`, `abc`) and that cannot be compared."""
     for name, example in (("glibc", "2.28"), ("osx", "13.0")):
         variable, version = f"CONDA_OVERRIDE_{name.upper()}", seen.get(f"__{name}")
         if version is not None and environ.get(variable) and not re.fullmatch(r"[0-9]+(\.[0-9]+)*", version):
@@ -142,7 +142,7 @@ def _must_be_versions(seen: Mapping[str, str], environ: Mapping[str, str]) -> No
 
 
 def _version(environ: Mapping[str, str], name: str) -> str | None:
-    """The version that an override holds, empty for "there is none", or None where the variable is not set."""
+    """Return the version of an override, empty for "absent", or None if the variable is not set."""
     value = environ.get(name)
     if value is not None and not re.fullmatch(r"(\d{1,4}\.\d{1,4}(\.\d{1,4})*)?", value.strip(), re.ASCII):
         raise HostRecordError(
@@ -164,7 +164,7 @@ def _stated_gpu(architecture: str) -> Gpu:
 
 
 def _with_capability(gpus: tuple[Gpu, ...], lowest: str | None) -> tuple[Gpu, ...]:
-    """GPUs with the capability that rattler found through libcuda, where they are all alike and NVML told none."""
+    """Add the capability that rattler found through libcuda, if all GPUs are alike and NVML returned none."""
     if lowest is None or len({gpu.name for gpu in gpus}) != 1 or any(gpu.compute_capability for gpu in gpus):
         return gpus
     return tuple(gpu.model_copy(update={"compute_capability": lowest}) for gpu in gpus)
@@ -184,7 +184,7 @@ def _kind(root: Path) -> HostKind:
 
 
 def _system() -> str:
-    """The distribution's name for itself, or the kernel's."""
+    """Return the distribution's name for itself, or the kernel's."""
     try:
         return platform.freedesktop_os_release()["PRETTY_NAME"]
     except OSError:

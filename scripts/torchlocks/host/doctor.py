@@ -10,7 +10,8 @@ from packaging.version import Version
 
 from torchlocks.core.errors import NoSuchRowError, TorchlocksError, UnfitHostError
 from torchlocks.cuda.libraries import Limit, limits_of
-from torchlocks.host.compatibility import Fit, Reason, fits, needs_of
+from torchlocks.host.compatibility import fits, needs_of
+from torchlocks.host.needs import Fit, Reason
 from torchlocks.host.record import Host
 from torchlocks.matrix.model import Matrix
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from torchlocks import __version__
 from torchlocks.core.layout import as_typed_here
-from torchlocks.host.compatibility import Fit
 from torchlocks.host.doctor import Diagnosis, describe_driver, describe_gpus
+from torchlocks.host.needs import Fit
 from torchlocks.host.record import Host
 
 if TYPE_CHECKING:

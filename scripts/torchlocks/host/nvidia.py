@@ -1,7 +1,7 @@
-"""What the NVIDIA driver says of this machine: its version, the CUDA it runs, and the GPUs.
+"""The NVIDIA driver of this machine: its version, the CUDA that it runs, and the GPUs.
 
-NVML, the driver's own library, is asked first; where it is missing or answers with an error, what the kernel driver
-publishes in `/proc` takes its place, and the facts say so.
+NVML, the driver's own library, is queried first; if it is missing or returns an error, what the kernel driver publishes
+in `/proc` is used, and the facts record it.
 """
 
 from __future__ import annotations
@@ -29,13 +29,15 @@ _TEGRA_CHIPS = {"tegra210": "5.3", "tegra186": "6.2", "tegra194": "7.2", "tegra2
 
 
 class Frozen(BaseModel):
-    """A value that is checked when it is made and does not change."""
+    """A value that is validated when it is created and does not change."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Gpu(Frozen):
-    """One GPU. `index` is NVML's: the order of PCI bus ids, as in nvidia-smi. What could not be read is None."""
+    """One GPU. `index` is NVML's: the order of PCI bus ids, as in nvidia-smi. Fields that could not be read are
+    None.
+    """
 
     index: int
     name: str
@@ -49,11 +51,11 @@ class Gpu(Frozen):
 
 
 class NvidiaFacts(Frozen):
-    """The driver and its GPUs, as they are.
+    """The driver and its GPUs.
 
     `driver` is the driver's version (under WSL that of Windows), `cuda` the newest CUDA version that it runs. `source`
-    tells who said so. `problem` is what keeps programs from using the GPUs now, though they are there. `notes` are
-    sentences on what could not be read, and why.
+    names where they were read. `problem` is what prevents programs from using existing GPUs now. `notes` are sentences
+    on what could not be read, and why.
     """
 
     driver: DottedVersion | None = None
@@ -65,7 +67,7 @@ class NvidiaFacts(Frozen):
 
 
 class Nvml(Protocol):
-    """The part of NVML that is used, in the shape of the module `pynvml`, whose handles are opaque."""
+    """The part of NVML that is used, with the functions of the module `pynvml`, whose handles are opaque."""
 
     NVMLError: type[Exception]
 
@@ -82,10 +84,10 @@ class Nvml(Protocol):
 
 
 def nvidia_facts(root: Path = Path("/"), nvml: Nvml | None = None) -> NvidiaFacts:
-    """The driver and GPUs of this machine. Never fails: what cannot be read is None, with a note.
+    """Return the driver and GPUs of this machine. Never fails: what cannot be read is None, with a note.
 
-    `root` is where `/proc`, `/sys` and the libraries outside the linker's path are looked for, and `nvml` what is
-    asked: others than this machine's are for tests and for machines that are looked at from outside.
+    `root` is the folder that contains `/proc`, `/sys` and the libraries outside of the linker's path, and `nvml` the
+    library that is queried; both are replaced in tests and for machines that are examined from outside.
     """
     published = _published(root)
     answered = _ask_nvml(root, nvml or _pynvml())
@@ -105,7 +107,8 @@ def nvidia_facts(root: Path = Path("/"), nvml: Nvml | None = None) -> NvidiaFact
 
 
 def tegra_chip(root: Path = Path("/")) -> str | None:
-    """The Tegra chip of a Jetson, such as `tegra234`, by its device tree; `tegra` where that does not tell; else None.
+    """Return the Tegra chip of a Jetson, such as `tegra234`, by its device tree; `tegra` if that does not name it;
+    else None.
 
     Source: `compatible` in the device tree, and `/etc/nv_tegra_release`, which Jetson Linux installs.
     """
@@ -116,7 +119,7 @@ def tegra_chip(root: Path = Path("/")) -> str | None:
 
 
 def _ask_nvml(root: Path, nvml: Nvml) -> NvidiaFacts | tuple[int, str]:
-    """What NVML says, or the code and the words of the error with which it refuses."""
+    """Return NVML's facts, or the code and text of its error."""
     try:
         _initialise(root, nvml)
     except nvml.NVMLError as error:
@@ -138,7 +141,7 @@ def _initialise(root: Path, nvml: Nvml) -> None:
 
 
 def _load_from_folders(root: Path) -> bool:
-    """Load NVML from outside the linker's path; once loaded, its name is enough to find it."""
+    """Load NVML from outside of the linker's path; once loaded, its name is sufficient to find it."""
     import ctypes
 
     for folder in _NVML_FOLDERS:
@@ -212,7 +215,7 @@ def _code(error: Exception) -> int:
 
 
 def _explain(error: Exception) -> str:
-    """NVML's error in words, with what to do where that is known."""
+    """Return NVML's error as text, with what to do if that is known."""
     text = f"NVML says {str(error)!r}"
     return {
         _LIBRARY_NOT_FOUND: "NVML, the driver's library, is not installed (libnvidia-ml.so.1)",
@@ -225,7 +228,7 @@ def _explain(error: Exception) -> str:
 
 
 def _published(root: Path) -> NvidiaFacts:
-    """What the kernel driver publishes, or the device tree of a Jetson."""
+    """Return what the kernel driver publishes, or the device tree of a Jetson."""
     driver = _kernel_version(root)
     gpus = tuple(
         Gpu(index=index, name=name) for index, name in enumerate(_kernel_gpus(root / "proc" / "driver" / "nvidia"))
@@ -241,7 +244,7 @@ def _published(root: Path) -> NvidiaFacts:
 
 
 def _kernel_version(root: Path) -> str | None:
-    """The version of the loaded kernel driver, 535.104.05 of a line such as `NVRM version: NVIDIA UNIX …`."""
+    """Return the version of the loaded kernel driver: 535.104.05 of `NVRM version: NVIDIA UNIX …`."""
     line = _read(root / "proc" / "driver" / "nvidia" / "version") or ""
     found = re.search(r"NVRM version:.*?\s(\d{1,9}(?:\.\d{1,9}){1,3})\s", line, re.ASCII)
     if found:
@@ -251,7 +254,7 @@ def _kernel_version(root: Path) -> str | None:
 
 
 def _kernel_gpus(folder: Path) -> Iterator[str]:
-    """The models of the GPUs, in the order of their PCI bus ids."""
+    """Return the models of the GPUs, in the order of their PCI bus ids."""
     for information in sorted(folder.glob("gpus/*/information")):
         found = re.search(r"^Model:\s*(.+?)\s*$", _read(information) or "", re.MULTILINE)
         yield found[1] if found else "NVIDIA GPU"

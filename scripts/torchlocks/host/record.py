@@ -1,6 +1,6 @@
-"""What is known of a machine on which environments are to run, as a value and as a file.
+"""The facts about a machine that environments are compared with, as a value and as a file.
 
-A record is made on one machine and may be read on another: it answers "what runs there" without going there.
+A record is made on one machine and may be read on another, so that `doctor` works without access to the first.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ HostKind = Literal["native", "wsl", "jetson"]
 
 
 class Host(Frozen):
-    """A machine, as far as environments care. None means absent, or not known (`notes` then says why).
+    """A machine. None means absent, or unknown (`notes` then has the reason).
 
     `platform` is conda's. `glibc`, `osx` and `cpu_level` are what conda calls `__glibc`, `__osx` and the build of
     `__archspec`. `driver` is the NVIDIA driver's version, under WSL that of Windows. `cuda` is conda's `__cuda`: the
-    newest CUDA that the driver runs. `problem` keeps programs from using the GPUs now. `overrides` are the
-    CONDA_OVERRIDE_… variables that stood in for what the machine says, which is then not in the record.
+    newest CUDA that the driver runs. `problem` prevents programs from using the GPUs now. `overrides` are the
+    CONDA_OVERRIDE_… variables that replaced what was detected.
     """
 
     schema_version: Literal[1] = 1
@@ -43,18 +43,18 @@ class Host(Frozen):
 
     @property
     def has_driver(self) -> bool:
-        """Whether there is an NVIDIA driver, or an override that says so."""
+        """Whether there is an NVIDIA driver, or an override that sets one."""
         return self.driver is not None or self.cuda is not None
 
     @property
     def cuda_arch(self) -> str | None:
-        """conda's `__cuda_arch`: the lowest compute capability of all GPUs, where there is a `__cuda` (CEP 46)."""
+        """conda's `__cuda_arch`: the lowest compute capability of all GPUs, if there is a `__cuda` (CEP 46)."""
         known = [gpu.compute_capability for gpu in self.gpus if gpu.compute_capability]
         return min(known, key=Version) if known and self.cuda else None
 
     @property
     def virtual_packages(self) -> dict[str, str]:
-        """The virtual packages that conda would see here, as far as environments of PyTorch use them."""
+        """The virtual packages that conda would detect here, as far as PyTorch environments use them."""
         found = {
             "__glibc": self.glibc,
             "__osx": self.osx,
@@ -66,9 +66,9 @@ class Host(Frozen):
 
 
 def read_host(path: Path) -> Host:
-    """Read a host record: what `torchlocks doctor --json` prints, or its `host` alone.
+    """Read a host record: the output of `torchlocks doctor --json`, or its `host` alone.
 
-    Raises HostRecordError when the file cannot be read or is no host record.
+    Raises HostRecordError if the file cannot be read or is no host record.
     """
     fix = "make one on the machine in question: torchlocks doctor --json > host.json"
     try:

@@ -1,7 +1,7 @@
 """One cell of the matrix, an environment on a platform, solved through conda-lock.
 
-This runs in a worker: a process of this machine, or one of a fleet that shares no file with it. So all that goes
-in and out are values, and nothing is written but scratch files.
+This runs in a worker: a process of this machine, or of another one without shared files. So all inputs and outputs are
+values, and only scratch files are written.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ _ONE_AT_A_TIME = threading.Lock()
 
 @dataclass(frozen=True, kw_only=True)
 class CellTask:
-    """What to solve. `run` is the same for all cells of one run, which share what they open.
+    """What to solve. `run` is the same for all cells of one run, which share open channels.
 
-    `keep` is the text of a pixi.lock whose packages stay, but for those that `move` names.
+    `keep` is the text of a pixi.lock whose packages stay, except those in `move`.
     """
 
     run: str
@@ -53,7 +53,7 @@ class CellTask:
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """A solved target: conda-lock's packages for one platform (JSON), and the hash of what was asked.
+    """A solved target: conda-lock's packages for one platform (JSON), and the hash of the inputs.
 
     `pixi` is a pixi.lock of this platform alone: the channel's complete records, which conda-lock does not keep.
     """
@@ -75,7 +75,7 @@ def content_hash(rendered: str, platform: str, virtual_packages: Mapping[str, st
 
 
 def solve_cell(task: CellTask) -> Cell | TorchlocksError:
-    """Solve one cell; an expected failure is a result, so that the other cells go on."""
+    """Solve one cell; an expected failure is returned, so that the other cells continue."""
     try:
         with _ONE_AT_A_TIME:
             return _solve(task)
@@ -133,7 +133,7 @@ def _solve(task: CellTask) -> Cell:
 
 
 def packages_of(cell: Cell) -> list[LockedDependency]:
-    """conda-lock's packages of a cell."""
+    """Return conda-lock's packages of a cell."""
     found: list[LockedDependency] = _packages_adapter().validate_json(cell.packages)
     return found
 
@@ -148,17 +148,17 @@ def _packages_adapter() -> Any:
 
 @lru_cache(maxsize=1)
 def _opened_once(run: str, source: RecordSource) -> RecordSource:
-    """The source of a run, with what it has opened: all cells of a run that this process solves get the same one."""
+    """Return the source of a run with its open channels, shared by all cells that this process solves."""
     return source
 
 
 def _specification(
     rendered: str, platform: str, virtual_packages: Mapping[str, str], scratch: Path
 ) -> tuple[LockSpecification, FakeRepoData]:
-    """conda-lock's reading of a rendered environment, with its virtual packages spelled out.
+    """Parse a rendered environment with conda-lock, with its virtual packages.
 
-    conda-lock's own default says `__cuda 11.4` for every platform, which is how CUDA gets into CPU locks;
-    so every platform says what it has, and a CPU environment has no `__cuda` at all.
+    conda-lock's default has `__cuda 11.4` on every platform, which would put CUDA into CPU locks; so every platform has
+    its own list, and a CPU environment has no `__cuda`.
     """
     import yaml
     from conda_lock.lookup import DEFAULT_MAPPING_URL

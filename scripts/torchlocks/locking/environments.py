@@ -1,9 +1,9 @@
-"""Rendered environments to lockfiles, through conda-lock.
+"""Rendered environments → lockfiles, through conda-lock.
 
-Each environment on each platform is one cell: conda-lock solves it with the solver that is named, and
-the cells of an environment become one `conda-lock.yml`, one explicit file a platform and one `pixi.lock`.
-Workers solve cells and make texts; only this process writes. The files depend on template, matrix and channel
-records alone: no time, no path and no name of the machine is in them.
+Each environment on each platform is one cell: conda-lock solves it with the named solver, and the cells of an
+environment become one `conda-lock.yml`, one explicit file for each platform and one `pixi.lock`. Workers solve cells
+and make texts; only this process writes. The files depend on template, matrix and channel records alone: they contain
+no time, no path and no name of the machine.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, kw_only=True)
 class LockResult:
-    """What locking an environment did. `changed` names the files whose bytes are new."""
+    """The result of locking an environment. `changed` names the files whose bytes changed."""
 
     env: str
     folder: Path
@@ -57,7 +57,7 @@ class LockResult:
 
 @dataclass(frozen=True, kw_only=True)
 class LockFailure:
-    """A cell that has no lock, and why."""
+    """A cell that could not be locked, and why."""
 
     target: Target
     error: TorchlocksError
@@ -65,10 +65,10 @@ class LockFailure:
 
 @dataclass(frozen=True, kw_only=True)
 class _Wanted:
-    """An environment that is asked for: its targets and their rendered files, in the order of its platforms.
+    """A requested environment: its targets and their rendered files, in the order of its platforms.
 
-    `metadata` is what the lock will say of its making; `made_from` hashes all that it depends on, by platform, or is
-    empty where that cannot be known.
+    `metadata` is what the lock records of how it is made; `made_from` hashes all of its inputs, by platform, or is
+    empty if they cannot be known.
     """
 
     env: str
@@ -83,7 +83,7 @@ class _Wanted:
 
 
 def expected_content_hash(target: Target, rendered: str) -> str:
-    """The content hash that conda-lock gives the rendered environment: what a current lock must carry."""
+    """Return conda-lock's content hash of the rendered environment: that of a current lock."""
     return content_hash(rendered, target.platform, target.virtual_packages)
 
 
@@ -92,10 +92,10 @@ def lock_environments(
 ) -> tuple[list[LockResult], list[LockFailure]]:
     """Lock `targets` in parallel and write them to `folder/<env>/`.
 
-    An environment is written when all its targets were solved, and left as it was otherwise. Platforms
-    of an environment that are not among the targets keep what its lock has for them. Results are in the order of the
-    targets. Raises SolveError for options that the solver cannot follow, and FleetError when a scheduler was named
-    and its workers cannot be used.
+    An environment is written when all its targets were solved, and left unchanged otherwise. Platforms of an
+    environment that are not among the targets keep their lock. Results are in the order of the targets. Raises
+    SolveError for options that the solver does not support, and FleetError if the workers of a named scheduler cannot
+    be used.
     """
     if not options.solver.own and (options.source.snapshot or options.source.as_of or options.move is not None):
         raise SolveError(
@@ -123,9 +123,9 @@ def lock_environments(
 
 
 def targets_with(targets: Sequence[Target], folder: Path, packages: Sequence[str]) -> list[Target]:
-    """Those of `targets` whose locks in `folder` hold one of `packages`.
+    """Return those of `targets` whose locks in `folder` contain one of `packages`.
 
-    Raises LockfileError for a package that none of them holds, so that a typo is not taken for success.
+    Raises LockfileError for a package that none of them contains, since it is a typo.
     """
     held: dict[str, set[tuple[str, str]]] = {}
     for env in dict.fromkeys(target.env for target in targets):
@@ -167,7 +167,7 @@ def _wanted(layout: Layout, targets: Sequence[Target], folder: Path, options: Lo
 def _lock(
     wanted: Sequence[_Wanted], options: LockOptions, progress: Progress
 ) -> tuple[list[LockResult], list[LockFailure]]:
-    """Solve all cells, and make and write an environment's files as soon as its last cell is solved."""
+    """Solve all cells, and write an environment's files as soon as its last cell is solved."""
     by_env = {each.env: each for each in wanted}
     cells: dict[str, dict[str, Cell]] = {each.env: {} for each in wanted}
     results: list[LockResult] = []
@@ -259,7 +259,7 @@ def _text(path: Path) -> str | None:
 
 
 def _write(wanted: _Wanted, files: Mapping[str, str], options: LockOptions) -> LockResult:
-    """Write the three formats of one environment; a file is replaced whole, and only when it changes."""
+    """Write the three formats of one environment; a file is replaced whole, and only if it changes."""
     folder = wanted.folder
     before = hashes(folder)
     entry = read_entry(options.cache, wanted.env) if options.cache is not None else None

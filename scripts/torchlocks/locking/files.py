@@ -1,6 +1,7 @@
-"""Solved cells to the lockfiles of their environment: conda-lock.yml, pixi.lock, and an explicit file a platform.
+"""Solved cells → the lockfiles of their environment: conda-lock.yml, pixi.lock, and an explicit file for each
+platform.
 
-Like solving, this runs in a worker, and gives texts: whoever asked writes them.
+Like solving, this runs in a worker, and returns texts that the main process writes.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ _HEADER = """\
 class FilesTask:
     """The solved cells of one environment, in the order of its platforms.
 
-    `conda_lock` and `pixi` are what its files hold now: platforms that are not among the cells keep what these have.
-    `metadata` is what the lock says of its making.
+    `conda_lock` and `pixi` are the contents of its files now: platforms that are not among the cells keep theirs.
+    `metadata` is what the lock records of how it was made.
     """
 
     cells: tuple[Cell, ...]
@@ -60,12 +61,12 @@ class FilesTask:
 
 
 def tool_metadata(solver: str) -> dict[str, str]:
-    """What every lock says: the versions of what made it."""
+    """Return the metadata of every lock: the versions of the tools."""
     return {"torchlocks": __version__, "conda-lock": version("conda-lock"), "solver": solver}
 
 
 def platform_metadata(target: Target, records: str) -> dict[str, str]:
-    """What a platform was locked from; its keys end with the platform, so that others can stay as they are."""
+    """Return what a platform was locked from; the keys end with the platform, so that others can stay unchanged."""
     virtual = " ".join(
         "=".join([name, *value.split(" ", 1)]) for name, value in sorted(target.virtual_packages.items())
     )
@@ -73,7 +74,7 @@ def platform_metadata(target: Target, records: str) -> dict[str, str]:
 
 
 def lock_files(task: FilesTask) -> dict[str, str] | TorchlocksError:
-    """The texts of all files of one environment, by name; an expected failure is a result."""
+    """Return the texts of all files of one environment, by name; an expected failure is returned."""
     try:
         return _files(task)
     except TorchlocksError as error:
@@ -131,7 +132,7 @@ def _files(task: FilesTask) -> dict[str, str]:
 
 
 def _kept(task: FilesTask, solved: Mapping[str, Cell]) -> Lockfile | None:
-    """The lock as it is, in conda-lock's reading; None where no platform of it can stay."""
+    """Return the existing lock, parsed by conda-lock; None if no platform of it stays."""
     if task.conda_lock is None or set(task.target.row_platforms) <= set(solved):
         return None
     from conda_lock.lockfile import parse_conda_lock_file

@@ -41,14 +41,14 @@ Cluster = Callable[[Sequence[RecordTask]], AbstractContextManager[Executor]]
 
 @dataclass(frozen=True, kw_only=True)
 class Solver:
-    """The conda executable that conda-lock drives. `own` is the one that comes with torchlocks."""
+    """The conda executable that conda-lock runs. `own` is the one that is part of torchlocks."""
 
     executable: Path
     own: bool
 
     @property
     def name(self) -> str:
-        """What a lock's metadata says of it."""
+        """The solver's name in a lock's metadata."""
         if self.own:
             return f"torchlocks-conda {__version__} (py-rattler {version('py-rattler')})"
         answer = subprocess.run([str(self.executable), "--version"], capture_output=True, text=True, check=False)
@@ -57,11 +57,11 @@ class Solver:
 
 @dataclass(frozen=True, kw_only=True)
 class LockOptions:
-    """How to lock. With `move`, packages stay as the environment's pixi.lock has them, but for those named.
+    """How to lock. With `move`, packages stay as in the environment's pixi.lock, except those named.
 
-    `cluster` opens an executor on other machines that solve the cells it is given, instead of processes of this
-    machine (`torchlocks.dask.lock.open_cluster`).
-    `cache` is a folder with hashes of the inputs of locks; unchanged environments are then not solved again.
+    `cluster` opens an executor on other machines that solves the cells, instead of processes of this machine
+    (`torchlocks.dask.lock.open_cluster`). `cache` is a folder with hashes of the inputs of locks; unchanged
+    environments are then not solved again.
     """
 
     source: RecordSource
@@ -72,10 +72,9 @@ class LockOptions:
 
 
 def find_solver(named: str | None = None) -> Solver:
-    """The solver to use: `named` (a path or a command), else torchlocks' own.
+    """Return the solver: `named` (a path or a command), else torchlocks' own.
 
-    Raises MissingFileError when the named one is not there; conda-lock itself would silently download
-    another.
+    Raises MissingFileError if the named one does not exist; conda-lock itself would download another.
     """
     if named:
         found = shutil.which(named)

@@ -16,8 +16,9 @@ from packaging.version import Version
 
 from torchlocks.core.errors import NoSuchRowError, UnfitHostError
 from torchlocks.cuda.libraries import Limit
-from torchlocks.host.compatibility import CudaNeeds, Fit, Needs, fits
+from torchlocks.host.compatibility import fits
 from torchlocks.host.doctor import best, describe, newer_driver, refusal
+from torchlocks.host.needs import CudaNeeds, Fit, Needs
 from torchlocks.host.nvidia import Gpu
 from torchlocks.host.record import Host
 from torchlocks.matrix.cells import Drivers

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from packaging.version import Version
 
 from torchlocks.cuda.packages import variant_of
-from torchlocks.host.compatibility import code_for
+from torchlocks.host.gpu_rules import code_for
 from torchlocks.matrix.cells import Cell, Drivers, DriverVersions, Environment, environment_name
 from torchlocks.matrix.model import Matrix
 from torchlocks.matrix.target import Target

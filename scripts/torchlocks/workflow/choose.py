@@ -8,8 +8,9 @@ from packaging.version import Version
 
 from torchlocks.core.errors import MissingFileError, NoSuchRowError, UnfitHostError
 from torchlocks.core.layout import Layout
-from torchlocks.host.compatibility import Fit, fits, needs_of
+from torchlocks.host.compatibility import fits, needs_of
 from torchlocks.host.doctor import Limits, best, describe, gpu_fits, judge, limits_of_locks, refusal
+from torchlocks.host.needs import Fit
 from torchlocks.host.record import Host
 from torchlocks.install.provenance import Provenance, read_provenance
 from torchlocks.matrix.cells import environment_name

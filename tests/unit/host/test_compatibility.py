@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from packaging.version import Version
 
-from torchlocks.host.compatibility import Fit, code_for, fits, needs_of
+from torchlocks.host.compatibility import fits, needs_of
+from torchlocks.host.gpu_rules import code_for
+from torchlocks.host.needs import Fit
 from torchlocks.host.nvidia import Gpu
 from torchlocks.host.record import Host
 from torchlocks.matrix.load import load_matrix

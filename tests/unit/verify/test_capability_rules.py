@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from torchlocks.core.layout import Layout
-from torchlocks.host.compatibility import code_for
+from torchlocks.host.gpu_rules import code_for
 from torchlocks.matrix.load import load_matrix
 from torchsuite.capability import how_it_runs
 

@@ -1,4 +1,4 @@
-"""The command: install a bundle that was checked into a new prefix."""
+"""The command: install a checked bundle into a new prefix."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
 
 def install(bundle: Bundle, prefix: Path, say: Callable[[str], None]) -> None:
-    """Install the bundle, which has been checked, into `prefix`, which must not exist or be an empty folder.
+    """Install the checked bundle into `prefix`, which must not exist or be an empty folder.
 
-    Raises BundleError or OSError; then nothing is there that was not there before.
+    Raises BundleError or OSError; then nothing was changed.
     """
     here = host_platform()
     if bundle.platform not in (here, "noarch"):
@@ -95,7 +95,7 @@ def _pairs(bundle: Bundle, results: list[Any]) -> list[tuple[Package, Any]]:
 
 
 def _correction(bundle: Bundle, package: Package) -> dict[str, Any]:
-    """The dependencies that the bundle's channel gives for the package."""
+    """Return the dependencies in the bundle's channel for the package."""
     index = load_json(read_file(bundle.folder / "channel" / package.subdir / "repodata.json"))
     file = posixpath.basename(package.file)
     record = index["packages.conda"].get(file) or index["packages"].get(file) or {}
@@ -103,7 +103,7 @@ def _correction(bundle: Bundle, package: Package) -> dict[str, Any]:
 
 
 def host_platform() -> str:
-    """The conda platform of this machine, such as `linux-64`."""
+    """Return the conda platform of this machine, such as `linux-64`."""
     import platform
 
     system = {"linux": "linux", "darwin": "osx", "win32": "win"}.get(sys.platform, sys.platform)

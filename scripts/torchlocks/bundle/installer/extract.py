@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 def extract(archive: Path, folder: Path, zstd: Opener | None, sha256: str | None = None) -> Extracted:
     """Extract a package archive into the new folder `folder`.
 
-    With `sha256`, the bytes that are extracted are copied first, and the copy is hashed: the file may have changed
-    since it was checked. Raises BundleError when it is damaged, is another file, or holds anything but files, folders
-    and links that stay inside.
+    With `sha256`, the archive is copied first and the copy is hashed: the file may have changed since it was checked.
+    Raises BundleError if it is damaged, is another file, or contains anything but files, folders and links that stay
+    inside.
     """
     folder.mkdir()
     if sha256 is None:

@@ -1,4 +1,4 @@
-"""Reading, hashing and writing single files, and paths that may not leave a folder."""
+"""Read, hash and write single files; paths may not leave a folder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ BLOCK = 1 << 20
 
 
 def read_file(path: Path, limit: int = 256 << 20) -> bytes:
-    """The bytes of a regular file of at most `limit` bytes; OSError for anything else, such as a FIFO or a device."""
+    """Return the bytes of a regular file of at most `limit` bytes. Raises OSError for others, such as a FIFO or a
+    device.
+    """
     if not stat.S_ISREG(os.stat(str(path)).st_mode):  # noqa: PTH116
         raise OSError(f"{path.name} is not a file")
     with path.open("rb") as file:
@@ -31,14 +33,14 @@ def read_file(path: Path, limit: int = 256 << 20) -> bytes:
 
 
 def shown(text: str) -> str:
-    """A text with what is not printable as escapes: names in a bundle could act on a terminal."""
+    """Escape what is not printable: names in a bundle could control a terminal."""
     if text.isprintable():
         return text
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in text)
 
 
 def load_json(data: bytes) -> Any:
-    """Parse JSON; ValueError also for what is nested too deeply."""
+    """Parse JSON. Raises ValueError also if it is nested too deeply."""
     try:
         return json.loads(data)
     except RecursionError:
@@ -46,7 +48,7 @@ def load_json(data: bytes) -> Any:
 
 
 def hash_file(path: Path) -> str:
-    """The file's SHA-256 sum, hexadecimal."""
+    """Return the file's SHA-256 sum, hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb", buffering=0) as file:
         for block in iter(lambda: file.read(BLOCK), b""):
@@ -55,7 +57,7 @@ def hash_file(path: Path) -> str:
 
 
 def leaves(path: str) -> bool:
-    """True when `path` is absolute, has a drive, or leads out of the folder that it is relative to."""
+    """Return whether `path` is absolute, has a drive, or leads out of the folder that it is relative to."""
     plain = path.replace("\\", "/")
     return not plain or plain.startswith("/") or plain[1:2] == ":" or posixpath.normpath(plain).split("/", 1)[0] == ".."
 
@@ -74,7 +76,7 @@ def write_hashed(source: BinaryIO, target: Path) -> str:
 
 
 def make_folder(folder: Path, root: Path) -> None:
-    """Make `folder` below `root`; a link on the way may not lead out of `root`."""
+    """Create `folder` below `root`; no link on the way may lead out of `root`."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
@@ -85,7 +87,7 @@ def make_folder(folder: Path, root: Path) -> None:
 
 
 def write_new(path: Path, text: str) -> None:
-    """Write one of our own files; BundleError where a package has brought it, since it could be a link."""
+    """Write one of our own files. Raises BundleError if a package has brought it, since it could be a link."""
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)

@@ -28,7 +28,7 @@ ENTRY_POINT = re.compile(r"\s*([\w.+-]+)\s*=\s*([\w.]+)\s*:\s*([\w.]+)\s*\Z")
 
 
 class Linker:
-    """Puts extracted packages into the folder `new`, which will be the environment at `prefix`."""
+    """Links extracted packages into the folder `new`, which becomes the environment at `prefix`."""
 
     def __init__(self, bundle: Bundle, new: Path, prefix: Path, warn: Callable[[str], None]) -> None:
         self._bundle = bundle
@@ -41,7 +41,7 @@ class Linker:
         self._owners: dict[str, str] = {}
 
     def find_python(self, package: Package, extracted: Extracted) -> None:
-        """Note where the environment's Python has its modules, for packages of any Python."""
+        """Determine where the environment's Python has its modules, for packages of any Python."""
         minor = ".".join(package.version.split(".")[:2])
         self._python = "python.exe" if self._bundle.windows else f"bin/python{minor}"
         plain = "Lib/site-packages" if self._bundle.windows else f"lib/python{minor}/site-packages"
@@ -50,9 +50,9 @@ class Linker:
             raise BundleError(f"{package.record_name} has its modules outside of the environment.")
 
     def link(self, package: Package, extracted: Extracted, correction: dict[str, Any]) -> None:
-        """Move the package's files to where they belong and keep its record.
+        """Move the package's files to their places and keep its record.
 
-        `correction` is what the channel says of it instead of its own index: dependencies and constraints.
+        `correction` are the channel's dependencies and constraints, which replace those of the package's index.
         """
         index = _read_index(package, extracted)
         modules = index.get("noarch") == "python"
@@ -85,7 +85,7 @@ class Linker:
                 self._warn(f"{package.record_name} has a post-link script, which is not run: {script}")
 
     def finish(self) -> None:
-        """Write the records and the history; BundleError when a link leads out of the environment."""
+        """Write the records and the history. Raises BundleError if a link leads out of the environment."""
         root = os.path.realpath(str(self._new))
         for folder, folders, files in os.walk(str(self._new)):
             for name in folders + files:
@@ -136,7 +136,7 @@ class Linker:
         return path
 
     def _clear(self, path: str, package: Package) -> Path:
-        """Make room for a file; one of another package at the same path makes way, as with other conda clients."""
+        """Clear a file's path; a file of another package is moved away, as with other conda clients."""
         target = self._new / path
         make_folder(target.parent, self._new)
         owner = self._owners.get(path)
@@ -227,7 +227,7 @@ class Linker:
             yield f"+{each.url.rsplit('/', 3)[1]}/{each.subdir}::{each.record_name}"
 
     def _provenance(self) -> dict[str, Any]:
-        """What `torchlocks` knows an environment by; see provenance.py, whose schema this is."""
+        """Return the file by which `torchlocks` recognises an environment; its schema is that of provenance.py."""
         return {
             "schema": 1,
             "install_id": uuid.uuid4().hex,
@@ -246,7 +246,7 @@ class Linker:
 
 
 def _read_index(package: Package, extracted: Extracted) -> dict[str, Any]:
-    """The package's own index.json; BundleError when it is that of another package."""
+    """Return the package's own index.json. Raises BundleError if it is that of another package."""
     try:
         index: dict[str, Any] = load_json(read_file(extracted.folder / "info" / "index.json"))
         said = [index.get(key) for key in ("name", "version", "build")]
@@ -258,7 +258,7 @@ def _read_index(package: Package, extracted: Extracted) -> dict[str, Any]:
 
 
 def _read_paths(folder: Path) -> list[dict[str, Any]]:
-    """The package's files: `info/paths.json`, or `info/files` and `info/has_prefix` of packages from before 2017."""
+    """Return the package's files: `info/paths.json`, or `info/files` and `info/has_prefix` from before 2017."""
     listing = folder / "info" / "paths.json"
     try:
         if listing.is_file():

@@ -1,4 +1,4 @@
-"""What a bundle contains: its manifest's fields as tuples, and the error of everything that is wrong with it."""
+"""The fields of a bundle's manifest as tuples, and the error for all that is wrong with a bundle."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class BundleError(Exception):
-    """What is wrong, and what to do about it. Nothing has been put in place."""
+    """What is wrong, and what to do about it. Nothing was installed."""
 
     def __init__(self, what: str, fix: str = "copy the bundle again; if it stays, make it again.") -> None:
         super().__init__(what)
@@ -15,10 +15,10 @@ class BundleError(Exception):
 
 
 class Package(NamedTuple):
-    """One package of the bundle: its archive, and what the lock says of it.
+    """One package of the bundle: its archive and its fields in the lock.
 
-    `sha256`, `md5` and `size` (bytes) are those of the locked archive; `file_sha256` is that of the file in the
-    bundle, which is another one where the bundle is portable.
+    `sha256`, `md5` and `size` (bytes) are those of the locked archive; `file_sha256` is that of the file in the bundle,
+    which differs if the bundle is portable.
     """
 
     name: str
@@ -38,10 +38,10 @@ class Package(NamedTuple):
 
 
 class Bundle(NamedTuple):
-    """An unpacked bundle; `packages` are in the order in which they can be linked.
+    """An unpacked bundle; `packages` are in an order in which they can be linked.
 
-    `portable` says that its archives were repacked, so that the lock's hashes do not hold for them; `manifest` is
-    bundle.json, which has their own.
+    `portable`: its archives were repacked, so that they do not have the lock's hashes. `manifest` is bundle.json, which
+    has their own.
     """
 
     folder: Path
@@ -61,7 +61,7 @@ class Bundle(NamedTuple):
 
 
 class Extracted(NamedTuple):
-    """A package's files in a folder of its own, and the sha256 of each by its path."""
+    """An extracted package: its folder, and the sha256 of each file by path."""
 
     folder: Path
     hashes: dict[str, str]

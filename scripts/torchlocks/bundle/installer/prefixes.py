@@ -1,4 +1,4 @@
-"""The prefix in a package's files: binaries, text files, and the first lines of scripts."""
+"""Replace the prefix in a package's files: binaries, text files, and the first lines of scripts."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ SHEBANG_LIMIT = {"linux": 127, "osx": 512}
 
 
 def replace_binary(content: bytes, placeholder: str, prefix: str) -> bytes:
-    """`content` with the prefix in its C strings, each padded with NULs to its old length.
+    """Replace the prefix in the C strings of `content`, each padded with NULs to its old length.
 
-    Raises BundleError when the prefix is longer than the placeholder.
+    Raises BundleError if the prefix is longer than the placeholder.
     """
     old, new = placeholder.encode(), prefix.encode()
     if len(new) > len(old):
@@ -28,8 +28,10 @@ def replace_binary(content: bytes, placeholder: str, prefix: str) -> bytes:
 
 
 def replace_text(content: bytes, placeholder: str, prefix: str, limit: int | None) -> bytes:
-    """`content` with the prefix; a first line `#!…` that no kernel could run (longer than `limit`, or with a space in
-    the path) is written in a way that it can. `limit` is None on Windows, where there are no such lines.
+    """Replace the prefix in `content`.
+
+    A first line `#!…` that no kernel could run (longer than `limit`, or with a space in the path) is rewritten. `limit`
+    is None on Windows, where there are no such lines.
     """
     old, new = placeholder.encode(), prefix.encode()
     if limit is None or not content.startswith(b"#!") or old not in content:

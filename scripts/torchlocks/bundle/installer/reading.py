@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def read_bundle(folder: Path) -> Bundle:
-    """The bundle in `folder`. Raises BundleError when its manifest or lock is not what it should be."""
+    """Read the bundle in `folder`. Raises BundleError if its manifest or lock is invalid."""
     try:
         manifest = read_file(folder / "bundle.json")
         said = load_json(manifest)
@@ -58,7 +58,9 @@ def _read_explicit(path: Path) -> dict[str, str]:
 
 
 def check_files(bundle: Bundle, say: Callable[[str], None]) -> None:
-    """Hold every file against SHA256SUMS, and every archive against the lock; BundleError at the first that differs."""
+    """Compare every file with SHA256SUMS and every archive with the lock. Raises BundleError at the first that
+    differs.
+    """
     expected = {}
     try:
         sums = read_file(bundle.folder / "SHA256SUMS")
@@ -91,10 +93,10 @@ def check_files(bundle: Bundle, say: Callable[[str], None]) -> None:
 
 
 def prove(bundle: Bundle, sha256: str | None, signers: Path | None, signer: str | None, unproven: bool) -> str:
-    """What ties the archives to the lock, in words. Raises BundleError when nothing does.
+    """Return what proves that the archives are the lock's, as text. Raises BundleError if nothing does.
 
-    In a portable bundle the archives are repacked: nobody can tell from the bundle alone that they hold what the
-    locked ones held. Then the manifest must have a hash that the user has from elsewhere, or be signed.
+    In a portable bundle the archives are repacked: the bundle alone cannot prove that they have the contents of the
+    locked ones. Then the manifest must have a hash that the user got elsewhere, or be signed.
     """
     if signers is not None:
         return _signed(bundle, signers, signer)
@@ -136,7 +138,7 @@ def _signed(bundle: Bundle, signers: Path, signer: str | None) -> str:
 
 
 def explicit_text(bundle: Bundle) -> str:
-    """An explicit file for conda clients, with the bundle's packages where they are now."""
+    """Format an explicit file for conda clients, with the bundle's packages at their present place."""
     lines = [f"# The packages of {bundle.folder}", f"# platform: {bundle.platform}", "@EXPLICIT"]
     for each in bundle.packages:
         lines.append(f"{(bundle.folder / each.file).absolute().as_uri()}#{each.file_sha256}")

@@ -1,4 +1,4 @@
-"""Zstandard, by whatever can read it on this machine."""
+"""Readers of Zstandard: the first that exists on this machine is used."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def zstd_of_python() -> Opener | None:
-    """Python 3.14's own."""
+    """Return the reader of Python 3.14 and newer."""
     try:
         from compression import zstd  # type: ignore[import-not-found, unused-ignore]
     except ImportError:
@@ -28,7 +28,7 @@ def zstd_of_python() -> Opener | None:
 
 
 def zstd_of_module() -> Opener | None:
-    """`backports.zstd` or `zstandard`, where one of them is installed."""
+    """Return the reader of `backports.zstd` or `zstandard`, if one of them is installed."""
     try:
         from backports import zstd  # type: ignore[import-not-found, unused-ignore]
 
@@ -43,7 +43,7 @@ def zstd_of_module() -> Opener | None:
 
 
 def zstd_of_system() -> Opener | None:
-    """The system's libzstd, through its stable streaming interface (zstd.h)."""
+    """Return a reader that uses the system's libzstd, through its stable streaming interface (zstd.h)."""
     try:
         import ctypes
         from ctypes.util import find_library
@@ -119,7 +119,7 @@ def zstd_of_system() -> Opener | None:
 
 
 def zstd_of_command() -> Opener | None:
-    """The `zstd` command."""
+    """Return a reader that runs the `zstd` command."""
     command = shutil.which("zstd")
     if command is None:
         return None
@@ -171,7 +171,7 @@ ZSTD = (zstd_of_python, zstd_of_module, zstd_of_system, zstd_of_command)
 
 
 def require_zstd(bundle: Bundle) -> Opener | None:
-    """What reads Zstandard here; None where no package needs it. Raises BundleError where there is nothing."""
+    """Return a reader; None if no package needs it. Raises BundleError if there is none."""
     if not any(each.file.endswith(".conda") for each in bundle.packages):
         return None
     for way in ZSTD:
