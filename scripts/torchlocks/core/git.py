@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from torchlocks.core.reading import read_bytes
+from torchlocks.core.urls import file_path
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 _TIMEOUT_S = 600
@@ -112,9 +113,7 @@ def repository_of(folder: Path) -> tuple[Path, str]:
 def _local_path(repository: str) -> Path:
     if "://" not in repository:
         return Path(repository)
-    from urllib.request import url2pathname
-
-    return Path(url2pathname(urlsplit(repository).path))
+    return file_path(repository)
 
 
 def _is_git_dir(folder: Path) -> bool:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from urllib.parse import quote
+
+from torchlocks.core.systems import here
 
 
 def mask(text: str) -> str:
@@ -59,6 +62,11 @@ def expand_credentials(url: str, values: Mapping[str, str]) -> str:
 
 
 _CREDENTIALS = re.compile(r"(?<=://)([^/\s@]+@)|(/t/[^/\s]+)")
+
+
+def file_path(url: str) -> Path:
+    """Return the path that a `file:` URL names on this system: `C:\\a b` for `file:///C:/a%20b` on Windows."""
+    return Path(here.url_path(url))
 
 
 def strip_credentials(url: str) -> str:

@@ -11,7 +11,6 @@ import re
 import shutil
 import stat
 import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from pathlib import Path
 from torchlocks.core.disk import disk_full, is_disk_full
 from torchlocks.core.errors import FetchError, MissingFileError, SignatureError
 from torchlocks.core.files import write_whole
+from torchlocks.core.systems import here
 from torchlocks.lockfile.models import Lock
 
 NAMESPACE = "torchlocks-lock"
@@ -245,7 +245,7 @@ def _allowed_signers(path: Path) -> bytes:
         raise SignatureError(
             "The file of allowed signers names nobody.", where=str(path), fix="one line a signer: IDENTITY KEYTYPE KEY"
         )
-    if sys.platform != "win32" and path.stat().st_mode & stat.S_IWOTH:
+    if here.UNIX and path.stat().st_mode & stat.S_IWOTH:
         raise SignatureError(
             "Everybody on this machine can change who may sign.", where=str(path), fix=f"chmod o-w {path}"
         )

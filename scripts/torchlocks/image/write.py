@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from torchlocks.core.disk import disk_full_as_error, disk_of, is_disk_full, requ
 from torchlocks.core.errors import ImageError, LockfileError, MissingFileError
 from torchlocks.core.package_cache import cache_folder
 from torchlocks.core.quantities import shortened
+from torchlocks.core.systems import here
 from torchlocks.export.sbom import cyclonedx
 from torchlocks.image import documents as oci
 from torchlocks.image.base import BaseImage, base_bytes, take_base
@@ -172,7 +172,7 @@ def make_image(locked: LockedTarget, output: Path, options: ImageOptions, progre
 
 
 def _require_possible(locked: LockedTarget) -> None:
-    if sys.platform == "win32":
+    if not here.UNIX:
         raise ImageError(
             "An image cannot be written on Windows, whose files have no modes and links as on Linux.",
             fix="run it in WSL, or on Linux or macOS",

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from torchlocks.core.errors import InstallError, MissingFileError
 from torchlocks.core.reading import RECORD_BYTES, load_json, read_bytes
+from torchlocks.core.systems import here
 
 #: Activation scripts set variables; one that takes longer than this hangs.
 TIMEOUT_SECONDS = 60
@@ -28,12 +28,10 @@ _SHELLS_OWN = ("_", "SHLVL", "PWD", "OLDPWD", "LC_CTYPE")
 #: Marks of another activated environment, and what breaks any other Python than the one it was set for.
 _FOREIGN = ("CONDA_PREFIX", "CONDA_SHLVL", "CONDA_DEFAULT_ENV", "CONDA_PROMPT_MODIFIER", "PYTHONHOME", "VIRTUAL_ENV")
 
-_WINDOWS = sys.platform == "win32"
-
 
 def python_of(prefix: Path) -> Path:
     """The Python of an environment. Raises MissingFileError when there is none."""
-    python = prefix / "python.exe" if _WINDOWS else prefix / "bin" / "python"
+    python = here.python(prefix)
     if not python.exists():
         raise MissingFileError(
             "There is no environment here: it has no Python.",
@@ -54,16 +52,15 @@ def activation_environment(prefix: Path, base_env: Mapping[str, str]) -> dict[st
     prefix = prefix.absolute()
     base = {name: value for name, value in base_env.items() if name not in _FOREIGN}
     with tempfile.TemporaryDirectory(prefix="torchlocks-activate-") as folder:
-        dump, script = Path(folder) / "env.json", Path(folder) / ("activate.bat" if _WINDOWS else "activate.sh")
+        dump, script = Path(folder) / "env.json", Path(folder) / here.ACTIVATE
         # The variables are written to a file: scripts may print what they like.
         source = "import json,os,sys; json.dump(dict(os.environ), open(sys.argv[1], 'w'))"
         command = [sys.executable, "-I", "-c", source, os.fspath(dump)]
-        line = subprocess.list2cmdline(command) if _WINDOWS else shlex.join(command)
+        line = here.command_line(command)
         script.write_text(f"{_activation_script(prefix, base)}\n{line}\n", encoding="utf-8")
-        runner = [os.environ.get("COMSPEC", "cmd.exe"), "/D", "/C"] if _WINDOWS else [_posix_shell()]
         try:
             done = subprocess.run(
-                [*runner, os.fspath(script)],
+                [*here.runner(os.environ), os.fspath(script)],
                 env=base,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
@@ -112,9 +109,9 @@ def shell_in(prefix: Path) -> int:
     there does not hide the environment. Other shells inherit the variables.
     """
     environment = activation_environment(prefix, os.environ)
-    if _WINDOWS:
+    if here.SHELL == "cmd":
         return _status(subprocess.Popen([environment.get("COMSPEC", "cmd.exe")], env=environment))
-    shell = os.environ.get("SHELL") or _posix_shell()
+    shell = os.environ.get("SHELL") or here.runner(os.environ)[0]
     kind = Path(shell).name
     with tempfile.TemporaryDirectory(prefix="torchlocks-shell-") as folder:
         script = Path(folder) / "activate"
@@ -148,7 +145,7 @@ def _activation_script(prefix: Path, base: Mapping[str, str], shell: str | None 
     path = next((value for name, value in base.items() if name.upper() == "PATH"), os.defpath)
     variables = ActivationVariables(current_path=[entry for entry in path.split(os.pathsep) if entry])
     try:
-        return activate(prefix, variables, shells[shell or ("cmd" if _WINDOWS else "bash")]).script
+        return activate(prefix, variables, shells[shell or here.SHELL]).script
     except Exception as error:
         # rattler has a class for each file that it reads: state, env_vars.d, activate.d.
         raise _bad_activation(prefix, error) from None
@@ -161,11 +158,6 @@ def _bad_activation(prefix: Path, error: Exception) -> InstallError:
         fix="see which (fsck), and install the environment again.",
         details=str(error)[:2000],
     )
-
-
-def _posix_shell() -> str:
-    # Activation scripts are written for bash; a system without one gets by with sh in most cases.
-    return shutil.which("bash") or "/bin/sh"
 
 
 def _status(process: subprocess.Popen[bytes]) -> int:

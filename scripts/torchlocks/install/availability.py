@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 from torchlocks.core.http import make_client as make_client
 from torchlocks.core.package_cache import cache_folder
+from torchlocks.core.urls import file_path
 from torchlocks.core.urls import mask as mask
 from torchlocks.install.cache import PackageStore
 from torchlocks.install.transfer import classify
@@ -105,7 +104,7 @@ async def _probe(client: Client, url: str) -> str | None:
     from rattler.package_streaming import download_to_writer
 
     if urlsplit(url).scheme == "file":
-        return None if Path(url2pathname(urlsplit(url).path)).is_file() else "no such file"
+        return None if file_path(url).is_file() else "no such file"
     probe = _Probe()
     try:
         await download_to_writer(client, url, probe)

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from torchlocks.core import systems
 from torchlocks.core.errors import IntegrityError
 from torchlocks.core.reading import RECORD_BYTES, load_json, read_bytes
 
@@ -48,11 +49,7 @@ def site_packages(index: Mapping[str, Any], version: str, platform: str) -> str:
             )
         return said
     minor = re.match(r"\d+\.\d+", version)
-    return (
-        "Lib/site-packages"
-        if platform.startswith("win")
-        else f"lib/python{minor[0] if minor else version}/site-packages"
-    )
+    return systems.of(platform).site_packages(minor[0] if minor else version)
 
 
 class Tree:
@@ -167,7 +164,7 @@ def _in_prefix(path: str, noarch: bool, modules: str, platform: str) -> str:
 
 
 def _scripts(platform: str) -> str:
-    return "Scripts" if platform.startswith("win") else "bin"
+    return systems.of(platform).SCRIPTS
 
 
 def _is_ours(place: tuple[str, ...]) -> bool:

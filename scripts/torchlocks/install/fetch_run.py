@@ -8,7 +8,6 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 from torchlocks.core.disk import is_disk_full
 from torchlocks.core.errors import (
@@ -21,7 +20,7 @@ from torchlocks.core.files import hash_file
 from torchlocks.core.http import make_client as make_client
 from torchlocks.core.http import retry_after
 from torchlocks.core.progress import Task
-from torchlocks.core.urls import expand_credentials
+from torchlocks.core.urls import expand_credentials, file_path
 from torchlocks.core.urls import mask as mask
 from torchlocks.install.cache import Entry, PackageStore
 from torchlocks.install.fetch_options import FetchOptions
@@ -151,7 +150,7 @@ class FetchRun:
         raise _as_error(package, failures)
 
     async def _local(self, url: str, package: LockedPackage) -> Path:
-        path = Path(url2pathname(urlsplit(url).path))
+        path = file_path(url)
         try:
             size = path.stat().st_size
             algorithm = "sha256" if package.sha256 is not None else "md5"

@@ -23,6 +23,7 @@ from torchlocks.core.errors import BusyError, InstallError, InterruptedByUserErr
 from torchlocks.core.files import write_new
 from torchlocks.core.progress import Progress
 from torchlocks.core.quantities import shortened
+from torchlocks.core.systems import here
 from torchlocks.install import swap
 from torchlocks.install.additions import refuse_to_drop_additions
 from torchlocks.install.provenance import (
@@ -133,12 +134,24 @@ def install_environment(
         except OSError as error:
             if is_disk_full(error):
                 raise
-            raise InstallError(
-                f"The environment cannot be put in place: {error.strerror or error}.",
-                where=str(error.filename or prefix),
-                fix="check that the folder can be written to; what was there is untouched.",
-            ) from error
+            raise not_in_place(error, prefix) from error
     return InstallResult(prefix=prefix, changed=True, packages=len(packages), provenance=made)
+
+
+def not_in_place(error: OSError, prefix: Path) -> InstallError | BusyError:
+    """Return the error for an environment that could not be put in place because of `error`."""
+    where = str(error.filename or prefix)
+    if here.in_use(error):
+        return BusyError(
+            "The environment is in use, and cannot be replaced.",
+            where=where,
+            fix="close the programs that run in it, also shells and notebooks; what was there is untouched.",
+        )
+    return InstallError(
+        f"The environment cannot be put in place: {error.strerror or error}.",
+        where=where,
+        fix="check that the folder can be written to; what was there is untouched.",
+    )
 
 
 def clean_leftovers(prefix: Path, progress: Progress) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 
 from torchlocks.core.files import hash_file, write_new, write_whole
 from torchlocks.core.reading import RECORD_BYTES, load_json, read_bytes
+from torchlocks.core.systems import here
 from torchlocks.core.urls import strip_credentials
 from torchlocks.install import up_to_date
 from torchlocks.install.findings import Damage
@@ -232,10 +233,10 @@ def _modes(prefix: Path) -> tuple[dict[str, int], dict[str, int]]:
     """The permission bits of all files and of all folders but the prefix itself; nothing on Windows."""
     files: dict[str, int] = {}
     folders: dict[str, int] = {}
-    waiting = [] if os.name == "nt" else [(os.fspath(prefix), "")]
+    waiting = [] if not here.UNIX else [(os.fspath(prefix), "")]
     while waiting:
-        here, below = waiting.pop()
-        with os.scandir(here) as entries:
+        folder, below = waiting.pop()
+        with os.scandir(folder) as entries:
             for each in entries:
                 path = below + each.name
                 if each.is_dir(follow_symlinks=False):

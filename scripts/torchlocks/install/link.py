@@ -20,6 +20,7 @@ from torchlocks.core.disk import is_disk_full
 from torchlocks.core.errors import InstallError
 from torchlocks.core.http import make_client
 from torchlocks.core.progress import Progress
+from torchlocks.core.systems import here
 from torchlocks.core.urls import mask, strip_credentials
 from torchlocks.install.cache import Entry
 from torchlocks.install.contained import refuse_outside
@@ -84,6 +85,11 @@ def link(
         {package.file_name: [each["_path"] for each in read_paths(entry.folder)] for package, entry in entries.items()},
         platform,
     )
+    longest = max((len(each["_path"]) for entry in entries.values() for each in read_paths(entry.folder)), default=0)
+    if (why := here.too_long(str(prefix), longest)) is not None:
+        raise InstallError(
+            f"The path of the environment is too long: {why}.", where=str(prefix), fix="name a shorter one."
+        )
     for package, entry in entries.items():
         scripts = (f"bin/.{package.name}-post-link.sh", f"Scripts/.{package.name}-post-link.bat")
         if any((entry.folder / script).exists() for script in scripts):
@@ -115,7 +121,7 @@ def _stand_in(entries: Mapping[LockedPackage, Entry], folder: Path) -> Path:
     """A cache of links to the entries of one that cannot be written to: rattler locks whatever it takes files from."""
     folder.mkdir()
     for entry in entries.values():
-        (folder / entry.folder.name).symlink_to(entry.folder, target_is_directory=True)
+        here.link_folder(folder / entry.folder.name, entry.folder)
         shutil.copyfile(entry.folder.with_name(f"{entry.folder.name}.lock"), folder / f"{entry.folder.name}.lock")
     return folder
 

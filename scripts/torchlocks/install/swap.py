@@ -7,22 +7,16 @@ journal of a swap in two steps. Everything here expects the caller to hold the p
 
 from __future__ import annotations
 
-import ctypes
-import errno
 import json
 import os
 import re
 import shutil
-import sys
 from pathlib import Path
 from secrets import token_hex
 
 from torchlocks.core.errors import InstallError, MissingFileError
+from torchlocks.core.systems import here
 from torchlocks.install.provenance import read_provenance
-
-_AT_FDCWD = -100
-_RENAME_EXCHANGE = 2  # Linux, renameat2(2), since 3.15
-_RENAME_SWAP = 2  # macOS, renamex_np(2), on APFS
 
 
 def hidden(prefix: Path, kind: str) -> Path:
@@ -144,23 +138,7 @@ def rollback(prefix: Path) -> None:
 
 def exchange(one: Path, other: Path) -> bool:
     """Exchange two folders in one step; False where the system or the file system cannot. Raises OSError otherwise."""
-    libc = ctypes.CDLL(None, use_errno=True) if sys.platform != "win32" else None
-    if libc is None:
-        return False
-    if sys.platform == "darwin" and hasattr(libc, "renamex_np"):
-        failed = libc.renamex_np(os.fsencode(one), os.fsencode(other), ctypes.c_uint(_RENAME_SWAP))
-    elif hasattr(libc, "renameat2"):
-        failed = libc.renameat2(
-            _AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), ctypes.c_uint(_RENAME_EXCHANGE)
-        )
-    else:
-        return False
-    if not failed:
-        return True
-    number = ctypes.get_errno()
-    if number in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
-        return False
-    raise OSError(number, os.strerror(number), str(one), None, str(other))
+    return here.exchange(one, other)
 
 
 def _keep_as_previous(old: Path, prefix: Path) -> None:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import torchlocks
 from torchlocks.core.errors import RecipeError, TorchlocksError
+from torchlocks.core.systems import here
 from torchlocks.local_channel.channel import subdir_here
 from torchlocks.local_channel.recipes import Plan, Recipe, base_interpreter, requirement_specs
 from torchlocks.local_channel.wheels import Wheel
@@ -54,7 +55,7 @@ def job_of(recipe: Recipe, plan: Plan, wheels: Mapping[str, Wheel], target: Path
             "wheel_file": wheel.path.name,
             "wheel_sha256": wheel.sha256,
             # This tool's pip, run for the Python in the host environment, which has no bytecode yet.
-            "pip": f"{_quoted(sys.executable)} -m pip --python {_host_python()}",
+            "pip": f"{_quoted(sys.executable)} -m pip --python {here.BUILD_PYTHON}",
             "requires_python": wheel.requires_python,
             "glibc": f">={wheel.glibc},<3.0.a0" if wheel.glibc else "*",
         }
@@ -107,11 +108,6 @@ def _written(recipe: Recipe, plan: Plan, wheel: Wheel | None, logs: Path) -> Pat
 
 def _quoted(program: str) -> str:
     return f'"{program}"' if " " in program else program
-
-
-def _host_python() -> str:
-    """Return the path of the host environment's Python in a build script."""
-    return "%PREFIX%\\python.exe" if os.name == "nt" else '"$PREFIX/bin/python"'
 
 
 _EPOCH = datetime(1980, 1, 1, tzinfo=timezone.utc)

@@ -11,7 +11,7 @@ from torchlocks.core import reading
 from torchlocks.core.errors import FetchError, LockfileError, MissingFileError
 from torchlocks.core.http import download_small
 from torchlocks.core.reading import LOCK_BYTES
-from torchlocks.core.urls import mask
+from torchlocks.core.urls import file_path, mask
 from torchlocks.lockfile.formats import PIXI, merge, parse_lock, read_environments, read_lock
 from torchlocks.lockfile.models import Lock
 
@@ -61,9 +61,6 @@ def path_of(name: str) -> Path:
     """Return the path of the file `name`; for a URL its last segment, for messages."""
     if "://" not in name:
         return Path(name)
-    path = urlsplit(name).path
     if name.startswith("file://"):
-        from urllib.request import url2pathname
-
-        return Path(url2pathname(path))
-    return Path(Path(path).name or "lock")
+        return file_path(name)
+    return Path(Path(urlsplit(name).path).name or "lock")

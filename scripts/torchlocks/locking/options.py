@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from torchlocks import __version__
 from torchlocks.core.errors import MissingFileError
+from torchlocks.core.systems import here
 from torchlocks.solve.repodata import RecordSource
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def find_solver(named: str | None = None) -> Solver:
                 fix="name a conda, mamba or micromamba, or leave CONDA_EXE unset to use torchlocks' own solver",
             )
         return Solver(executable=Path(found).absolute(), own=Path(found).stem == "torchlocks-conda")
-    name = "torchlocks-conda.exe" if os.name == "nt" else "torchlocks-conda"
+    name = here.program("torchlocks-conda")
     # Beside the interpreter in a virtual environment; `pip install --user` and Windows have other folders.
     schemes = (sysconfig.get_default_scheme(), sysconfig.get_preferred_scheme("user"))
     folders = [Path(sys.executable).parent, *(Path(sysconfig.get_path("scripts", scheme)) for scheme in schemes)]

@@ -24,11 +24,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
-from urllib.parse import unquote, urlsplit
 
 from torchlocks import __version__
 from torchlocks.core.errors import SolveError, TorchlocksError
 from torchlocks.core.process_exit import exit_process
+from torchlocks.core.urls import file_path
 from torchlocks.solve.repodata import RecordSource, records_by_url
 from torchlocks.solve.solver import SolveRequest, _match_specs, solve
 
@@ -45,7 +45,7 @@ def _virtual_packages(channel: str, platform: str) -> tuple[GenericVirtualPackag
 
     if "://" in channel and not channel.startswith("file://"):
         return None
-    folder = Path(unquote(urlsplit(channel).path) if channel.startswith("file://") else channel)
+    folder = file_path(channel) if channel.startswith("file://") else Path(channel)
     found: dict[str, dict[str, Any]] = {}
     for subdir in ("noarch", platform):
         try:

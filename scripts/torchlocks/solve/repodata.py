@@ -12,11 +12,10 @@ from itertools import product
 from pathlib import Path
 from time import sleep
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
 
 from torchlocks.core.errors import ChannelUnreachableError, MissingFileError
 from torchlocks.core.files import hash_file
-from torchlocks.core.urls import mask
+from torchlocks.core.urls import file_path, mask
 from torchlocks.lockfile.fields import channel_urls
 
 if TYPE_CHECKING:
@@ -79,7 +78,7 @@ class RecordSource:
         Raises MissingFileError if the snapshot does not have the channel.
         """
         if channel.startswith("file://"):
-            return Path(unquote(urlsplit(channel).path))
+            return file_path(channel)
         if self.snapshot is None:
             return None
         folder = self.snapshot / channel_name(channel)

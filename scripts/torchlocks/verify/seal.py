@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from torchlocks.core.systems import here
 from torchlocks.install.activate import activation_environment
 
 #: What the suite may know of the outside. Everything else (PYTHONPATH, LD_LIBRARY_PATH, LD_PRELOAD, DYLD_*,
@@ -41,11 +42,7 @@ def sealed_environment(prefix: Path, outside: Mapping[str, str], work: Path) -> 
     }
     home = work / "home"
     home.mkdir(exist_ok=True)
-    if sys.platform == "win32":
-        root = outside.get("SYSTEMROOT", r"C:\Windows")
-        kept |= {"PATH": rf"{root}\System32;{root}", "USERPROFILE": os.fspath(home), "APPDATA": os.fspath(home)}
-    else:
-        kept |= {"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "HOME": os.fspath(home)}
+    kept |= here.bare(outside, home)
     if driver := _driver_folder(outside.get("LD_LIBRARY_PATH", ""), work):
         kept["LD_LIBRARY_PATH"] = os.fspath(driver)
     # -I does this for the suite's own process and for those it starts; these are for whoever starts Python without.

@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -23,6 +22,7 @@ from pydantic import ValidationError
 from torchlocks import __version__
 from torchlocks.core.errors import LockfileError, MissingFileError, VerificationError
 from torchlocks.core.progress import Progress, Task
+from torchlocks.core.systems import here
 from torchlocks.install.activate import python_of
 from torchlocks.lockfile.models import Lock
 from torchlocks.matrix.target import Target
@@ -291,7 +291,7 @@ def _lines(stream: TextIO) -> Iterator[str | None]:
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """Ask the suite to end its processes and itself; kill it when it does not."""
-    if process.poll() is None and sys.platform != "win32":
+    if process.poll() is None and here.UNIX:
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(_GRACE_SECONDS)

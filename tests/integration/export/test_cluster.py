@@ -283,7 +283,7 @@ def record(line):
     index = json.loads((file.parent / "repodata.json").read_bytes())
     found = {**index.get("packages", {}), **index.get("packages.conda", {})}[file.name]
     (Path("/tmp") / "index.json").write_text(json.dumps(found))
-    sha256 = line.rpartition(":")[2]
+    sha256 = line.rpartition("#")[2].removeprefix("sha256:")
     assert sha256 == found["sha256"], file
     own = PackageRecord.from_index_json("/tmp/index.json", size=found["size"], sha256=sha256)
     return RepoDataRecord(own, file.name, url, url.rsplit("/", 2)[0])
@@ -306,7 +306,7 @@ def test_the_dockerfile_builds_and_its_image_imports_torch(environment: Path, tm
         return done.stdout
 
     root = tmp_path / "bookworm"
-    run("debootstrap", "--variant=minbase", "--include=python3", "bookworm", root)
+    run("debootstrap", "--variant=minbase", "--include=python3,ca-certificates", "bookworm", root)
     run(Path(sys.executable).with_name("uv"), "pip", "install", "--target", root / "opt" / "rattler", "py-rattler<0.29")
     (root / "usr/local/bin/micromamba").write_text(STAND_IN)
     (root / "usr/local/bin/micromamba").chmod(0o755)
