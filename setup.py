@@ -16,7 +16,7 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 FILES = ("LICENSE", "matrix.yml", "environment-cpu.yml", "environment-gpu.yml")
-FOLDERS = ("docs", "locks", "recipes", "tests/torch")
+FOLDERS = ("docs", "evidence", "locks", "recipes", "tests/torch")
 
 
 def repository_files() -> Iterator[Path]:

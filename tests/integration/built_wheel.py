@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 COMMITTED = (
     *("LICENSE", "matrix.yml", "environment-cpu.yml", "environment-gpu.yml"),
-    *("docs", "locks", "recipes", "tests/torch"),
+    *("docs", "evidence", "locks", "recipes", "tests/torch"),
 )
 
 

@@ -11,7 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from torchlocks.check.model import Expectation, Finding, Problem, Report, Rule, Skipped, Subject, expectation
-from torchlocks.check.rules import extended, files, graph, hardware, known_pairs, packages, parity, recipes, torch
+from torchlocks.check.rules import (
+    evidence,
+    extended,
+    files,
+    graph,
+    hardware,
+    known_pairs,
+    packages,
+    parity,
+    recipes,
+    torch,
+)
 from torchlocks.check.rules.files import Folder, read_folder
 from torchlocks.check.rules.packages import RELOCK
 from torchlocks.check.rules.parity import Pair
@@ -42,7 +53,7 @@ def rule_reasons() -> dict[str, str]:
     """Return the id of every rule with its reason, in the order in which they are applied."""
     everything: tuple[Any, ...] = (*files.RULES, *LOCK_RULES, *parity.RULES)
     by_rule = {each.id: each.reason for each in everything}
-    return by_rule | {recipes.RULE: recipes.REASON} | extended.REASONS
+    return by_rule | {recipes.RULE: recipes.REASON} | evidence.REASONS | extended.REASONS
 
 
 def check_lock(lock: Lock, row: Expectation | None = None, *, shown: str | None = None) -> Report:
@@ -215,6 +226,7 @@ def check_repository(
         subjects.update({(name, platform): subject for platform, subject in seen.items()})
     if not envs:
         report += recipes.check_recipes(layout, matrix)
+        report += evidence.check_evidence(layout)
     return report + _unknown_folders(layout, matrix) + _parity(matrix, subjects)
 
 

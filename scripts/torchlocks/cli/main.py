@@ -44,6 +44,7 @@ VERBS = {
     "licences": "supply",
     "export": "exports",
     "refresh": "updating",
+    "evidence": "evidence",
     "update-all": "updating",
     "action": "action",
     "pick": "site",

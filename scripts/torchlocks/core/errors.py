@@ -242,6 +242,12 @@ class ActionError(TorchlocksError):
     exit_code = 65
 
 
+class EvidenceError(TorchlocksError):
+    """A report proves nothing of a committed lock, or an evidence record is not valid."""
+
+    exit_code = 66
+
+
 class InterruptedByUserError(TorchlocksError):
     """Ctrl-C, or a termination signal."""
 

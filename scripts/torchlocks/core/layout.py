@@ -48,6 +48,11 @@ class Layout:
         return self.root / "locks"
 
     @property
+    def evidence(self) -> Path:
+        """Committed records of which lock was proven where."""
+        return self.root / "evidence"
+
+    @property
     def recipes(self) -> Path:
         return self.root / "recipes"
 

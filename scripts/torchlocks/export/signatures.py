@@ -44,14 +44,20 @@ def sign(lock: Path, key: Path) -> Path:
     from torchlocks.lockfile.formats import parse_lock
     from torchlocks.lockfile.open import read_bytes
 
-    if not key.is_file():
-        raise MissingFileError(
-            "There is no such key.", where=str(key), fix="make one (ssh-keygen -t ed25519), or name yours with --key"
-        )
+    _require_key(key)
     data = read_bytes(str(lock))
     parse_lock(data, lock)
+    return sign_file(lock, data, key)
+
+
+def sign_file(lock: Path, data: bytes, key: Path, *, namespace: str = NAMESPACE) -> Path:
+    """Sign the bytes `data` of the file `lock` for a namespace; returns the signature's path.
+
+    Raises MissingFileError if the key does not exist, SignatureError if ssh-keygen does not sign.
+    """
+    _require_key(key)
     # By standard input: for a file, ssh-keygen prompts before it replaces an existing signature.
-    done = _ssh_keygen(["sign", "-f", str(key), "-n", NAMESPACE], data)
+    done = _ssh_keygen(["sign", "-f", str(key), "-n", namespace], data)
     if done.returncode != 0:
         raise SignatureError(
             "ssh-keygen could not sign the lock.",
@@ -73,28 +79,43 @@ def sign(lock: Path, key: Path) -> Path:
     return signature
 
 
+def _require_key(key: Path) -> None:
+    if not key.is_file():
+        raise MissingFileError(
+            "There is no such key.", where=str(key), fix="make one (ssh-keygen -t ed25519), or name yours with --key"
+        )
+
+
 def signature_of(lock: Path) -> Path:
     """Return the path of a lockfile's signature."""
     return lock.with_name(lock.name + SUFFIX)
 
 
-def matches(data: bytes, signature: bytes) -> bool:
+def matches(data: bytes, signature: bytes, *, namespace: str = NAMESPACE) -> bool:
     """Return whether `signature` is one of exactly these bytes, by any key. Raises SignatureError if not valid."""
     try:
-        _signing_key(data, signature, "", "")
+        _signing_key(data, signature, "", "", namespace)
     except _Changed:
         return False
     return True
 
 
-def verify(data: bytes, signature: bytes, allowed: Path, *, signer: str | None = None, name: str) -> Signer:
+def verify(
+    data: bytes,
+    signature: bytes,
+    allowed: Path,
+    *,
+    signer: str | None = None,
+    name: str,
+    namespace: str = NAMESPACE,
+) -> Signer:
     """Verify that `signature` is one of `data`, by one of the `allowed` signers, or by `signer` if given.
 
     `allowed` is a file of allowed signers, `name` the lock's name in messages. Raises MissingFileError if there is no
     such file, and SignatureError with the reason: the lock, the signature, or the signer.
     """
     trusted, asked = _allowed_signers(allowed), signer is not None
-    key = _signing_key(data, signature, name, name + SUFFIX)
+    key = _signing_key(data, signature, name, name + SUFFIX, namespace)
     with tempfile.TemporaryDirectory(prefix="torchlocks-") as scratch:
         # Copies, so that both commands read the same bytes.
         signers, sig = Path(scratch) / "allowed_signers", Path(scratch) / "signature"
@@ -107,10 +128,10 @@ def verify(data: bytes, signature: bytes, allowed: Path, *, signer: str | None =
                 what = f"The lock was signed with the {key}, which no allowed signer has"
                 raise _not_allowed(what, found, signers, allowed)
             signer = names[0]
-        done = _verify_as(signer, data, sig, signers)
+        done = _verify_as(signer, data, sig, signers, namespace)
         if done.returncode != 0:
             # ssh-keygen returns the first line with the key; another one may allow it for locks.
-            other = None if asked else _by_line(data, sig, trusted, Path(scratch) / "one_signer")
+            other = None if asked else _by_line(data, sig, trusted, Path(scratch) / "one_signer", namespace)
             if other is None:
                 what = f"The lock was signed with the {key}, which may not sign locks as {signer}"
                 raise _not_allowed(what, done, signers, allowed)
@@ -118,18 +139,20 @@ def verify(data: bytes, signature: bytes, allowed: Path, *, signer: str | None =
     return Signer(identity=signer, key=key)
 
 
-def _verify_as(signer: str, data: bytes, signature: Path, signers: Path) -> subprocess.CompletedProcess[bytes]:
-    arguments = ["-f", str(signers), "-I", signer, "-n", NAMESPACE, "-s", str(signature)]
+def _verify_as(
+    signer: str, data: bytes, signature: Path, signers: Path, namespace: str
+) -> subprocess.CompletedProcess[bytes]:
+    arguments = ["-f", str(signers), "-I", signer, "-n", namespace, "-s", str(signature)]
     return _ssh_keygen(["verify", *arguments], data)
 
 
-def _by_line(data: bytes, signature: Path, trusted: bytes, one: Path) -> str | None:
+def _by_line(data: bytes, signature: Path, trusted: bytes, one: Path, namespace: str) -> str | None:
     """Return the first identity that any single line of the allowed signers permits for this lock, or None."""
     for line in trusted.splitlines():
         one.write_bytes(line + b"\n")
         found = _ssh_keygen(["find-principals", "-f", str(one), "-s", str(signature)])
         for name in found.stdout.decode(errors="replace").splitlines():
-            if _verify_as(name, data, signature, one).returncode == 0:
+            if _verify_as(name, data, signature, one, namespace).returncode == 0:
                 return name
     return None
 
@@ -190,8 +213,8 @@ class _Changed(SignatureError):
     """The signature is one of other bytes."""
 
 
-def _signing_key(data: bytes, signature: bytes, lock: str, name: str) -> str:
-    """Return the key that made `signature` over `data` for our namespace. Raises SignatureError."""
+def _signing_key(data: bytes, signature: bytes, lock: str, name: str, namespace: str) -> str:
+    """Return the key that made `signature` over `data` for a namespace. Raises SignatureError."""
     if _ARMOUR not in signature:
         raise SignatureError(
             "The signature is not one that ssh-keygen made.", where=name, fix="sign the lock: torchlocks sign LOCK"
@@ -199,15 +222,15 @@ def _signing_key(data: bytes, signature: bytes, lock: str, name: str) -> str:
     with tempfile.TemporaryDirectory(prefix="torchlocks-") as scratch:
         sig = Path(scratch) / "signature"
         sig.write_bytes(signature)
-        done = _ssh_keygen(["check-novalidate", "-n", NAMESPACE, "-s", str(sig)], data)
+        done = _ssh_keygen(["check-novalidate", "-n", namespace, "-s", str(sig)], data)
     said = _said(done)
     if done.returncode == 0 and (good := _GOOD.search(said)):
         return good["key"]
     if "namespace" in said:
         raise SignatureError(
-            f"The signature was made for something else: it is not of the namespace {NAMESPACE}.",
+            f"The signature was made for something else: it is not of the namespace {namespace}.",
             where=name,
-            fix="sign the lock with `torchlocks sign LOCK`, or ssh-keygen -Y sign -n " + NAMESPACE,
+            fix="sign the lock with `torchlocks sign LOCK`, or ssh-keygen -Y sign -n " + namespace,
             details=said,
         )
     if "incorrect signature" in said:

@@ -89,10 +89,10 @@ class Verdict(Frozen):
 
     The suite's command concludes; this is the form of its report. `lock_sha256` is the hash of the lockfile's bytes.
     `select`, `quick` and `tiers_selected` tell what of the suite was asked for, `workers` how many processes ran it.
-    `facts` are what the environment says of itself. `ok`: nothing failed, and something ran. `complete`: the whole
-    suite was asked for, so that `ok` speaks for the environment. `gaps` are the required checks that proved nothing,
-    `headline` is the conclusion in one line. `differs` says what of the committed lock the environment is not, None if
-    it is of that lock, or of another that was named.
+    `client` is the program that installed the environment. `facts` are what the environment says of itself. `ok`:
+    nothing failed, and something ran. `complete`: the whole suite was asked for, so that `ok` speaks for the
+    environment. `gaps` are the required checks that proved nothing, `headline` is the conclusion in one line. `differs`
+    says what of the committed lock the environment is not, None if it is of that lock, or of another that was named.
     """
 
     # Reports of a newer suite may have further fields.
@@ -105,6 +105,7 @@ class Verdict(Frozen):
     accelerator: Accelerator
     cuda: str | None
     prefix: str
+    client: str = "torchlocks"
     lock_path: str
     lock_sha256: str
     channels: tuple[str, ...]

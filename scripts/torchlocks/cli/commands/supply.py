@@ -24,12 +24,14 @@ if TYPE_CHECKING:
     help="Private key, or a public one whose private key is in the SSH agent.",
 )
 def sign(locks: tuple[Path, ...], key: Path) -> None:
-    """Sign lockfiles, or all in a folder, with an SSH key: writes LOCK.sig beside each."""
+    """Sign lockfiles, or all in a folder, or evidence records, with an SSH key: writes LOCK.sig beside each."""
+    from torchlocks.evidence.signing import is_record, sign_record
     from torchlocks.export.signatures import sign as sign_one
     from torchlocks.export.signatures import signable
 
     for path in [file for named in locks for file in signable(named)]:
-        click.echo(f"wrote {sign_one(path, key.expanduser())}")
+        signed = sign_record(path, key.expanduser()) if is_record(path) else sign_one(path, key.expanduser())
+        click.echo(f"wrote {signed}")
 
 
 @click.command()
@@ -39,13 +41,18 @@ def sign(locks: tuple[Path, ...], key: Path) -> None:
 )
 @click.option("--signer", default=None, help="The one identity that may have signed (default: any in the file).")
 def verify_signature(locks: tuple[str, ...], allowed: Path, signer: str | None) -> None:
-    """Verify the signatures of lockfiles (paths or URLs), or of all in a folder."""
+    """Verify the signatures of lockfiles (paths or URLs), of all in a folder, or of evidence records."""
     from torchlocks.core.printing import printable
     from torchlocks.export.signatures import open_signed_lock, signable
 
     names = [str(file) for name in locks for file in ([name] if "://" in name else signable(Path(name)))]
+    from torchlocks.evidence.signing import is_record, verify_record
+
     for name in names:
-        _, who = open_signed_lock(name, allowed, signer=signer)
+        if "://" not in name and is_record(Path(name)):
+            who = verify_record(Path(name), allowed, signer=signer)
+        else:
+            _, who = open_signed_lock(name, allowed, signer=signer)
         click.echo(printable(f"{name}: signed by {who.identity} ({who.key})"))
 
 
