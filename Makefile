@@ -23,9 +23,9 @@ QUICK    ?=#           1: verify with the short set of checks
 SCHEDULER ?=#          Dask scheduler whose workers lock or verify, such as tcp://host:8786
 GROWTH   ?=#           the largest number of environments that make bench locks (1000)
 BASE     ?=#           what make image builds on: an OCI layout, or the tar of a file system
-FILE     ?=#           a bundle to unpack into the package cache
+FILE     ?=#           a bundle to unpack into the package cache; a report for make evidence
 FORMAT   ?=#           one form for make export, such as dockerfile
-KEY      ?=#           SSH key for make sign
+KEY      ?=#           SSH key for make sign and make evidence
 DRY      ?=#           1: make refresh only prints its plan
 UPDATE   ?=#           1: make recipes only writes what is generated from the locks
 A        ?=#           first lock of make diff: a file, REV:file, or a prefix
@@ -73,7 +73,7 @@ ONE    = $(call quoted,$(or $(ENV),$(error name the environment: make $@ ENV=cpu
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env-cpu env-gpu pair doctor run shell rollback verify fsck bundle image matrix render lock update example check why diff channel \
+.PHONY: help env-cpu env-gpu pair doctor run shell rollback verify evidence fsck bundle image matrix render lock update example check why diff channel \
         export sbom licences sign refresh update-all site recipes bench lint test test-unit requirements golden clean
 
 help: ## print this help
@@ -94,6 +94,8 @@ shell: $(READY) ## start a shell in an environment  [ENV=cpu or auto]
 	@$(TOOL) shell $(ONE)
 verify: $(READY) ## run the torch suite again in an installed environment  [ENV=cpu QUICK= SCHEDULER=]
 	@$(TOOL) verify $(ONE) $(if $(QUICK),--quick) $(DASK)
+evidence: $(READY) ## make evidence out of a report on a committed lock, or list it  [FILE=reports/cpu.json KEY=]
+	@$(TOOL) evidence $(if $(FILE),add $(call quoted,$(FILE)) $(call option,--key,KEY),list)
 fsck: $(READY) ## compare every file of an environment with its packages  [ENV=cpu FIX=1]
 	@$(TOOL) fsck $(ONE) $(if $(FIX),--fix)
 rollback: $(READY) ## go back to the previous environment  [ENV=cpu]

@@ -76,7 +76,7 @@ def proving(
         for each in REQUIRED[tier]
         if each.only in (None, kind) and each.id != left_out
     ]
-    report = {
+    report: dict[str, object] = {
         "env": env,
         "platform": platform,
         "accelerator": kind,

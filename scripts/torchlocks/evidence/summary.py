@@ -124,14 +124,28 @@ def all_proofs(layout: Layout) -> Mapping[str, Proofs]:
     return found
 
 
+def by_environment(proofs: Mapping[str, Proofs]) -> Mapping[str, str]:
+    """Return one line for each environment, over all of its platforms.
+
+    Records on the present locks count; where there are none, the line tells how far the locks have moved on.
+    """
+    by_env: dict[str, list[Proofs]] = {}
+    for cell, each in proofs.items():
+        by_env.setdefault(cell.partition("/")[0], []).append(each)
+    found: dict[str, str] = {}
+    for env, mine in by_env.items():
+        current = [proof.record for each in mine for proof in each.current]
+        found[env] = proven_text(current) if current else "; ".join(dict.fromkeys(each.text() for each in mine))
+    return found
+
+
 def proven_text(found: Iterable[Evidence]) -> str:
     """Return where records prove something: `verified on A100 (driver 550); CI: Ubuntu 24.04, macOS 15`."""
     by_hand: dict[str, list[str]] = {}
     in_ci: dict[str, list[str]] = {}
     for record in found:
-        gpu = record.state == "gpu" or bool(record.machine.gpus)
-        kinds = in_ci if record.workflow and not gpu else by_hand
-        kinds.setdefault(_WORDS[record.state], []).extend(_gpus(record) if gpu else [record.machine.system])
+        kinds = in_ci if record.workflow and not record.machine.gpus else by_hand
+        kinds.setdefault(_WORDS[record.state], []).extend(places_of(record))
     parts = [f"{word} on {_listed(places)}" for word, places in sorted(by_hand.items(), key=_order)]
     for word, places in sorted(in_ci.items(), key=_order):
         how = "" if word == _WORDS["cpu"] else f" ({word})"
@@ -160,6 +174,11 @@ def _listed(places: list[str]) -> str:
     return ", ".join(sorted(set(places), key=order))
 
 
+def places_of(record: Evidence) -> list[str]:
+    """Return the kind of machine for people: its GPUs with the driver, else its operating system."""
+    return _gpus(record) if record.machine.gpus else [record.machine.system]
+
+
 def _gpus(record: Evidence) -> list[str]:
     """Return `A100 (driver 550)` for each kind of GPU, `2 x A100` for two."""
     driver = record.machine.driver
@@ -178,5 +197,7 @@ def short_gpu(name: str) -> str:
 
 def age(date: datetime, now: datetime | None = None) -> str:
     """Return how long ago a date was, in days: `today`, `1 day ago`, `40 days ago`."""
+    if date.tzinfo is None:
+        date = date.replace(tzinfo=timezone.utc)
     days = max(0, ((now or datetime.now(timezone.utc)) - date).days)
     return "today" if days == 0 else f"{days} day{'s' if days != 1 else ''} ago"

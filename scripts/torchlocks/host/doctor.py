@@ -21,7 +21,8 @@ class Diagnosis:
     """The judgement on every environment, in the order of the matrix, and advice, a sentence each.
 
     `best` is the environment to use on the machine, None when none runs there. `installed` are the environments that
-    are there already, each with its verdict: True, False, or None for not verified.
+    are there already, each with its verdict: True, False, or None for not verified. `proven` has a line about the
+    evidence on an environment's lock for the platform, for those that have some.
     """
 
     host: Host
@@ -29,6 +30,7 @@ class Diagnosis:
     best: str | None
     advice: tuple[str, ...]
     installed: Mapping[str, bool | None] = field(default_factory=dict)
+    proven: Mapping[str, str] = field(default_factory=dict)
 
 
 Limits = Callable[[str], tuple[Limit, ...]]
@@ -43,6 +45,7 @@ def diagnose(
     limits: Limits | None = None,
     needed: Collection[str] = (),
     installed: Mapping[str, bool | None] | None = None,
+    proven: Mapping[str, str] | None = None,
 ) -> Diagnosis:
     """Judge the default of every row on `host`; only those in `locked`, where that is given.
 
@@ -59,7 +62,14 @@ def diagnose(
         options = f" PY={target.python} TORCH={target.pytorch}"
     there = dict(installed or {})
     advice = tuple(_advice(judged, chosen, host, there, options))
-    return Diagnosis(host=host, fits=judged, best=chosen.env if chosen else None, advice=advice, installed=there)
+    return Diagnosis(
+        host=host,
+        fits=judged,
+        best=chosen.env if chosen else None,
+        advice=advice,
+        installed=there,
+        proven=proven or {},
+    )
 
 
 def with_packages(matrix: Matrix, platform: str, needed: Collection[str]) -> list[str]:

@@ -46,7 +46,13 @@ def diagnosis_text(diagnosis: Diagnosis) -> RenderableType:
     to_do = Table.grid(padding=(0, 1))
     for sentence in (*notes, *diagnosis.advice):
         to_do.add_row(Text("-"), Text(as_typed_here(sentence), overflow="fold"))
-    return Group(machine, Text(), table, Text(), to_do)
+    proven = Table.grid(padding=(0, 2))
+    proven.add_column(no_wrap=True)
+    for fit in diagnosis.fits:
+        if fit.env in diagnosis.proven:
+            proven.add_row(Text(fit.env), Text(diagnosis.proven[fit.env], overflow="fold"))
+    evidence: list[RenderableType] = [Text("Evidence on these locks"), proven, Text()] if proven.row_count else []
+    return Group(machine, Text(), table, Text(), *evidence, to_do)
 
 
 def _reasons_once(diagnosis: Diagnosis) -> tuple[dict[str, str], list[str]]:
@@ -86,7 +92,10 @@ def diagnosis_json(diagnosis: Diagnosis) -> str:
             "host": diagnosis.host.model_dump(mode="json"),
             "virtual_packages": diagnosis.host.virtual_packages,
             "best": diagnosis.best,
-            "environments": [{**asdict(fit), "headline": fit.headline} for fit in diagnosis.fits],
+            "environments": [
+                {**asdict(fit), "headline": fit.headline, "evidence": diagnosis.proven.get(fit.env)}
+                for fit in diagnosis.fits
+            ],
             "installed": dict(diagnosis.installed),
             "advice": [as_typed_here(sentence) for sentence in diagnosis.advice],
         },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from torchlocks.matrix.model import Matrix
@@ -14,6 +15,9 @@ COLUMNS = (
     *("environment", "platform", "torch", "torchvision", "torchaudio", "Python", "CUDA"),
     *("NVIDIA driver", "glibc", "GPU architectures"),
 )
+
+
+NO_EVIDENCE = "none yet"
 
 
 def matrix_table(matrix: Matrix, *, variants: bool = False) -> Table:
@@ -36,18 +40,26 @@ def matrix_table(matrix: Matrix, *, variants: bool = False) -> Table:
     return table
 
 
-def matrix_markdown(matrix: Matrix) -> str:
-    """Return the same rows as a Markdown table with all architectures, for `docs/environments.md`."""
-    rows = [COLUMNS, ("---",) * len(COLUMNS), *(_cells(target) for target in matrix.targets())]
+def matrix_markdown(matrix: Matrix, proven: Mapping[str, str] | None = None) -> str:
+    """Return the same rows as a Markdown table with all architectures, for `docs/environments.md`.
+
+    `proven` has a line about the evidence by `env/platform`, where there is some.
+    """
+    rows = [(*COLUMNS, "evidence"), ("---",) * (len(COLUMNS) + 1)]
+    rows += [
+        (*_cells(target), (proven or {}).get(f"{target.env}/{target.platform}", NO_EVIDENCE))
+        for target in matrix.targets()
+    ]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
-def summary_markdown(matrix: Matrix) -> str:
+def summary_markdown(matrix: Matrix, proven: Mapping[str, str] | None = None) -> str:
     """Return a Markdown table for the README: a row for each default, with torch and Python by platform.
 
-    `+ vision` and `+ audio` mark environments that have torchvision and torchaudio.
+    `+ vision` and `+ audio` mark environments that have torchvision and torchaudio. `proven` has a line about the
+    evidence by environment, where there is some.
     """
-    rows: list[tuple[str, ...]] = [("environment", "CUDA", "NVIDIA driver", *matrix.platforms)]
+    rows: list[tuple[str, ...]] = [("environment", "CUDA", "NVIDIA driver", *matrix.platforms, "evidence")]
     rows.append(("---",) * len(rows[0]))
     by_env: dict[str, dict[str, Target]] = {}
     for target in matrix.defaults():
@@ -55,7 +67,15 @@ def summary_markdown(matrix: Matrix) -> str:
     for env, targets in by_env.items():
         cuda = next(iter(targets.values())).cuda
         versions = [_versions(targets[name]) if name in targets else "" for name in matrix.platforms]
-        rows.append((env, cuda or "", f">= {matrix.drivers[cuda].linux.floor}" if cuda else "", *versions))
+        rows.append(
+            (
+                env,
+                cuda or "",
+                f">= {matrix.drivers[cuda].linux.floor}" if cuda else "",
+                *versions,
+                (proven or {}).get(env, NO_EVIDENCE),
+            )
+        )
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 

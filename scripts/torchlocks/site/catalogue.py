@@ -15,6 +15,9 @@ from torchlocks.cuda.libraries import limits_of
 from torchlocks.cuda.packages import torch_package
 from torchlocks.diff.compare import Facts, facts
 from torchlocks.diff.read import Side, row_of
+from torchlocks.evidence.model import Evidence
+from torchlocks.evidence.store import records
+from torchlocks.evidence.summary import Proofs, proofs_of
 from torchlocks.export.clients import CLIENTS
 from torchlocks.host.compatibility import needs_of
 from torchlocks.install.provenance import read_provenance, record_names
@@ -37,6 +40,7 @@ from torchlocks.site.index import (
     IndexPlatform,
     IndexVerification,
 )
+from torchlocks.site.proof import index_evidence, proven, strongest
 from torchlocks.verify.verdict import Verdict, read_verdict
 
 
@@ -54,6 +58,7 @@ class Cell:
     facts: Facts
     entry: IndexPlatform
     verdict: Verdict | None
+    proofs: Proofs
     installed: dict[str, int] | None
     installed_from_lock: bool
 
@@ -87,6 +92,9 @@ def read_catalogue(layout: Layout, *, revision: str | None = None) -> Catalogue:
     unreadable report counts as none, with a text that tells so.
     """
     matrix = load_matrix(layout.matrix)
+    evidence: dict[str, list[Evidence]] = {}
+    for record in records(layout):
+        evidence.setdefault(record.cell, []).append(record)
     cells: list[Cell] = []
     missing: list[str] = []
     for name in matrix.environments:
@@ -100,7 +108,9 @@ def read_catalogue(layout: Layout, *, revision: str | None = None) -> Catalogue:
         unreadable = verdict is None and report.is_file()
         for target in targets:
             if target.platform in lock.packages:
-                cells.append(_cell(layout, matrix, target, lock, verdict, unreadable))
+                found = evidence.get(f"{name}/{target.platform}", [])
+                proofs = proofs_of(found, lock.sha256, lock.packages[target.platform])
+                cells.append(_cell(layout, matrix, target, lock, verdict, proofs, unreadable))
             else:
                 missing.append(f"{name}/{target.platform}")
     index = Index(
@@ -149,7 +159,13 @@ def _entries(cells: list[Cell], env: str) -> tuple[IndexPlatform, ...]:
 
 
 def _cell(
-    layout: Layout, matrix: Matrix, target: Target, lock: Lock, verdict: Verdict | None, unreadable: bool
+    layout: Layout,
+    matrix: Matrix,
+    target: Target,
+    lock: Lock,
+    verdict: Verdict | None,
+    proofs: Proofs,
+    unreadable: bool,
 ) -> Cell:
     packages = tuple(sorted(lock.packages[target.platform], key=lambda package: package.name))
     side = Side(name=target.env, packages={target.platform: packages}, rows={target.platform: row_of(target)})
@@ -180,7 +196,9 @@ def _cell(
         packages=known.packages,
         download_bytes=known.download,
         files=tuple(_files(layout, target)),
-        verification=_verification(target, lock, mine, unreadable),
+        verification=strongest(_verification(target, lock, mine, unreadable), proven(proofs)),
+        evidence=tuple(map(index_evidence, proofs.proofs)),
+        not_covered=proofs.not_covered(cuda=target.cuda is not None),
     )
     return Cell(
         target=target,
@@ -189,6 +207,7 @@ def _cell(
         facts=known,
         entry=entry,
         verdict=mine,
+        proofs=proofs,
         installed=installed,
         installed_from_lock=from_lock,
     )

@@ -81,6 +81,19 @@ class IndexVerification(_Model):
     date: str | None = Field(description="When the suite ran, ISO 8601.")
 
 
+class IndexEvidence(_Model):
+    """One committed record: this lock, or an earlier state of it, was proven on a kind of machine."""
+
+    path: str = Field(description="Path in the repository, and URL relative to index.json.")
+    state: Literal["cpu", "cuda-build", "gpu", "partial"]
+    machine: str = Field(description="The kind of machine: GPUs with driver, or the operating system.")
+    client: str = Field(description="The program that installed it.")
+    date: str = Field(description="When the suite ran, ISO 8601.")
+    lock_sha256: str
+    differing: int | None = Field(description="How many packages differ from the present lock; null: this very lock.")
+    run: str | None = Field(description="URL of the workflow run; null: run by hand.")
+
+
 class IndexPlatform(_Model):
     """One environment on one platform."""
 
@@ -100,6 +113,8 @@ class IndexPlatform(_Model):
     download_bytes: int | None = Field(description="Sum of the sizes of the package files; null: not all known.")
     files: tuple[IndexFile, ...]
     verification: IndexVerification
+    evidence: tuple[IndexEvidence, ...] = Field(default=(), description="Committed records, the newest first.")
+    not_covered: tuple[str, ...] = Field(default=(), description="What the evidence on this lock does not show.")
 
     def file(self, form: str) -> IndexFile:
         """Return the lockfile of a format."""

@@ -16,30 +16,24 @@ from torchlocks.core.disk import is_disk_full
 from torchlocks.core.errors import DiskFullError, TorchlocksError
 from torchlocks.core.layout import Layout
 from torchlocks.core.progress import Progress
-from torchlocks.core.quantities import size
-from torchlocks.cuda.packages import TORCH_FAMILY, TORCH_NAMES, is_cuda_package, torch_package
+from torchlocks.evidence.model import evidence_json
 from torchlocks.export.clients import CLIENTS
 from torchlocks.export.licences import KINDS, MEANING, read_licence
-from torchlocks.pages.draw import Node, Part, layered, meter, shares
+from torchlocks.pages.draw import Part, meter, shares
 from torchlocks.pages.html import asset, templates
 from torchlocks.site.catalogue import Catalogue, Cell, read_catalogue, refuse_secrets
 from torchlocks.site.data import data_script
 from torchlocks.site.docs import DocPage, read_docs
 from torchlocks.site.history import History, Step, committed_revision, read_history
 from torchlocks.site.index import index_json, index_schema
-from torchlocks.solve.why import edges_of
+from torchlocks.site.pictures import chains_picture, installed_picture, shown_needs, size_picture
+from torchlocks.site.proof import aged, environment_badge, timeline
 from torchlocks.verify.report_html import report_html, tier_rows
 
 if TYPE_CHECKING:
     from markupsafe import Markup
 
     from torchlocks.lockfile.models import LockedPackage
-
-#: Math libraries and OpenMP runtimes, shown with CUDA's packages in the dependency graph.
-_MATH = frozenset((
-    "mkl", "libblas", "libcblas", "liblapack", "liblapacke", "libopenblas", "openblas", "blas", "tbb", "onednn",
-    "libhwloc", "llvm-openmp", "intel-openmp", "libgomp", "_openmp_mutex", "numpy",
-))  # fmt: skip
 
 #: How a state of verification is shown: a mark, a word, and the class of its colour.
 STATES: Mapping[str, tuple[str, str, str]] = {
@@ -120,22 +114,28 @@ def site_files(catalogue: Catalogue, history: History, docs: Sequence[DocPage]) 
             cell=cell,
             siblings=siblings,
             packages=package_rows(cell),
-            size_picture=_size_picture(cell),
-            installed_picture=_installed_picture(cell),
-            chains=_chains_picture(cell),
-            needs=_needs(cell),
+            size_picture=size_picture(cell),
+            installed_picture=installed_picture(cell),
+            chains=chains_picture(cell),
+            needs=shown_needs(cell),
             licences=_licence_counts(cell),
             tiers=tier_rows(cell.verdict) if cell.verdict else (),
+            moments=timeline(steps, cell.proofs),
             steps=[_told_step(step, f"h{number}") for number, step in enumerate(steps)],
             note=history.note,
             here="home",
             root="../../",
         )
+        files |= {f"evidence/{proof.record.name}": evidence_json(proof.record) for proof in cell.proofs.proofs}
         if cell.verdict:
             files[f"reports/{cell.target.env}.html"] = report_html(cell.verdict)
     for row in catalogue.local:
         if row.verdict:
             files[f"reports/{row.target.env}.html"] = report_html(row.verdict)
+    for env in catalogue.index.environments:
+        mine = [cell for cell in catalogue.cells if cell.target.env == env.name]
+        verifications = [cell.entry.verification for cell in mine]
+        files[f"badges/{env.name}.svg"] = environment_badge(env.name, verifications, [cell.proofs for cell in mine])
     for doc in docs:
         files[f"docs/{doc.slug}.html"] = render("doc.html", doc=doc, here="docs", root="../")
     return files
@@ -146,7 +146,14 @@ def _page(template: str, *, catalogue: Catalogue, docs: Sequence[DocPage], root:
         templates()
         .get_template(template)
         .render(
-            index=catalogue.index, cells=catalogue.cells, docs=docs, root=root, states=STATES, clients=CLIENTS, **values
+            index=catalogue.index,
+            cells=catalogue.cells,
+            docs=docs,
+            root=root,
+            states=STATES,
+            clients=CLIENTS,
+            aged=aged,
+            **values,
         )
     )
 
@@ -164,74 +171,6 @@ def package_rows(cell: Cell) -> tuple[PackageRow, ...]:
         )
         for package in ordered
     )
-
-
-def _kind(package: LockedPackage) -> str:
-    if package.name in TORCH_NAMES or package.name in TORCH_FAMILY:
-        return "PyTorch"
-    if is_cuda_package(package):
-        return "CUDA libraries"
-    if package.name in _MATH:
-        return "math and OpenMP"
-    return "Python" if package.name == "python" else "everything else"
-
-
-def _size_picture(cell: Cell) -> Markup:
-    """Return a drawing of the download size by purpose of the packages."""
-    amounts: dict[str, int] = {}
-    for package in cell.packages:
-        amounts[_kind(package)] = amounts.get(_kind(package), 0) + (package.size or 0)
-    parts = [Part(name, amount, size(amount)) for name, amount in sorted(amounts.items(), key=lambda item: -item[1])]
-    return shares(parts, "Download", "s")
-
-
-def _installed_picture(cell: Cell) -> Markup | None:
-    """Return a drawing of the bytes on disk by package, None if no environment of this row is installed here."""
-    if not cell.installed:
-        return None
-    ordered = sorted(cell.installed.items(), key=lambda item: -item[1])
-    parts = [Part(name, amount, size(amount)) for name, amount in ordered[:4]]
-    rest = sum(amount for _, amount in ordered[4:])
-    if rest:
-        parts.append(Part(f"{len(ordered) - 4} more", rest, size(rest)))
-    return shares(parts, "Installed", "i")
-
-
-def _needs(cell: Cell) -> dict[str, list[str]]:
-    """Return the dependencies from torch down to CUDA's and the math libraries, without all other packages."""
-    torch = torch_package(cell.packages)
-    assert torch is not None, "read_catalogue refuses a lock without torch"
-    shown = {
-        package.name
-        for package in cell.packages
-        if (is_cuda_package(package) or package.name in _MATH or package.name in (*TORCH_NAMES, *TORCH_FAMILY))
-        and package.name != "cuda-version"  # A package without files, which all of them depend on.
-    }
-    edges = {
-        name: [end for end in needed if end in shown and end != name]
-        for name, needed in edges_of(cell.packages).items()
-        if name in shown
-    }
-    reached = [torch.name]
-    for name in reached:
-        reached += [end for end in edges[name] if end not in reached]
-    return {name: edges[name] for name in reached}
-
-
-def _chains_picture(cell: Cell) -> Markup:
-    needs = _needs(cell)
-    by_name = {package.name: package for package in cell.packages}
-    nodes = [
-        Node(name, name if len(name) < 24 else f"{name[:22]}…", _short(by_name[name]), is_cuda_package(by_name[name]))
-        for name in needs
-    ]
-    root = next(iter(needs))
-    return layered(nodes, needs, root, f"What {root} needs, of CUDA and of math libraries: {len(needs)} packages")
-
-
-def _short(package: LockedPackage) -> str:
-    version = package.version if len(package.version) < 13 else f"{package.version[:12]}…"
-    return f"{version}, {size(package.size)}"
 
 
 def _licence_counts(cell: Cell) -> list[tuple[str, str, int]]:
@@ -292,7 +231,11 @@ def _put(layout: Layout, catalogue: Catalogue, files: Mapping[str, str]) -> Writ
         raise kind(
             f"The site cannot be written: {error.strerror}.", where=str(target), fix="make room, or make it writable"
         ) from error
-    pages = {name: count for name, count in sizes.items() if not name.startswith(("locks/", "reports/"))}
+    pages = {
+        name: count
+        for name, count in sizes.items()
+        if not name.startswith(("locks/", "reports/", "evidence/", "badges/"))
+    }
     return Written(
         start=target / "index.html",
         pages=sum(name.endswith(".html") for name in sizes),

@@ -9,11 +9,11 @@ from torchlocks.core.errors import MatrixError
 from torchlocks.core.files import write_whole
 from torchlocks.core.layout import Layout
 from torchlocks.core.progress import Progress
+from torchlocks.evidence.tables import update_tables
 from torchlocks.locking.environments import LockFailure, LockResult, lock_environments
 from torchlocks.locking.options import LockOptions
 from torchlocks.matrix.load import load_matrix
 from torchlocks.matrix.model import Matrix
-from torchlocks.matrix.table import matrix_markdown, summary_markdown, with_table
 from torchlocks.update.matrix_file import rewrite
 from torchlocks.update.refresh import Plan
 
@@ -44,14 +44,7 @@ def write_plan(layout: Layout, plan: Plan) -> Matrix:
     except MatrixError:
         write_whole(layout.matrix, before)
         raise
-    tables = {"README.md": summary_markdown, "docs/environments.md": matrix_markdown}
-    for name, table in tables.items():
-        path = layout.root / name
-        if path.is_file():
-            text = path.read_text(encoding="utf-8")
-            new = with_table(text, table(matrix))
-            if new != text:
-                write_whole(path, new)
+    update_tables(layout, matrix)
     return matrix
 
 
@@ -68,6 +61,8 @@ def apply(layout: Layout, plan: Plan, options: LockOptions, progress: Progress) 
     ]
     locked, failures = lock_environments(layout, changed, layout.locks, options, progress) if changed else ([], [])
     removed = remove_locks(layout, plan.before, matrix)
+    # They tell of evidence, which may be on previous locks now.
+    update_tables(layout, matrix)
     recipes: tuple[str, ...] = ()
     if not failures and (layout.recipes / "torch-env").is_dir():
         from torchlocks.publish.metapackages import update_generated

@@ -20,6 +20,7 @@ from torchlocks.core.layout import Layout
 from torchlocks.core.progress import Progress
 from torchlocks.diff.compare import Diff, diff
 from torchlocks.diff.read import Row, Side, row_of
+from torchlocks.evidence.tables import update_tables
 from torchlocks.export.signatures import SUFFIX
 from torchlocks.lockfile.formats import CONDA_LOCK, PIXI, merge, parse_lock
 from torchlocks.lockfile.models import Lock, LockedPackage
@@ -95,6 +96,8 @@ def update_all(
         from torchlocks.publish.metapackages import update_generated
 
         recipes = [path.relative_to(layout.root).as_posix() for path in update_generated(layout, matrix)]
+        # They tell of evidence, which is on the previous locks now.
+        recipes += [path.relative_to(layout.root).as_posix() for path in update_tables(layout, matrix)]
     progress.say("Checking the locks")
     return Update(
         changed=tuple(_account(layout, matrix, env, before[env], unsigned) for env, unsigned in changed),

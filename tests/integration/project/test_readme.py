@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from conftest import LAYOUT, ROOT
+from torchlocks.evidence.tables import tables
 from torchlocks.lockfile.formats import read_lock
 from torchlocks.matrix.load import load_matrix
-from torchlocks.matrix.table import matrix_markdown, summary_markdown
 
 README = (LAYOUT.root / "README.md").read_text(encoding="utf-8")
 SNAPSHOT = os.environ.get("TORCHLOCKS_SNAPSHOT")
@@ -96,13 +96,15 @@ def test_ci_runs_the_readmes_test_command() -> None:
 
 
 def test_the_readmes_table_is_the_matrix() -> None:
-    table = README.split("`torchlocks matrix --summary` -->\n")[1].split("<!-- /matrix -->")[0]
-    assert table == summary_markdown(load_matrix(LAYOUT.matrix)), "replace it by `torchlocks matrix --summary`"
+    table = README.split("`torchlocks matrix --write` -->\n")[1].split("<!-- /matrix -->")[0]
+    wanted = tables(LAYOUT, load_matrix(LAYOUT.matrix))[LAYOUT.root / "README.md"]
+    assert table == wanted, "run `torchlocks matrix --write`"
 
 
 def test_the_page_of_environments_is_the_matrix() -> None:
     table = "".join(line for line in DOCS["environments.md"].splitlines(keepends=True) if line.startswith("|"))
-    assert table == matrix_markdown(load_matrix(LAYOUT.matrix)), "replace it by `torchlocks matrix --markdown`"
+    wanted = tables(LAYOUT, load_matrix(LAYOUT.matrix))[LAYOUT.root / "docs" / "environments.md"]
+    assert table == wanted, "run `torchlocks matrix --write`"
 
 
 def test_the_lockfiles_that_it_names_are_there() -> None:

@@ -156,7 +156,7 @@ def test_signatures(layout: Layout, tmp_path: Path) -> None:
 
 def test_a_repository_check_has_the_rules(layout: Layout) -> None:
     from torchlocks.check.repository import check_repository, rule_reasons
-    from torchlocks.matrix.model import load_matrix
+    from torchlocks.matrix.load import load_matrix
 
     matrix = load_matrix(layout.matrix)
     change(layout, lambda document: document.update(hostname="gpu17"))

@@ -36,6 +36,8 @@ def add(reports: tuple[Path, ...], client: Client | None, account: str | None, k
     from torchlocks.core.layout import find_layout
     from torchlocks.evidence.record import record_of
     from torchlocks.evidence.store import write_record
+    from torchlocks.evidence.tables import update_tables
+    from torchlocks.matrix.load import load_matrix
 
     layout = find_layout()
     layout.require_checkout("evidence add")
@@ -51,6 +53,8 @@ def add(reports: tuple[Path, ...], client: Client | None, account: str | None, k
             from torchlocks.evidence.signing import sign_record
 
             click.echo(f"wrote {sign_record(path, key.expanduser()).relative_to(layout.root).as_posix()}")
+    for path in update_tables(layout, load_matrix(layout.matrix)):
+        click.echo(f"wrote {path.relative_to(layout.root).as_posix()}")
 
 
 def _files(reports: tuple[Path, ...]) -> list[Path]:

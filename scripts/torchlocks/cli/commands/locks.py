@@ -15,8 +15,9 @@ from torchlocks.cli.commands.shared import environment_option, locking_options, 
 @click.option("--schema", is_flag=True, help="Print the JSON schema of matrix.yml instead.")
 @click.option("--markdown", is_flag=True, help="Print the table of docs/environments.md.")
 @click.option("--summary", is_flag=True, help="Print the table of the README: one line for each environment.")
+@click.option("--write", is_flag=True, help="Write both tables to their files.")
 @click.option("--all", "variants", is_flag=True, help="With the variants: other Pythons and PyTorches.")
-def matrix(schema: bool, markdown: bool, summary: bool, variants: bool) -> None:
+def matrix(schema: bool, markdown: bool, summary: bool, write: bool, variants: bool) -> None:
     """List the environments and platforms."""
     from torchlocks.core.layout import find_layout
     from torchlocks.matrix.load import load_matrix, matrix_schema
@@ -26,9 +27,26 @@ def matrix(schema: bool, markdown: bool, summary: bool, variants: bool) -> None:
         return
     from torchlocks.matrix.table import matrix_markdown, matrix_table, summary_markdown
 
-    loaded = load_matrix(find_layout().matrix)
+    layout = find_layout()
+    loaded = load_matrix(layout.matrix)
+    if write:
+        from torchlocks.evidence.tables import update_tables
+
+        layout.require_checkout("matrix --write")
+        changed = update_tables(layout, loaded)
+        for path in changed:
+            click.echo(f"wrote {path.relative_to(layout.root)}")
+        if not changed:
+            click.echo("the tables are current")
+        return
     if markdown or summary:
-        click.echo(summary_markdown(loaded) if summary else matrix_markdown(loaded), nl=False)
+        from torchlocks.evidence.summary import all_proofs, by_environment
+
+        proofs = all_proofs(layout)
+        if summary:
+            click.echo(summary_markdown(loaded, by_environment(proofs)), nl=False)
+        else:
+            click.echo(matrix_markdown(loaded, {cell: each.text() for cell, each in proofs.items()}), nl=False)
         return
     from rich.console import Console
 
