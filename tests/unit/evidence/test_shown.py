@@ -21,6 +21,7 @@ from torchlocks.evidence.summary import age, all_proofs, differing
 from torchlocks.evidence.tables import update_tables
 from torchlocks.host.record import Host
 from torchlocks.matrix.load import load_matrix
+from torchlocks.matrix.table import summary_markdown
 from torchlocks.pages.badge import badge
 from torchlocks.site.catalogue import read_catalogue
 from torchlocks.site.write import write_site
@@ -39,9 +40,8 @@ GPU = "verified on 2 x H100 (driver 580), A100 (driver 550); CI (build verified)
 def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
     """A repository in which gpu-cu126 was proven on two machines and in CI, and cpu in CI."""
     layout = repository(tmp_path_factory.mktemp("shown"), "cpu", "gpu-cu126")
-    (layout.root / "README.md").write_text(
-        "# It\n<!-- written by `torchlocks matrix --write` -->\n<!-- /matrix -->\n", encoding="utf-8"
-    )
+    table = summary_markdown(load_matrix(layout.matrix))
+    (layout.root / "README.md").write_text(f"# It\n\n{table}\nThe end.\n", encoding="utf-8")
     for env, host, environ in (
         ("gpu-cu126", A100, {}),
         ("gpu-cu126", H100, {}),
