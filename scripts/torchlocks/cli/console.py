@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from torchlocks.core.progress import Progress, Silent, Task, Unit
 if TYPE_CHECKING:
     import rich.console
     import rich.progress
+    import rich.text
 
 
 def make_progress(*, quiet: bool = False) -> Progress:
@@ -32,8 +34,12 @@ def print_error(error: TorchlocksError) -> None:
     print(f"{red}error:{plain} {as_typed_here(str(error))}", file=sys.stderr)
 
 
+EVERY_S = 15.0
+"""Seconds between two lines about a task in a log."""
+
+
 class _Lines:
-    """Progress for logs: a line when a step begins and a line when it is done; no bars, no colour."""
+    """Progress for logs: a line when a step begins, every 15 s, and when it is done; no bars, no colour."""
 
     def say(self, message: str) -> None:
         print(printable(message, lines=True), file=sys.stderr, flush=True)
@@ -43,22 +49,43 @@ class _Lines:
 
     @contextmanager
     def task(self, title: str, total: float | None = None, *, unit: Unit = "items") -> Iterator[Task]:
-        task = _LineTask(total)
+        task = _LineTask(total, unit)
         started = time.monotonic()
         self.say(f"{title} …")
-        yield task
+        over = threading.Event()
+
+        def report() -> None:
+            while not over.wait(EVERY_S):
+                self.say(f"{title}: {task.state()}{time.monotonic() - started:.0f} s")
+
+        reporter = threading.Thread(target=report, daemon=True)
+        reporter.start()
+        try:
+            yield task
+        finally:
+            over.set()
+            reporter.join()
         amount = f"{task.done / 1e6:.0f} MB, " if unit == "bytes" else f"{task.done:.0f}, " if task.done else ""
         self.say(f"{title}: {amount}{time.monotonic() - started:.1f} s")
 
 
 class _LineTask:
-    def __init__(self, total: float | None) -> None:
-        self.done = 0.0
+    def __init__(self, total: float | None, unit: Unit) -> None:
+        self.done, self._total, self._unit, self._note = 0.0, total, unit, ""
 
     def advance(self, amount: float, note: str | None = None) -> None:
         self.done += amount
+        self._note = note or self._note
 
-    def total(self, amount: float) -> None: ...
+    def total(self, amount: float) -> None:
+        self._total = amount
+
+    def state(self) -> str:
+        """What is done, of how much, and the item it is at; empty where nothing is known."""
+        scale, name = (1e6, " MB") if self._unit == "bytes" else (1.0, "")
+        known = f" of {self._total / scale:.0f}" if self._total else ""
+        amount = f"{self.done / scale:.0f}{known}{name}, " if self.done or known else ""
+        return f"{amount}last {self._note}, " if self._note else amount
 
 
 class _Bars:
@@ -82,7 +109,7 @@ class _Bars:
         amount: list[bars.ProgressColumn] = (
             [bars.DownloadColumn(), bars.TransferSpeedColumn(), bars.TimeRemainingColumn()]
             if unit == "bytes"
-            else [bars.MofNCompleteColumn(), bars.TimeElapsedColumn()]
+            else [_counted(), bars.TimeElapsedColumn()]
         )
         started = time.monotonic()
         with bars.Progress(
@@ -97,6 +124,23 @@ class _Bars:
             yield task
         amount_done = f"{task.done / 1e6:.0f} MB, " if unit == "bytes" and task.done else ""
         self.console.print(f"{title}: {amount_done}{time.monotonic() - started:.1f} s", markup=False)
+
+
+def _counted() -> rich.progress.ProgressColumn:
+    """A column with how many of how many are done; empty until that is known."""
+    import rich.progress as bars
+
+    class Counted(bars.MofNCompleteColumn):
+        def render(self, task: rich.progress.Task) -> rich.text.Text:
+            return super().render(task) if task.total is not None else self.text(str(int(task.completed or 0) or ""))
+
+        @staticmethod
+        def text(words: str) -> rich.text.Text:
+            from rich.text import Text
+
+            return Text(words, style="progress.download")
+
+    return Counted()
 
 
 class _BarTask:

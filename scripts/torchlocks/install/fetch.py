@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     pass
 
 
+EXTRACTED = 1.7
+"""Bytes of files for each byte of archives, the least seen: 1.73 to 1.84 in wheels for CUDA, 4.3 in those for the CPU."""
+
+
 def ensure_cached(
     packages: Sequence[LockedPackage], options: FetchOptions, progress: Progress
 ) -> dict[LockedPackage, Entry]:
@@ -131,12 +135,13 @@ def _cache_errors(root: Path) -> Iterator[None]:
 
 
 def _require_room(packages: Sequence[LockedPackage], folder: Path) -> None:
-    """Raise DiskFullError if the packages cannot fit: extracted they are no smaller than as archives."""
-    needed = sum(each.size or 0 for each in packages) + max((each.size or 0 for each in packages), default=0)
+    """Raise DiskFullError if the packages cannot fit, extracted, together with the largest archive."""
+    archives = [each.size or 0 for each in packages]
+    needed = round(sum(archives) * EXTRACTED) + max(archives, default=0)
     require_space(
         folder,
         needed,
-        "The package cache needs at least",
+        "The package cache needs about",
         "make room, or name another cache folder (TORCHLOCKS_CACHE).",
     )
 

@@ -21,23 +21,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from torchlocks.core.disk import disk_full_as_error, disk_of, require_space_on_disks
+from torchlocks.core.disk import disk_full_as_error
 from torchlocks.core.layout import Layout
-from torchlocks.core.progress import Progress
+from torchlocks.core.progress import Progress, Task
 from torchlocks.local_channel.channel import channel_lock, subdir_here, swap_channel, work_folder, write_repodata
-from torchlocks.local_channel.jobs import WORKERS, job_of, run_jobs, wheel_size
-from torchlocks.local_channel.pins import Pin
-from torchlocks.local_channel.recipes import CPU, Plan, pin_file, read_plan
-from torchlocks.local_channel.wheels import fetch_wheels, no_cuda_torch
+from torchlocks.local_channel.jobs import job_of, run_jobs, wheel_size
+from torchlocks.local_channel.recipes import CPU, Plan, Recipe, read_plan
+from torchlocks.local_channel.space import announce
+from torchlocks.local_channel.wheels import fetch_wheels
 
 if TYPE_CHECKING:
     from torchlocks.local_channel.manifest import Manifest, Record
     from torchlocks.local_channel.pack import Built
 
 NOTHING_LOST = "free some space and run the command again; finished packages are kept."
-
-LARGE_WHEEL = 50_000_000
-"""Size in bytes from which a wheel is downloaded by a run of pip of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,21 +114,38 @@ def _bring_up_to_date(
     records = _prepare(following, channel, intact, plan)
     missing = [recipe for recipe in plan.recipes if recipe.name not in records]
     pins = [plan.pins[recipe.distribution] for recipe in missing if recipe.distribution]
-    large = _announce(layout, folder, accelerator, pins, installs_into, progress) if accelerator != CPU else ()
-    wheels = fetch_wheels(pins, layout.build / "wheels", progress, large=large)
+    large = announce(layout, folder, accelerator, pins, installs_into, progress)
+    store = layout.build / "wheels"
+    wheels = fetch_wheels([pin for pin in pins if pin.name not in large], store, progress)
     logs = layout.build / "logs" / (channel.name if accelerator != CPU else "")
     logs.mkdir(parents=True, exist_ok=True)
-    with work_folder(channel) as work, progress.task("Building the local channel", total=len(missing)) as task:
-        for generation in plan.generations:
+
+    def build(due: list[Recipe], task: Task) -> None:
+        due.sort(key=lambda recipe: -wheel_size(recipe, wheels))
+        jobs = {logs / f"{recipe.name}.log": job_of(recipe, plan, wheels, following, work, logs) for recipe in due}
+        if jobs:
+            write_repodata(following, records.values())
+        for built in run_jobs(jobs, work):
+            records[built.name] = _record(built, plan)
+            Manifest(packages=records).write(following)
+            task.advance(1, built.name)
+
+    with work_folder(channel) as work:
+        for number, generation in enumerate(plan.generations, start=1):
             due = [recipe for recipe in generation if recipe.name not in records]
-            due.sort(key=lambda recipe: -wheel_size(recipe, wheels))
-            jobs = {logs / f"{recipe.name}.log": job_of(recipe, plan, wheels, following, work, logs) for recipe in due}
-            if jobs:
-                write_repodata(following, records.values())
-            for built in run_jobs(jobs, work):
-                records[built.name] = _record(built, plan)
-                Manifest(packages=records).write(following)
-                task.advance(1, built.name)
+            small = [recipe for recipe in due if recipe.distribution not in large]
+            if small:
+                step = f" (step {number} of {len(plan.generations)})" if len(plan.generations) > 1 else ""
+                with progress.task(f"Building the local channel{step}", total=len(small)) as task:
+                    build(small, task)
+            # One by one, and each wheel removed once its package is there: a row has gigabytes of them.
+            for recipe in due:
+                if recipe.distribution and recipe.distribution in large:
+                    pin = plan.pins[recipe.distribution]
+                    wheels |= fetch_wheels([pin], store, progress, large=large)
+                    with progress.task(f"Building {recipe.name}", total=1) as task:
+                        build([recipe], task)
+                    wheels[pin.name].path.unlink(missing_ok=True)
     write_repodata(following, records.values())
     complete = Manifest(packages=dict(sorted(records.items())), repodata=repodata_hashes(following))
     complete.write(following)
@@ -165,47 +179,6 @@ def _prepare(following: Path, channel: Path, intact: Mapping[str, Record], plan:
                 records[name] = record
     Manifest(packages=records).write(following)
     return records
-
-
-def _announce(
-    layout: Layout, folder: Path, cuda: str, pins: Iterable[Pin], installs_into: Path | None, progress: Progress
-) -> tuple[str, ...]:
-    """Print the sizes of the download and of the environment of a CUDA row, and check the free disk space.
-
-    Returns the names of the large wheels. Raises DiskFullError, and WheelError if there is no wheel for this Python.
-    """
-    from torchlocks.core.package_cache import cache_folder
-    from torchlocks.local_channel.wheel_sizes import COMMON, PACKAGED, row_size, sizes_here
-
-    row = row_size(folder, cuda)
-    if row.torch is None:
-        raise no_cuda_torch(cuda, pin_file(folder, cuda))
-    sizes = sizes_here(folder, pins)
-    due = sizes.values()
-    there = {path.name for path in (layout.build / "wheels").glob("*.whl")}
-    absent = [wheel.size for wheel in due if wheel.file not in there]
-    download = sum(absent)
-    progress.say(
-        f"torch {row.torch} for CUDA {cuda}, from PyPI: {download / 1e9:.1f} GB to download "
-        f"({(row.download - download) / 1e9:.1f} GB are here), about {row.download * PACKAGED / 1e9:.1f} GB as "
-        f"packages, {row.unpacked / 1e9:.1f} GB installed"
-    )
-    # While a package is built: the wheel twice, its files twice (installed, and on their way into the package), and
-    # the package twice (as the engine makes it, hardly compressed, and as it stays).
-    scratch = sum(sorted((3 * wheel.unpacked + 3 * wheel.size for wheel in due), reverse=True)[:WORKERS])
-    needed = {
-        # pip keeps two copies of the wheel.
-        layout.build / "wheels": ("wheels", download + max(absent, default=0)),
-        layout.build: ("packages", int(sum(wheel.size for wheel in due) * PACKAGED) + COMMON),
-        layout.build / "work": ("building", scratch),
-    }
-    if installs_into is not None:
-        cache = cache_folder()
-        needed[cache] = ("the package cache", row.unpacked + COMMON)
-        if disk_of(cache) != disk_of(installs_into):
-            needed[installs_into] = ("the environment", row.unpacked + COMMON)
-    require_space_on_disks(needed)
-    return tuple(name for name, wheel in sizes.items() if wheel.size > LARGE_WHEEL)
 
 
 def _link(source: Path, target: Path) -> None:

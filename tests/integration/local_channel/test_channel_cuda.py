@@ -152,10 +152,21 @@ def test_a_disk_too_small_for_the_row_is_refused_before_anything_is_fetched(row:
     with pytest.raises(DiskFullError) as caught:
         build_local_channel(row.layout, accelerator=CUDA, installs_into=row.layout.envs, progress=said)
     assert "3000000.0 GB to download" in "\n".join(said.lines)
-    for what in ("wheels", "packages", "building", "package cache"):
+    for what in ("wheels", "packages", "building"):
         assert what in str(caught.value.where)
     assert not (row.layout.build / "wheels").exists()
     assert not local_channel(row.layout, CUDA).exists()
+
+
+def test_large_wheels_are_built_one_by_one_and_not_kept(row: Row, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchlocks.local_channel import space
+
+    monkeypatch.setattr(space, "LARGE_WHEEL", 10)
+    said = Said()
+    built = build_local_channel(row.layout, accelerator=CUDA, progress=said)
+    assert {"pytorch", "nvidia-thing"} <= set(built.rebuilt)
+    assert not list((row.layout.build / "wheels").glob("*.whl"))
+    assert build_local_channel(row.layout, accelerator=CUDA, progress=Silent()).rebuilt == ()
 
 
 def test_a_library_without_a_wheel_for_this_python_is_told_before_anything_is_fetched(row: Row) -> None:

@@ -14,8 +14,11 @@ from packaging.version import Version
 
 from torchlocks.core.disk import require_space_on_disks
 from torchlocks.core.errors import DiskFullError, MatrixError, NoSuchRowError, WheelError
-from torchlocks.local_channel.pins import Pin, read_pins
+from torchlocks.core.layout import Layout
+from torchlocks.core.progress import Silent
+from torchlocks.local_channel.pins import Pin, read_pins, select_pins
 from torchlocks.local_channel.recipes import pin_file
+from torchlocks.local_channel.space import announce
 from torchlocks.local_channel.wheel_sizes import row_size, sizes_here
 from torchlocks.matrix.load import load_matrix
 
@@ -127,6 +130,29 @@ def test_a_disk_that_is_too_small_is_refused_with_what_goes_onto_it(tmp_path: Pa
     assert "2000000.0 GB are needed" in caught.value.what
     assert str(tmp_path) in str(caught.value.where)
     assert "wheels 1000000.0 GB, packages 1000000.0 GB" in str(caught.value.where)
+
+
+@pytest.mark.parametrize("cuda", ["12.6", "13.0"])
+def test_the_room_that_a_row_takes_is_that_of_one_package_at_a_time(
+    cuda: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = 11_000_000_000
+    monkeypatch.setattr("torchlocks.core.disk.free_bytes", lambda folder: free)
+    if row_size(RECIPES, cuda).torch is None:
+        pytest.skip("there are no pins for this Python or platform")
+    pins = select_pins(read_pins(pin_file(RECIPES, cuda))).values()
+    large = announce(Layout(tmp_path), RECIPES, cuda, pins, tmp_path / "envs", Silent())
+    assert "torch" in large
+    free = 6_000_000_000
+    with pytest.raises(DiskFullError):
+        announce(Layout(tmp_path), RECIPES, cuda, pins, tmp_path / "envs", Silent())
+
+
+def test_the_room_for_the_cpu_is_looked_at_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torchlocks.core.disk.free_bytes", lambda folder: 2_000_000_000)
+    with pytest.raises(DiskFullError, match="too small"):
+        announce(Layout(tmp_path), RECIPES, "cpu", [pin("torch")], tmp_path / "envs", Silent())
+    assert announce(Layout(tmp_path), RECIPES, "cpu", [pin("numpy")], tmp_path / "envs", Silent()) == ()
 
 
 def test_what_pypi_does_not_have_is_refused_with_what_it_has() -> None:
