@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 EXTRACTED = 1.7
-"""Bytes of files for each byte of archives, the least seen: 1.73 to 1.84 in wheels for CUDA, 4.3 in those for the CPU."""
+"""Bytes of files for each byte of archives, at least: 1.73 to 1.84 in wheels for CUDA, 4.3 in those for the CPU."""
 
 
 def ensure_cached(
