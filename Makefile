@@ -56,7 +56,8 @@ ifneq ($(NAMED),)
 endif
 
 VENV  := .venv
-TOOL  := $(VENV)/bin/torchlocks
+# Told that make calls it, so that messages name make's verbs and variables.
+TOOL  := TORCHLOCKS_MAKE=1 $(VENV)/bin/torchlocks
 READY := $(VENV)/torchlocks-made-from
 DEV   := $(VENV)/torchlocks-made-from-dev
 # A conda that is merely active sets CONDA_EXE in the environment; only one named to make is meant.

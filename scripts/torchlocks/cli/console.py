@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from torchlocks.core.errors import TorchlocksError
+from torchlocks.core.layout import as_typed_here
 from torchlocks.core.printing import printable
 from torchlocks.core.progress import Progress, Silent, Task, Unit
 
@@ -28,8 +29,6 @@ def make_progress(*, quiet: bool = False) -> Progress:
 
 def print_error(error: TorchlocksError) -> None:
     """Print an error to standard error: what is wrong, where, and what to do."""
-    from torchlocks.core.layout import as_typed_here
-
     red, plain = ("\033[1;31m", "\033[0m") if sys.stderr.isatty() else ("", "")
     print(f"{red}error:{plain} {as_typed_here(str(error))}", file=sys.stderr)
 
@@ -42,10 +41,10 @@ class _Lines:
     """Progress for logs: a line when a step begins, every 15 s, and when it is done; no bars, no colour."""
 
     def say(self, message: str) -> None:
-        print(printable(message, lines=True), file=sys.stderr, flush=True)
+        print(printable(as_typed_here(message), lines=True), file=sys.stderr, flush=True)
 
     def warn(self, message: str) -> None:
-        print(f"WARNING: {printable(message, lines=True)}", file=sys.stderr, flush=True)
+        print(f"WARNING: {printable(as_typed_here(message), lines=True)}", file=sys.stderr, flush=True)
 
     @contextmanager
     def task(self, title: str, total: float | None = None, *, unit: Unit = "items") -> Iterator[Task]:
@@ -97,10 +96,12 @@ class _Bars:
         self.console: rich.console.Console = Console(stderr=True, highlight=False)
 
     def say(self, message: str) -> None:
-        self.console.print(printable(message, lines=True), markup=False)
+        self.console.print(printable(as_typed_here(message), lines=True), markup=False)
 
     def warn(self, message: str) -> None:
-        self.console.print(f"WARNING: {printable(message, lines=True)}", style="bold yellow", markup=False)
+        self.console.print(
+            f"WARNING: {printable(as_typed_here(message), lines=True)}", style="bold yellow", markup=False
+        )
 
     @contextmanager
     def task(self, title: str, total: float | None = None, *, unit: Unit = "items") -> Iterator[Task]:

@@ -81,7 +81,9 @@ def _run() -> int:
     from torchlocks.cli.commands.root import root
     from torchlocks.cli.console import print_error
     from torchlocks.core.errors import InterruptedByUserError, TorchlocksError
+    from torchlocks.core.layout import note_the_caller
 
+    note_the_caller()
     try:
         root(VERBS).main(standalone_mode=False)
     except click.exceptions.Exit as stop:

@@ -6,7 +6,7 @@ the code; a traceback is a bug.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from torchlocks.core.printing import printable
@@ -60,6 +60,23 @@ class TorchlocksError(Exception):
         known = kind if isinstance(kind, type) and issubclass(kind, TorchlocksError) else otherwise
         what = text.get("error") or text.get("message") or "The program failed without a reason."
         return known(what, where=text.get("where"), fix=text.get("fix"), details=text.get("details"))
+
+
+def grouped(errors: Sequence[TorchlocksError]) -> list[TorchlocksError]:
+    """Return the errors with those that differ in their place alone as one, which counts and names the other places."""
+    groups: dict[tuple[object, ...], list[TorchlocksError]] = {}
+    for error in errors:
+        groups.setdefault((type(error), error.what, error.fix, error.details), []).append(error)
+    return [group[0] if len(group) == 1 else _one_of(group) for group in groups.values()]
+
+
+def _one_of(group: Sequence[TorchlocksError]) -> TorchlocksError:
+    first = group[0]
+    # `cpu on linux-64: error sending request …`: the place, and what happened there.
+    places = [(error.where or "").partition(": ")[0] for error in group[1:]]
+    shown = ", ".join(places[:4]) + (" …" if len(places) > 4 else "")
+    where = f"{first.where}; the same for {len(places)} more: {shown}"
+    return type(first)(first.what, where=where, fix=first.fix, details=first.details)
 
 
 class MatrixError(TorchlocksError):

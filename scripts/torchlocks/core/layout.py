@@ -124,33 +124,62 @@ def find_layout(start: Path | None = None) -> Layout:
     )
 
 
-_VERBS = "env-cpu|env-gpu|bundle|doctor|fsck|rollback|shell|verify"
-_MAKE = re.compile(rf"\bmake ({_VERBS})\b(?!-)((?: [A-Z_]+=[^\s,;:)]+)*)")
+_VERBS = (
+    "bench|bundle|channel|check|diff|doctor|env-cpu|env-gpu|export|fsck|licences|lock|matrix|pair|recipes|render|"
+    "rollback|run|sbom|shell|sign|site|update-all|update|verify|why"
+)
+_MAKE = re.compile(rf"\bmake ({_VERBS})\b(?!-)((?: [A-Z_]+=[^\s,;:)]*)*)")
 _OPTIONS = {
     "ENV": "{}",
+    "PKG": "{}",
     "CUDA": "--cuda {}",
+    "PY": "--python {}",
+    "TORCH": "--torch {}",
     "CHANNEL": "--channel {}",
     "PLATFORM": "--platform {}",
     "MIRROR": "--mirror {}",
+    "SNAPSHOT": "--snapshot {}",
+    "AS_OF": "--as-of {}",
     "OFFLINE": "--offline",
+    "FORCE": "--force",
+    "QUICK": "--quick",
+    "FIX": "--fix",
+    "REQUIRE_GPU": "--require-gpu",
     "PORTABLE": "--portable",
     "FILE": "--unpack {}",
 }
+# Variables that a message names alone; ENV and CUDA are part of sentences about environments.
+_ALONE = re.compile(r"(?<![\w=/?&-])(MIRROR|SNAPSHOT|CHANNEL|OFFLINE|FORCE|REQUIRE_GPU|CUDA)=([^\s,;:)]*)")
+_BY_MAKE = "TORCHLOCKS_MAKE"
+
+
+def note_the_caller() -> None:
+    """Remember whether make called this program, and hide that from what it starts, such as a shell."""
+    global _called_by_make
+    _called_by_make = bool(os.environ.pop(_BY_MAKE, None))
+
+
+_called_by_make = False
 
 
 def as_typed_here(text: str) -> str:
-    """Return `text` with make commands replaced by `torchlocks` commands outside a checkout.
+    """Return `text` with make commands and variables replaced by those of `torchlocks`, unless make is in use.
 
-    Messages name make's verbs; an installed torchlocks has no Makefile.
+    Messages name make's; who calls `torchlocks` reads its options, and an installed one has no Makefile.
     """
-    try:
-        packaged = find_layout().packaged
-    except (MissingFileError, OSError):
+    if _called_by_make:
         return text
-    return _MAKE.sub(_without_make, text) if packaged else text
+    return _ALONE.sub(_option, _MAKE.sub(_without_make, text)).replace(" CMD=", " ")
 
 
 def _without_make(found: re.Match[str]) -> str:
     options = [setting.partition("=") for setting in found[2].split()]
-    known = [_OPTIONS[name].format(value) for name, _, value in options if name in _OPTIONS]
-    return " ".join(["torchlocks", found[1].replace("-", " "), *known])
+    # Verbs about all environments take one as an option, the others as their argument.
+    forms = _OPTIONS | ({"ENV": "--env {}"} if found[1] in ("check", "lock", "render", "update", "why") else {})
+    known = [forms[name].format(value) for name, _, value in options if name in forms]
+    verb = {"pair": "env gpu --pair", "env-cpu": "env cpu", "env-gpu": "env gpu"}.get(found[1], found[1])
+    return " ".join(["torchlocks", verb, *known])
+
+
+def _option(found: re.Match[str]) -> str:
+    return _OPTIONS[found[1]].format(found[2])

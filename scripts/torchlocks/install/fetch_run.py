@@ -227,7 +227,7 @@ def _as_error(package: LockedPackage, failures: Sequence[tuple[str, BrokenError]
         return ChannelUnreachableError(
             f"{package.file_name} cannot be fetched, the channel cannot be reached: {last.why}.",
             where=mask(url),
-            fix="check the network and proxy settings, name a mirror, or use the local channel (CHANNEL=local)."
+            fix="check the network and proxy settings, or name a mirror of the channel: MIRROR=URL."
             if on_anaconda(package.url)
             else "check the network and proxy settings, and whether this host is reachable from here (a VPN, a login).",
             details=details,

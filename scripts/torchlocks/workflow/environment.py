@@ -161,6 +161,7 @@ def _choose(layout: Layout, target: Target, request: Request, fetch: FetchOption
             reason=reason,
             missing=missing,
             local=_local_rows(layout, request.platform),
+            offline=request.offline,
         )
     progress.warn(
         f"{channels} could not be used ({reason}), so {target.env} is built from the local channel instead, out of "

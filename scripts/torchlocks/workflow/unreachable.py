@@ -24,11 +24,13 @@ def packages_unavailable(
     reason: str,
     missing: Sequence[str] = (),
     local: Sequence[RowSize] = (),
+    offline: bool = False,
 ) -> ChannelUnreachableError:
     """Return the error for an environment whose packages cannot be downloaded because of `reason`.
 
     `lock` is the committed lock, None if it no longer agrees with the template or the matrix. `missing` are package
-    files to list. `local` are the CUDA versions that the local channel has on this platform.
+    files to list. `local` are the CUDA versions that the local channel has on this platform. `offline`: the network was
+    not to be used.
     """
     if lock is not None:
         what = f"The lock of {target.env} is valid, but its packages cannot be downloaded from {channels}."
@@ -37,11 +39,12 @@ def packages_unavailable(
         what = f"{target.env} must be locked again, and {channels} cannot be used for that."
         facts = f"{target.template} or matrix.yml is newer than the committed lock"
     choices = [
-        "reach the channel (network, proxy) and run this again",
-        "name a mirror of it: MIRROR=URL",
+        *(["leave OFFLINE=1 out, and let the packages be fetched"] if offline else []),
+        *([] if offline else ["reach the channel (network, proxy) and run this again"]),
+        *([] if offline else ["name a mirror of it: MIRROR=URL"]),
         f"install locks/{target.env}/conda-{target.platform}.lock on a machine that reaches it",
         f"bring a bundle from such a machine: make bundle ENV={target.env} there, make bundle FILE=… here",
-        *_from_wheels(target, local),
+        *(_from_wheels(target, local) if target.platform.startswith("linux") and not offline else []),
     ]
     return ChannelUnreachableError(
         what,

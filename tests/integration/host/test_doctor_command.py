@@ -66,7 +66,7 @@ def test_the_doctor_looks_at_this_machine(tmp_path: Path) -> None:
     assert run.returncode == 0
     assert "cpu*" in run.stdout
     assert "no driver here" in run.stdout
-    assert "make env-cpu" in run.stdout
+    assert "torchlocks env cpu" in run.stdout
     assert max(len(line) for line in run.stdout.splitlines()) <= 80
 
 
@@ -158,7 +158,7 @@ def test_a_driver_that_is_too_old_stops_before_anything_is_fetched(tmp_path: Pat
     run = torchlocks(tmp_path, "env", "gpu", "--cuda", "13.1", **settings)
     assert run.returncode == UnfitHostError.exit_code
     assert "driver 535.104.05 is older than 580" in run.stderr
-    assert "make env-gpu CUDA=12.9" in run.stderr
+    assert "torchlocks env gpu --cuda 12.9" in run.stderr
     assert "Looking for" not in run.stderr
     assert not list(tmp_path.iterdir())
 
@@ -166,7 +166,7 @@ def test_a_driver_that_is_too_old_stops_before_anything_is_fetched(tmp_path: Pat
 def test_auto_takes_what_the_driver_runs(tmp_path: Path, stand_in: Path) -> None:
     settings = {"LD_LIBRARY_PATH": str(stand_in), "STAND_IN_GPUS": "80"}
     run = torchlocks(tmp_path, "env", "gpu", "--channel", "conda-forge", **settings)
-    assert "CUDA=auto is 12.9" in run.stderr
+    assert "--cuda auto is 12.9" in run.stderr
     # The channel cannot be reached here, and that is said of the environment that was chosen.
     assert run.returncode == ChannelUnreachableError.exit_code
     assert "gpu-cu129" in run.stderr
@@ -189,7 +189,7 @@ def test_a_lock_that_is_fine_and_a_channel_that_is_not(tmp_path: Path) -> None:
     assert "The lock of gpu-cu118 is valid" in said
     count = len(read_lock(LAYOUT.locks / "gpu-cu118" / "conda-lock.yml").packages["linux-64"])
     assert re.search(rf"\b{count} packages, [\d.]+ GB to download, PyTorch 2\.\S+ for CUDA 11\.8", said), said
-    for choice in ("MIRROR=URL", "make bundle ENV=gpu-cu118", "CHANNEL=local", "make env-cpu"):
+    for choice in ("--mirror URL", "torchlocks bundle gpu-cu118", "--channel local", "torchlocks env cpu"):
         assert choice in said
     assert "is built for another machine" in said
     assert f"nor from its mirror, {mirror[1]}/conda-forge/" in said
@@ -219,7 +219,7 @@ def test_the_best_installed_environment_runs_the_command(environment: Path) -> N
 def test_nothing_installed_is_an_error(tmp_path: Path) -> None:
     run = torchlocks(tmp_path, "run", "auto", "true")
     assert run.returncode == 14
-    assert "make env-cpu" in run.stderr
+    assert "torchlocks env cpu" in run.stderr
 
 
 def test_make_knows_the_verbs(environment: Path) -> None:

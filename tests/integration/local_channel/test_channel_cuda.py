@@ -190,7 +190,7 @@ def test_a_cuda_version_that_pypi_does_not_have_is_refused_by_name(environment: 
     )
     assert run.returncode == 11, run.stderr
     assert "CUDA 12.6, 12.8, 13.0, 13.2" in run.stderr
-    assert "CHANNEL=local" in run.stderr
+    assert "--channel local" in run.stderr
 
 
 slow = pytest.mark.skipif(

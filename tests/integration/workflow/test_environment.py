@@ -124,7 +124,7 @@ def test_conda_forge_alone_fails_in_seconds_and_leaves_what_is_there(settled: Ch
     run = settled.run("env", "cpu", "--channel", "conda-forge")
     assert run.returncode == 30
     assert "conda-forge" in run.stderr
-    assert "CHANNEL=local" in run.stderr
+    assert "--channel local" in run.stderr
     assert time.monotonic() - started < 60
     assert identity(settled) == before
     assert works(settled)
@@ -276,7 +276,13 @@ def test_rollback_returns_to_the_environment_before(ready: Checkout) -> None:
 def test_a_gpu_environment_without_its_channel_says_what_the_choices_are(settled: Checkout) -> None:
     run = settled.run("env", "gpu", "--cuda", "11.8", CONDA_SUBDIR="linux-64")
     assert run.returncode == 30
-    for words in ("The lock of gpu-cu118 is valid", "conda-forge", "MIRROR=URL", "conda-linux-64.lock", "make env-cpu"):
+    for words in (
+        "The lock of gpu-cu118 is valid",
+        "conda-forge",
+        "--mirror URL",
+        "conda-linux-64.lock",
+        "torchlocks env cpu",
+    ):
         assert words in run.stderr
     assert not (settled.root / "envs" / "gpu-cu118").exists()
 
@@ -299,7 +305,7 @@ def test_cuda_auto_without_a_driver_names_the_versions(settled: Checkout) -> Non
 def test_an_environment_that_is_not_there_is_named(settled: Checkout) -> None:
     run = settled.run("run", "gpu-cu118", "true")
     assert run.returncode == 14
-    assert "make env-gpu CUDA=11.8" in run.stderr
+    assert "torchlocks env gpu --cuda 11.8" in run.stderr
 
 
 def test_make_alone_prints_help_and_changes_nothing() -> None:

@@ -11,7 +11,7 @@ import pytest
 import torchlocks.cli.commands.root
 import torchlocks.core.errors
 from torchlocks.cli.main import main
-from torchlocks.core.errors import DiskFullError, TorchlocksError
+from torchlocks.core.errors import ChannelUnreachableError, DiskFullError, SolveError, TorchlocksError, grouped
 
 
 def test_every_kind_of_failure_has_an_exit_code_of_its_own() -> None:
@@ -62,3 +62,14 @@ def test_an_error_survives_the_way_to_another_process() -> None:
 def test_what_is_no_error_of_ours_becomes_the_one_asked_for(name: object) -> None:
     back = TorchlocksError.from_data({"exception_name": name, "message": "conda failed", "fix": 3}, DiskFullError)
     assert (type(back), back.what, back.fix) == (DiskFullError, "conda failed", None)
+
+
+def test_errors_that_differ_in_their_place_alone_are_one() -> None:
+    places = [f"cpu on {name}: error sending request" for name in ("linux-64", "osx-64", "win-64")]
+    same = [ChannelUnreachableError("It cannot be read.", where=place, fix="check") for place in places]
+    other = SolveError("No solution.", where="gpu on linux-64")
+    first, second = grouped([*same, other])
+    assert second is other
+    assert isinstance(first, ChannelUnreachableError)
+    assert str(first.where) == f"{places[0]}; the same for 2 more: cpu on osx-64, cpu on win-64"
+    assert grouped([]) == []

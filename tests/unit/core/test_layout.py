@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 import torchlocks.core.layout
 from torchlocks.core.errors import MissingFileError, NotACheckoutError
-from torchlocks.core.layout import Layout, as_typed_here, find_layout
+from torchlocks.core.layout import Layout, as_typed_here, find_layout, note_the_caller
 
 
 @pytest.fixture(autouse=True)
@@ -85,13 +86,23 @@ def test_without_checkout_and_wheel_there_is_nothing(tmp_path: Path) -> None:
             "torchlocks bundle gpu-cu126 there, torchlocks bundle --unpack … here",
         ),
         ("or: make fsck ENV=cpu", "or: torchlocks fsck cpu"),
-        ("make env-vars and make lock", "make env-vars and make lock"),
+        ("make env-vars and make peace", "make env-vars and make peace"),
+        ("make why PKG=cudnn ENV=gpu-cu118", "torchlocks why cudnn --env gpu-cu118"),
+        ("check the proxy; MIRROR=URL names a mirror", "check the proxy; --mirror URL names a mirror"),
+        ("build it: CHANNEL=local (or auto)", "build it: --channel local (or auto)"),
+        ("CONDA_OVERRIDE_CUDA= make env-gpu CUDA=13.1", "CONDA_OVERRIDE_CUDA= torchlocks env gpu --cuda 13.1"),
+        ("PIP_EXTRA_INDEX_URL=https://a/b?CUDA=1", "PIP_EXTRA_INDEX_URL=https://a/b?CUDA=1"),
     ],
 )
-def test_an_installed_torchlocks_names_no_makefile(
-    packaged: Path, checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: str, typed: str
+def test_make_is_named_to_those_who_call_it_and_options_to_others(
+    monkeypatch: pytest.MonkeyPatch, told: str, typed: str
 ) -> None:
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TORCHLOCKS_MAKE", raising=False)
+    note_the_caller()
     assert as_typed_here(told) == typed
-    monkeypatch.chdir(checkout)
+    monkeypatch.setenv("TORCHLOCKS_MAKE", "1")
+    note_the_caller()
+    # A shell in an environment is not make.
+    assert "TORCHLOCKS_MAKE" not in os.environ
     assert as_typed_here(told) == told
+    note_the_caller()

@@ -71,11 +71,13 @@ def env(
         request = Request(
             env=name, platform=platform, channel=choice, offline=offline, force=force, mirror=mirror or None
         )
-        _show(layout, name, make_environment(layout, request, progress), progress, as_json)
+        _show(name, make_environment(layout, request, progress), progress, as_json)
 
 
-def _show(layout: Layout, name: str, outcome: Outcome, progress: Progress, as_json: bool) -> None:
+def _show(name: str, outcome: Outcome, progress: Progress, as_json: bool) -> None:
     """Print what became of an environment, and how to use it."""
+    from torchlocks.core.layout import as_typed_here
+
     if outcome.verdict is None:
         for note in outcome.notes:
             click.echo('{"changed": false}' if as_json else note)
@@ -84,11 +86,7 @@ def _show(layout: Layout, name: str, outcome: Outcome, progress: Progress, as_js
     for note in outcome.notes:
         progress.warn(note)
     if not as_json:
-        # Outside a checkout there is no Makefile.
-        if layout.packaged:
-            click.echo(f"Ready: torchlocks shell {name}, or torchlocks run {name} 'python …'")
-        else:
-            click.echo(f"Ready: make shell ENV={name}, or make run ENV={name} CMD='python …'")
+        click.echo(as_typed_here(f"Ready: make shell ENV={name}, or make run ENV={name} CMD='python …'"))
 
 
 def _cpu_pair(matrix: Matrix, gpu: str, platform: str, *, local: bool) -> str:

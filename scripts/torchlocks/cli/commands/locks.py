@@ -135,6 +135,7 @@ def _lock(
     force: bool = False,
 ) -> None:
     from torchlocks.cli.console import make_progress, print_error
+    from torchlocks.core.errors import grouped
     from torchlocks.core.layout import find_layout
     from torchlocks.dask.lock import open_cluster
     from torchlocks.locking.environments import lock_environments, targets_with
@@ -171,8 +172,8 @@ def _lock(
 
         for path in update_generated(layout, matrix):
             click.echo(f"wrote {path.relative_to(layout.root)}, which is generated from the locks")
-    for failure in failures:
-        print_error(failure.error)
+    for error in grouped([failure.error for failure in failures]):
+        print_error(error)
     if failures:
         count = len({failure.target.env for failure in failures})
         click.echo(
