@@ -74,6 +74,7 @@ def test_a_lock_is_installed_from_a_url(served: str, tmp_path: Path) -> None:
         (("rollback", "absent"), 14, "no previous environment"),
         (("why", "nupmy", "--env", "cpu", "--platform", "linux-64"), 13, "numpy"),
         (("why", "numpy", "--env", "gpu-cu117"), 11, "gpu-cu118"),
+        (("why", "torchvision", "--env", "gpu-cu130", "--platform", "linux-64"), 13, "gpu-cu129"),
         (("diff", "locks/cpu", "no-such-revision:locks/cpu/conda-lock.yml"), 14, "no-such-revision"),
         (("check", "/no/such/file"), 14, "/no/such/file"),
         (("check", "README.md"), 61, "README.md"),

@@ -152,3 +152,11 @@ def test_the_recipe_of_another_installation_is_answered_at_once(tmp_path: Path) 
     assert run.returncode == 21
     assert "drop the line `pytorch::pytorch-cuda=11.8`" in run.stderr
     assert not (tmp_path / "locks").exists()
+
+
+@needs_snapshot
+def test_torchvision_that_no_base_of_this_row_has_is_answered_with_those_that_have_it(tmp_path: Path) -> None:
+    requirement(tmp_path, "torchvision")
+    run = extend(tmp_path, "gpu-cu130", "--platform", "linux-64")
+    assert run.returncode == 21, run.stderr
+    assert "environments that have torchvision on linux-64: gpu-cu129" in run.stderr

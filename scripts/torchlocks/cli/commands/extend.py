@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from torchlocks.cli.commands.shared import mirror_option
+from torchlocks.cli.commands.shared import mirror_option, naming_environments
 
 if TYPE_CHECKING:
+    from torchlocks.extend.base import Base
+    from torchlocks.extend.environment_file import EnvironmentFile
     from torchlocks.solve.repodata import RecordSource
 
 
@@ -83,11 +87,33 @@ def extend(
         moves=tuple(dict.fromkeys(moves)),
         channels=tuple(_channel(channel) for channel in channels) or None,
     )
-    done = lock_on_base(environment_file, open_base(name, path.parent), path, options, make_progress(quiet=as_json))
+    base = open_base(name, path.parent)
+    with _naming_environments(environment_file, base, platforms):
+        done = lock_on_base(environment_file, base, path, options, make_progress(quiet=as_json))
     if as_json:
         click.echo(report_json(done), nl=False)
     else:
         click.echo(as_text(done), nl=False)
+
+
+@contextmanager
+def _naming_environments(environment_file: EnvironmentFile, base: Base, platforms: tuple[str, ...]) -> Iterator[None]:
+    """Name the environments that have torchvision or torchaudio, in an error where the base lacks what is required."""
+    from torchlocks.core.layout import find_layout
+    from torchlocks.matrix.companions import COMPANIONS
+    from torchlocks.matrix.load import load_matrix
+
+    matrix = load_matrix(find_layout().matrix)
+    like = base.name.text.partition("@")[0]
+    with ExitStack() as stack:
+        for platform in platforms or environment_file.platforms or tuple(base.lock.packages):
+            asked = {requirement.name for requirement in environment_file.on(platform)}
+            held = {package.name for package in base.lock.packages.get(platform, ())}
+            if platform in matrix.platforms and held and not asked & set(COMPANIONS) <= held:
+                # One platform is enough: the advice is the same for others.
+                stack.enter_context(naming_environments(matrix, asked, held, platform, like))
+                break
+        yield
 
 
 def _channel(named: str) -> str:

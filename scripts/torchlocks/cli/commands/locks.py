@@ -8,7 +8,12 @@ from pathlib import Path
 
 import click
 
-from torchlocks.cli.commands.shared import environment_option, locking_options, scheduler_option
+from torchlocks.cli.commands.shared import (
+    environment_option,
+    locking_options,
+    naming_environments,
+    scheduler_option,
+)
 
 
 @click.command()
@@ -283,6 +288,7 @@ def why(what: str, env_name: str, platform: str | None, snapshot: Path | None, a
     from torchlocks.host.detect import host_platform
     from torchlocks.lockfile.formats import CONDA_LOCK
     from torchlocks.lockfile.open import open_lock
+    from torchlocks.lockfile.specs import spec_name
     from torchlocks.matrix.load import load_matrix
     from torchlocks.matrix.render import render as render_target
     from torchlocks.matrix.render import requested
@@ -290,23 +296,26 @@ def why(what: str, env_name: str, platform: str | None, snapshot: Path | None, a
     from torchlocks.solve.repodata import RecordSource, require_snapshot
 
     layout = find_layout()
-    target = load_matrix(layout.matrix).target(env_name, platform or host_platform())
+    matrix = load_matrix(layout.matrix)
+    target = matrix.target(env_name, platform or host_platform())
     rendered = render_target(layout.root / target.template, target)
     path = layout.locks / env_name / CONDA_LOCK
-    if what.isascii() and what.replace("-", "").replace("_", "").replace(".", "").isalnum() and path.is_file():
-        answer = reasons.why(open_lock(str(path)), target.platform, what, requested(rendered))
-        if as_json:
-            click.echo(reasons.as_json(answer), nl=False)
-        else:
-            Console(highlight=False).print(reasons.as_text(answer))
-        return
-    from torchlocks.solve.why_not import try_with
+    held = [each.split()[0] for each in target.holds]
+    with naming_environments(matrix, [spec_name(what)], held, target.platform, env_name):
+        if what.isascii() and what.replace("-", "").replace("_", "").replace(".", "").isalnum() and path.is_file():
+            answer = reasons.why(open_lock(str(path)), target.platform, what, requested(rendered))
+            if as_json:
+                click.echo(reasons.as_json(answer), nl=False)
+            else:
+                Console(highlight=False).print(reasons.as_text(answer))
+            return
+        from torchlocks.solve.why_not import try_with
 
-    if snapshot is not None:
-        require_snapshot(snapshot)
-    source = RecordSource(snapshot=snapshot.absolute() if snapshot else None)
-    for line in try_with(target, rendered, [what], source):
-        click.echo(f"There is a solution: {env_name} on {target.platform} would have {line}.")
+        if snapshot is not None:
+            require_snapshot(snapshot)
+        source = RecordSource(snapshot=snapshot.absolute() if snapshot else None)
+        for line in try_with(target, rendered, [what], source):
+            click.echo(f"There is a solution: {env_name} on {target.platform} would have {line}.")
 
 
 @click.command()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ import click
 
 if TYPE_CHECKING:
     from torchlocks.lockfile.models import Lock
+    from torchlocks.matrix.model import Matrix
     from torchlocks.verify.suite import Verdict
 
 
@@ -53,6 +55,25 @@ def locking_options(default: str) -> Callable[[Callable[..., None]], Callable[..
         return command
 
     return decorate
+
+
+@contextmanager
+def naming_environments(
+    matrix: Matrix, asked: Iterable[str], held: Collection[str], platform: str, like: str
+) -> Iterator[None]:
+    """Add, to an error about torchvision or torchaudio, the environments that have them.
+
+    `asked` are names of packages, `held` those that environment `like` has on `platform`.
+    """
+    from torchlocks.core.errors import TorchlocksError
+    from torchlocks.matrix.companions import advice
+
+    try:
+        yield
+    except TorchlocksError as error:
+        if (text := advice(matrix, list(asked), held, platform, like)) is not None:
+            error.fix = f"{error.fix}\nor see the {text}" if error.fix else f"see the {text}"
+        raise
 
 
 environment_option = click.option(
