@@ -4,28 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, time, timezone
-from itertools import product
 from pathlib import Path
-from time import sleep
 from typing import TYPE_CHECKING
 
 from torchlocks.core.errors import ChannelUnreachableError, MissingFileError
 from torchlocks.core.files import hash_file
 from torchlocks.core.urls import file_path, mask
-from torchlocks.lockfile.fields import channel_urls
+from torchlocks.solve import live
 
 if TYPE_CHECKING:
     from rattler import RepoDataRecord, SparseRepoData
 
 CHANNEL_HOST = "https://conda.anaconda.org"
 """The host of channels that are given by name."""
-
-_PAUSES_S = (1, 2, 4, 8, 16)
-"""Seconds to wait between tries; py-rattler does not hand on what the server's Retry-After says."""
 
 _SNAPSHOT, _AS_OF, _MIRROR = "TORCHLOCKS_SNAPSHOT", "TORCHLOCKS_AS_OF", "TORCHLOCKS_MIRROR"
 
@@ -101,7 +95,7 @@ class RecordSource:
         folder = self.folder(channel)
         new = [subdir for subdir in subdirs if (channel, subdir) not in self._opened]
         if new:
-            found = self._fetch(channel, new) if folder is None else _open(folder, channel, new)
+            found = live.fetch(channel, new, mirrors(self.mirror)) if folder is None else _open(folder, channel, new)
             for subdir in new:
                 self._opened[channel, subdir] = [each for each in found if each.subdir == subdir]
         opened = [each for subdir in subdirs for each in self._opened[channel, subdir]]
@@ -111,49 +105,6 @@ class RecordSource:
         if folder is not None:
             raise MissingFileError(what, where=str(folder))
         raise ChannelUnreachableError(what, where=channel, fix="check its name; MIRROR=URL names a mirror")
-
-    def _fetch(self, channel: str, subdirs: Sequence[str]) -> list[SparseRepoData]:
-        """Download a live channel's repodata, in the order of `subdirs`, without missing ones."""
-        import asyncio
-
-        from rattler import Channel
-        from rattler.networking import Client, fetch_repo_data
-        from rattler.networking.middleware import AuthenticationMiddleware, MirrorMiddleware, OciMiddleware
-        from rattler.platform import Subdir
-
-        from torchlocks.core.http import trust_certificates
-        from torchlocks.core.package_cache import cache_folder
-
-        trust_certificates()
-        by_url = {url: list(stand_ins) for url, stand_ins in mirrors(self.mirror).items()}
-        client = Client([MirrorMiddleware(by_url), AuthenticationMiddleware(), OciMiddleware()])
-        cache = _repodata_cache(cache_folder().parent / "repodata", self.mirror)
-        opened = []
-        # `defaults` stands for three channels.
-        urls = channel_urls(channel) if channel == "defaults" else (channel,)
-        for subdir, url in product(subdirs, urls):
-
-            async def fetch(url: str = url, subdir: str = subdir) -> list[SparseRepoData]:
-                return await fetch_repo_data(
-                    channels=[Channel(url)],
-                    platforms=[Subdir(subdir)],
-                    cache_path=cache,
-                    callback=None,
-                    client=client,
-                )
-
-            try:
-                opened += _patiently(lambda fetch=fetch: asyncio.run(fetch()))  # type: ignore[misc]
-            except Exception as error:
-                failure = str(error).splitlines()[0]
-                if not _is_absent(failure):
-                    raise ChannelUnreachableError(
-                        f"The channel {channel} cannot be read.",
-                        where=failure,
-                        fix="check the network (or proxy); MIRROR=URL names a mirror, SNAPSHOT=DIR a folder of "
-                        "repodata",
-                    ) from error
-        return opened
 
     def identity(self, channels: Sequence[str], subdirs: Sequence[str]) -> str:
         """Return the identity of the records for a lock's metadata: a hash of the snapshot, a date, or "live"."""
@@ -173,25 +124,6 @@ class RecordSource:
         if file not in self._digests:
             self._digests[file] = hash_file(file)
         return self._digests[file]
-
-
-def _repodata_cache(folder: Path, mirror: str | None) -> Path:
-    """The folder that caches live repodata: one for each mirror, which may hold other records than the channel."""
-    if not mirror:
-        return folder
-    return folder.with_name(f"repodata-{hashlib.sha256(mirror.rstrip('/').encode()).hexdigest()[:16]}")
-
-
-def _patiently(fetch: Callable[[], list[SparseRepoData]]) -> list[SparseRepoData]:
-    """Call `fetch`, and again after a while where the server asks for patience (429) or is overloaded (503)."""
-    for pause in _PAUSES_S:
-        try:
-            return fetch()
-        except Exception as error:
-            if not re.search(r"\b(429|503)\b", str(error)):
-                raise
-            sleep(pause)
-    return fetch()
 
 
 def _source(snapshot: Path | None, as_of: date | None, mirror: str | None) -> RecordSource:
@@ -223,11 +155,6 @@ def require_snapshot(folder: Path) -> None:
             where=str(folder),
             fix="name the folder above the channels, such as SNAPSHOT=snapshots/2026-07-15",
         )
-
-
-def _is_absent(failure: str) -> bool:
-    """Return whether the channel answered that it has no such subdir."""
-    return "not found" in failure.lower() or "404" in failure
 
 
 def records_by_url(

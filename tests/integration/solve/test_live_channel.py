@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import http.server
 import json
 import threading
@@ -10,11 +11,14 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgpack  # type: ignore[import-untyped]
 import pytest
 import zstandard
+from rattler import PackageName
 
 from torchlocks.core.errors import ChannelUnreachableError
-from torchlocks.solve import repodata
+from torchlocks.core.http import LONGEST_WAIT_S
+from torchlocks.solve import live, repodata
 from torchlocks.solve.repodata import RecordSource
 
 
@@ -26,6 +30,7 @@ class Channel(http.server.ThreadingHTTPServer):
         self.files: dict[str, bytes] = {}
         self.max_age = 0
         self.busy = 0
+        self.retry_after = "0"
         self.answers: Counter[tuple[str, int]] = Counter()
 
     @property
@@ -48,8 +53,19 @@ class Channel(http.server.ThreadingHTTPServer):
         body = json.dumps(document).encode()
         self.files[f"/{channel}/{subdir}/repodata.json"] = body
         self.files[f"/{channel}/{subdir}/repodata.json.zst"] = zstandard.compress(body)
-        # The index of a sharded channel (CEP 16) is offered beside them.
-        self.files[f"/{channel}/{subdir}/repodata_shards.msgpack.zst"] = zstandard.compress(b"\x80")
+        # The same in shards (CEP 16), where hashes are bytes.
+        packed = {**record, "sha256": bytes.fromhex("a" * 64)}
+        shard = zstandard.compress(msgpack.packb({"packages": {}, "packages.conda": {name: packed}, "removed": []}))
+        digest = hashlib.sha256(shard).digest()
+        base = f"{self.url}/{channel}/{subdir}/"
+        info = {"subdir": subdir, "base_url": base, "shards_base_url": f"{base}shards/"}
+        index = {"version": 1, "info": {**info, "created_at": "2026-01-01T00:00:00Z"}, "shards": {"numpy": digest}}
+        self.files[f"/{channel}/{subdir}/shards/{digest.hex()}.msgpack.zst"] = shard
+        self.files[f"/{channel}/{subdir}/repodata_shards.msgpack.zst"] = zstandard.compress(msgpack.packb(index))
+
+    def only_shards(self) -> None:
+        """Stop serving records in one file."""
+        self.files = {path: body for path, body in self.files.items() if "repodata.json" not in path}
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -64,8 +80,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _answer(self, head: bool) -> None:
         body = self.server.files.get(self.path)
         etag = f'"{hash(body) & 0xFFFFFFFF:x}"'
-        if self.server.busy and not head:
-            self.server.busy -= 1
+        if self.server.busy:
+            self.server.busy -= not head
             status = 429
         else:
             status = 404 if body is None else 304 if self.headers.get("If-None-Match") == etag else 200
@@ -73,7 +89,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.server.answers[self.path, status] += 1
         self.send_response(status)
         if status == 429:
-            self.send_header("Retry-After", "1")
+            self.send_header("Retry-After", self.server.retry_after)
         if status in (200, 304):
             self.send_header("ETag", etag)
             self.send_header("Cache-Control", f"public, max-age={self.server.max_age}")
@@ -90,9 +106,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Channel]:
     monkeypatch.setenv("TORCHLOCKS_CACHE", str(tmp_path / "cache" / "packages"))
-    monkeypatch.setattr(repodata, "_PAUSES_S", (0, 0))
+    monkeypatch.setattr(live, "PAUSES_S", (0, 0))
     made = Channel()
-    thread = threading.Thread(target=made.serve_forever, daemon=True)
+    thread = threading.Thread(target=made.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     yield made
     made.shutdown()
@@ -100,8 +116,6 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Channel]
 
 
 def versions(source: RecordSource, channel: str) -> list[str]:
-    from rattler import PackageName
-
     return [
         str(record.version)
         for each in source.sparse(channel, ("linux-64", "noarch"))
@@ -133,6 +147,64 @@ def test_a_busy_server_is_asked_again(server: Channel) -> None:
     server.busy = 2
     assert versions(RecordSource(), f"{server.url}/forge") == ["1.0"]
     assert sum(count for (_, status), count in server.answers.items() if status == 429) == 2
+
+
+@pytest.mark.parametrize(("said", "waited"), [("7", 7.0), ("100000", LONGEST_WAIT_S), ("soon", 0.0), ("-3", 0.0)])
+def test_the_pause_that_a_server_asks_for_is_made_up_to_a_minute(
+    server: Channel, monkeypatch: pytest.MonkeyPatch, said: str, waited: float
+) -> None:
+    pauses: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        server.busy = 0
+
+    monkeypatch.setattr(live, "sleep", sleep)
+    server.publish("forge", "linux-64", "1.0")
+    server.busy, server.retry_after = 1000, said
+    assert versions(RecordSource(), f"{server.url}/forge") == ["1.0"]
+    assert pauses == [waited]
+
+
+def test_a_channel_that_has_shards_alone_is_read(server: Channel) -> None:
+    for subdir, version in (("linux-64", "1.0"), ("noarch", "2.0")):
+        server.publish("forge", subdir, version)
+    server.only_shards()
+    channel = f"{server.url}/forge"
+    assert versions(RecordSource(), channel) == ["1.0", "2.0"]
+    (record,) = RecordSource().sparse(channel, ("linux-64",))[0].load_records(PackageName("numpy"))
+    assert (record.url, record.size) == (f"{channel}/linux-64/numpy-1.0-0.conda", 1)
+    assert record.sha256 is not None
+    assert record.sha256.hex() == "a" * 64
+    server.publish("forge", "linux-64", "3.0")
+    server.only_shards()
+    assert versions(RecordSource(), channel) == ["3.0", "2.0"]
+
+
+def test_shards_are_not_asked_for_where_there_is_one_file(server: Channel) -> None:
+    server.publish("forge", "linux-64", "1.0")
+    server.publish("forge", "noarch", "1.0")
+    versions(RecordSource(), f"{server.url}/forge")
+    assert not any("shards" in path for path, _ in server.answers)
+
+
+def test_a_shard_with_other_bytes_than_its_hash_is_an_error(server: Channel) -> None:
+    server.publish("forge", "linux-64", "1.0")
+    server.only_shards()
+    (path,) = (path for path in server.files if "/shards/" in path)
+    server.files[path] = zstandard.compress(msgpack.packb({"packages": {}, "packages.conda": {}, "removed": []}))
+    with pytest.raises(ChannelUnreachableError):
+        versions(RecordSource(), f"{server.url}/forge")
+
+
+def test_shards_of_a_mirror_are_its_own(server: Channel, monkeypatch: pytest.MonkeyPatch) -> None:
+    for channel, version in (("real/forge", "1.0"), ("mirror/forge", "9.0")):
+        server.publish(channel, "linux-64", version)
+    server.only_shards()
+    monkeypatch.setattr(repodata, "CHANNEL_HOST", f"{server.url}/real")
+    channel = f"{server.url}/real/forge"
+    assert versions(RecordSource(mirror=f"{server.url}/mirror"), channel) == ["9.0"]
+    assert versions(RecordSource(), channel) == ["1.0"]
 
 
 def test_a_server_that_stays_busy_is_an_error(server: Channel) -> None:
