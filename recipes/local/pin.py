@@ -65,13 +65,18 @@ class RemoteFile(io.RawIOBase):
 
 def resolve(row: str) -> list[dict[str, Any]]:
     """The packages of a row, as uv writes them into a pylock.toml (PEP 751)."""
-    common = {line.partition("==")[0] for line in (HERE / "wheels.txt").read_text().splitlines() if "==" in line}
+    pinned = [line.removesuffix(" \\") for line in (HERE / "wheels.txt").read_text().splitlines() if "==" in line]
+    # torch of other systems than Linux is no constraint for what is made for this row's.
+    common = {line.partition("==")[0]: line for line in pinned if not line.startswith("torch==")}
     command = [f"{sysconfig.get_path('scripts')}/uv", "pip", "compile", "-q", "--universal", "--no-header"]
     # The oldest Python that the row's torch has a wheel for.
-    command += ["--python-version", "3.11" if row == "cu132" else "3.10", "-c", "wheels.txt"]
-    for name in sorted(common - {"torch"}):
+    command += ["--python-version", "3.11" if row == "cu132" else "3.10"]
+    for name in sorted(common):
         command += ["--no-emit-package", name]
     with tempfile.TemporaryDirectory() as folder:
+        constraints = Path(folder) / "constraints.txt"
+        constraints.write_text("\n".join(common.values()) + "\n", encoding="utf-8")
+        command += ["-c", str(constraints)]
         lock = Path(folder) / "pylock.toml"
         subprocess.run([*command, f"torch-{row}.in", "--output-file", str(lock)], cwd=HERE, check=True)
         return list(tomllib.loads(lock.read_text())["packages"])

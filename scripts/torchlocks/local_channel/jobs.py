@@ -88,7 +88,8 @@ def _written(recipe: Recipe, plan: Plan, wheel: Wheel | None, logs: Path) -> Pat
     """Render the recipe of one of CUDA's packages into the folder of logs, and return its path."""
     from torchlocks.local_channel.recipe_template import render_recipe
 
-    values: dict[str, object] = {"cuda": recipe.cuda}
+    torch = plan.pins["torch"].version.public if "torch" in plan.pins else ""
+    values: dict[str, object] = {"cuda": recipe.cuda, "torch": torch}
     if wheel:
         values |= {
             "name": recipe.name,

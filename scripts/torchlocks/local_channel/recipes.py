@@ -26,6 +26,9 @@ from torchlocks.local_channel.wheels import Wheel, no_cuda_torch
 
 CPU = "cpu"
 
+COMPANIONS = ("torchvision", "torchaudio")
+"""Packages that need a CUDA build of torch; what else is pinned beside it, it needs itself, or they do."""
+
 CUDA_TEMPLATES = "cuda"
 """The folder, beside the recipes, of the templates for CUDA's packages."""
 
@@ -113,7 +116,7 @@ def read_plan(folder: Path, accelerator: str = CPU) -> Plan:
         fingerprints[recipe.name] = _digest(
             [tools, recipe.name, recipe.digest, wheel, [fingerprints[name] for name in sorted(recipe.host)]]
         )
-    libraries = tuple(sorted(made.keys() - {"pytorch", "cuda-version"}))
+    libraries = tuple(sorted(name for name in made if _is_library(name)))
     return Plan(generations=generations, pins=pins, fingerprints=fingerprints, libraries=libraries)
 
 
@@ -124,22 +127,29 @@ def _cuda_recipes(folder: Path, cuda: str, pins: Mapping[str, Pin]) -> dict[str,
     names = {"pytorch": "torch", "cuda-version": None} | {name: name for name in pins if name != "torch"}
     made = {}
     for name, distribution in names.items():
-        template = folder / CUDA_TEMPLATES / f"{name if name in ('pytorch', 'cuda-version') else 'library'}.yaml.in"
+        kind = "companion" if name in COMPANIONS else name if name in ("pytorch", "cuda-version") else "library"
+        template = folder / CUDA_TEMPLATES / f"{kind}.yaml.in"
         try:
             text = template.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise RecipeError(f"The template cannot be read: {error}", where=str(template)) from error
-        # torch's recipe names the libraries with their versions.
-        needs = sorted(f"{pin.name} {pin.version}" for pin in pins.values()) if name == "pytorch" else []
+        # torch's recipe names the libraries with their versions, its companions' name torch.
+        named = [pin for pin in pins.values() if _is_library(pin.name) or pin.name == "torch"]
+        needs = sorted(f"{pin.name} {pin.version}" for pin in named) if kind in ("pytorch", "companion") else []
         made[name] = Recipe(
             name=name,
             path=template,
             distribution=distribution,
             host=frozenset({"python"} if distribution else ()),
-            digest=_digest([text, needs, cuda if name in ("pytorch", "cuda-version") else None]),
+            digest=_digest([text, needs, cuda if kind != "library" else None]),
             cuda=cuda,
         )
     return made
+
+
+def _is_library(name: str) -> bool:
+    """Whether a package that is pinned for a CUDA version is one that only a CUDA build of torch needs."""
+    return name.startswith(("nvidia-", "cuda-", "triton")) and name != "cuda-version"
 
 
 def requirement_specs(wheel: Wheel, plan: Plan) -> list[str]:

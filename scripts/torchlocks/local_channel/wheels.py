@@ -65,8 +65,9 @@ def fetch_wheels(
     """Return the wheel of every pin, from `folder` if its hash is right, else downloaded by pip into `folder`.
 
     A wheel in the folder with another hash is removed and downloaded again. The `large` ones, by name, are downloaded
-    one by one, so that an interrupted run loses at most one of them. Raises WheelError if pip finds no wheel with a
-    pinned hash, FetchError if it reaches no index, DiskFullError.
+    one by one, so that an interrupted run loses at most one of them. CPU builds (`+cpu`) that pip does not find where
+    it is set up to look come from PyTorch's own index. Raises WheelError if pip finds no wheel with a pinned hash,
+    FetchError if it reaches no index, DiskFullError.
     """
     folder.mkdir(parents=True, exist_ok=True)
     pins = tuple(pins)
@@ -76,13 +77,14 @@ def fetch_wheels(
         # torch first: without it, the others are useless.
         missing.sort(key=lambda pin: (pin.name != "torch", pin.name))
         progress.say(f"Fetching {len(missing)} wheels with pip: {', '.join(pin.name for pin in missing)}")
-        rest = [pin for pin in missing if pin.name not in large]
-        batches = [[pin] for pin in missing if pin.name in large] + ([rest] if rest else [])
+        alone = [pin for pin in missing if pin.name in large or _is_cpu_build(pin)]
+        rest = [pin for pin in missing if pin not in alone]
+        batches = [[pin] for pin in alone] + ([rest] if rest else [])
         with progress.task("Fetching wheels", unit="bytes") as task:
             done = 0
             for batch in batches:
                 with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as temporary:
-                    done = _pip_download(batch, Path(temporary), bool(large), task, done)
+                    done = _download(batch, Path(temporary), bool(large), task, done, progress)
                     for path in sorted(Path(temporary).glob("*.whl")):
                         path.replace(folder / path.name)
         for pin in missing:
@@ -175,21 +177,56 @@ def _kind(tags: Iterable[Tag]) -> Literal["pure", "library", "compiled"]:
 
 def _spdx(text: str) -> str:
     """Return an SPDX expression for the `License` field of a wheel without `License-Expression` (PEP 639)."""
+    from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
+
     named = {"NVIDIA Proprietary Software": "LicenseRef-NVIDIA-Proprietary", "Apache 2.0": "Apache-2.0"}
-    text = named.get(text, text)
-    return text if re.fullmatch(r"[A-Za-z0-9.+-]+", text) else "LicenseRef-see-the-wheel"
+    if text in named:
+        return named[text]
+    try:
+        return canonicalize_license_expression(text)
+    except InvalidLicenseExpression:
+        # `BSD` is no licence of SPDX's list; a whole text of a licence is no name at all.
+        return f"LicenseRef-{text}" if re.fullmatch(r"[A-Za-z0-9.-]+", text) else "LicenseRef-see-the-wheel"
 
 
-def _pip_download(pins: list[Pin], target: Path, uncached: bool, task: Task, before: int) -> int:
+def _is_cpu_build(pin: Pin) -> bool:
+    return pin.version.local == "cpu"
+
+
+def _download(pins: list[Pin], target: Path, uncached: bool, task: Task, before: int, progress: Progress) -> int:
+    """Download wheels with pip as it is set up, and CPU builds that it does not find from PyTorch's own index.
+
+    PyPI has no CPU build of torch for Linux on x86-64. Nothing but pinned wheels is taken from the other index: the
+    hashes decide. Arguments, result and errors are those of `_pip_download`.
+    """
+    try:
+        return _pip_download(pins, target, uncached, task, before)
+    except _NoCpuBuildError as error:
+        if os.environ.get("PIP_NO_INDEX", "").lower() not in ("", "0", "false", "no", "off"):
+            raise
+        names = ", ".join(f"{pin.name} {pin.version}" for pin in pins)
+        progress.say(f"pip does not find {names} where it is set up to look: trying PyTorch's own index")
+        try:
+            return _pip_download(pins, target, uncached, task, before, index=TORCH_CPU_INDEX)
+        except (_NoCpuBuildError, FetchError) as second:
+            error.details = second.details
+            raise error from second
+
+
+def _pip_download(
+    pins: list[Pin], target: Path, uncached: bool, task: Task, before: int, index: str | None = None
+) -> int:
     """Download wheels with pip into `target`; return the bytes downloaded so far, with the `before` of earlier calls.
 
-    `uncached` keeps gigabytes out of pip's cache and of the system's temporary folder.
+    `uncached` keeps gigabytes out of pip's cache and of the system's temporary folder. `index` is looked at instead of
+    what pip is set up to use.
     """
     requirements = target / "requirements.txt"
     requirements.write_text("".join(f"{pin.requirement}\n" for pin in pins), encoding="utf-8")
     command = [sys.executable, "-m", "pip", "download", "--no-input", "--disable-pip-version-check"]
     command += ["--progress-bar", "raw", "--no-deps", "--only-binary", ":all:", "--require-hashes"]
     command += ["--no-cache-dir"] if uncached else []
+    command += ["--index-url", index, "--retries", "1"] if index else []
     command += ["--dest", str(target), "--requirement", str(requirements)]
     here = 0
     output: list[str] = []
@@ -259,6 +296,10 @@ def _pip_error(output: str, pins: list[Pin]) -> DiskFullError | FetchError | Whe
     return WheelError("pip could not fetch the wheels.", details=tail)
 
 
+class _NoCpuBuildError(WheelError):
+    """No CPU build of torch is found, while the index may have CUDA builds."""
+
+
 def no_cpu_torch(pin: Pin, found: Iterable[str]) -> WheelError:
     """Return the error for a torch without a CPU build. `found` are the versions that pip listed."""
     plain = pin.version.public in set(found)
@@ -267,11 +308,12 @@ def no_cpu_torch(pin: Pin, found: Iterable[str]) -> WheelError:
         if plain
         else f"pip finds no CPU build of torch {pin.version.public} for Python {_python_version()}."
     )
-    return WheelError(
+    return _NoCpuBuildError(
         what,
         where=pin.where,
-        fix=f"use a Python for which pip finds the wheel torch {pin.version} (make PYTHON=python3.11), or let pip look "
-        f"where there is one: PIP_EXTRA_INDEX_URL={TORCH_CPU_INDEX}, or PIP_FIND_LINKS=FOLDER with the wheel in it.",
+        fix=f"PyPI has none for Linux: allow access to {TORCH_CPU_INDEX}, which is tried by itself,"
+        f"\nor name where the wheel torch {pin.version} is: PIP_EXTRA_INDEX_URL=URL of a mirror, PIP_FIND_LINKS=FOLDER,"
+        "\nor use another Python, for which it is there: make PYTHON=python3.11",
     )
 
 

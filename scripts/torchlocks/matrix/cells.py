@@ -171,6 +171,8 @@ class LocalCell(Strict):
 
     pytorch: MinorVersion
     """PyTorch to the minor version; recipes/local pins the wheel."""
+    torchvision: MinorVersion | None = None
+    torchaudio: MinorVersion | None = None
     architectures: tuple[MinorVersion, ...]
     """Compute capabilities that the wheel has machine code for."""
     ptx: MinorVersion | None = None

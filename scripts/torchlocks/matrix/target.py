@@ -61,7 +61,11 @@ class Target:
         return self.driver.floor if self.driver else None
 
     def on_channel(self, url: str, *, python: str, pytorch: str) -> Target:
-        """The same environment from another channel, which has its own Python and PyTorch and no extras."""
+        """The same environment from another channel, which has its own Python and PyTorch.
+
+        torchvision and torchaudio are those of a row of the local channel; rows of other channels have none there.
+        """
+        local = self.channels == ("local",)
         minor = ".".join(python.split(".")[:2]), ".".join(pytorch.split(".")[:2])
         return replace(
             self,
@@ -70,7 +74,7 @@ class Target:
             python=minor[0],
             pytorch=minor[1],
             release=None,
-            torchvision=None,
-            torchaudio=None,
+            torchvision=self.torchvision if local else None,
+            torchaudio=self.torchaudio if local else None,
             constraints=(),
         )

@@ -9,8 +9,9 @@ import pytest
 from packaging.version import Version
 
 from torchlocks.core.layout import Layout
-from torchlocks.host.compatibility import code_for, fits, needs_of
+from torchlocks.host.compatibility import fits, needs_of
 from torchlocks.host.doctor import diagnose, limits_of_locks
+from torchlocks.host.gpu_rules import code_for
 from torchlocks.host.nvidia import Gpu
 from torchlocks.host.record import Host
 from torchlocks.lockfile.formats import explicit_name, read_lock

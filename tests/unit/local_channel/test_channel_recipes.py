@@ -230,6 +230,7 @@ def test_what_a_wheel_requires_is_asked_of_the_channel_by_its_names(tmp_path: Pa
 def test_the_committed_templates_make_recipes(template: Path, kind: str) -> None:
     values = {
         "cuda": "13.0",
+        "torch": "2.14.1",
         "name": "nvidia-thing",
         "distribution": "nvidia-thing",
         "kind": kind,
@@ -250,6 +251,9 @@ def test_the_committed_templates_make_recipes(template: Path, kind: str) -> None
     elif template.name == "pytorch.yaml.in":
         assert recipe["build"]["string"] == "cuda130_${{ python_tag }}_0"
         assert {"__cuda", "cuda-version 13.0.*", "nvidia-other ==1.2"} <= set(recipe["requirements"]["run"])
+    elif template.name == "companion.yaml.in":
+        assert recipe["build"]["string"] == "cuda130_${{ python_tag }}_0"
+        assert {"pytorch ==2.14.1 cuda*", "cuda-version 13.0.*", "filelock"} <= set(recipe["requirements"]["run"])
     else:
         assert recipe["requirements"]["run_constraints"] == ["__cuda >=13"]
 

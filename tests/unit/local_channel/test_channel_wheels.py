@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
+import threading
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -18,6 +21,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from torchlocks.core.errors import WheelError
+from torchlocks.core.files import hash_file
 from torchlocks.core.progress import Task
 from torchlocks.local_channel.pins import Pin, read_pins, select_pins
 from torchlocks.local_channel.wheels import fetch_wheels, glibc_floor, no_cpu_torch
@@ -289,6 +293,68 @@ def test_torch_for_cuda_only_is_told_before_anything_is_fetched(
     assert "https://download.pytorch.org/whl/cpu" in str(caught.value.fix)
     assert "PIP_FIND_LINKS" in str(caught.value.fix)
     assert list((tmp_path / "wheels").iterdir()) == []
+
+
+@pytest.fixture
+def pytorch_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Two local indexes: the one that pip is set up to use has no CPU build, `/whl/cpu` has. Yields paths asked for."""
+    asked: list[str] = []
+    cpu = make_wheel(tmp_path / "served" / "whl" / "cpu" / "torch", "torch", "2.13.0+cpu")
+    plain = make_wheel(tmp_path / "served" / "simple" / "torch", "torch", "2.13.0")
+    demo = make_wheel(tmp_path / "served" / "simple" / "demo", "demo", "1.0")
+    for wheel in (cpu, plain, demo):
+        link = f'<a href="{wheel.name.replace("+", "%2B")}#sha256={hash_file(wheel)}">{wheel.name}</a>'
+        (wheel.parent / "index.html").write_text(f"<!DOCTYPE html><html><body>{link}</body></html>")
+
+    class Handler(SimpleHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            super().do_GET()
+
+        def log_message(self, format: str, *arguments: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(tmp_path / "served")))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    monkeypatch.setenv("PIP_INDEX_URL", f"{url}/simple")
+    for name in ("PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_NO_INDEX"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("torchlocks.local_channel.wheels.TORCH_CPU_INDEX", f"{url}/whl/cpu")
+    yield asked
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_cpu_build_comes_from_pytorchs_own_index_and_nothing_else_does(
+    tmp_path: Path, pytorch_index: list[str]
+) -> None:
+    served = tmp_path / "served"
+    torch = pin_for(next((served / "whl" / "cpu" / "torch").glob("*.whl")))
+    demo = pin_for(next((served / "simple" / "demo").glob("*.whl")))
+    found = fetch_wheels([torch, demo], tmp_path / "wheels", Recorder())
+    assert {name: str(wheel.pin.version) for name, wheel in found.items()} == {"torch": "2.13.0+cpu", "demo": "1.0"}
+    elsewhere = [path for path in pytorch_index if path.startswith("/whl/cpu/")]
+    assert elsewhere
+    assert all("/torch/" in path for path in elsewhere)
+
+
+def test_another_cpu_build_than_the_pinned_one_is_refused(tmp_path: Path, pytorch_index: list[str]) -> None:
+    pin = Pin(name="torch", version=Version("2.13.0+cpu"), hashes=frozenset({HASH}), marker=None, where="torch-cpu.txt")
+    with pytest.raises(WheelError, match="bytes are not the pinned ones"):
+        fetch_wheels([pin], tmp_path / "wheels", Recorder())
+    assert list((tmp_path / "wheels").iterdir()) == []
+
+
+def test_an_index_that_cannot_be_reached_leaves_the_reason(
+    tmp_path: Path, pytorch_index: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torchlocks.local_channel.wheels.TORCH_CPU_INDEX", "http://127.0.0.1:9/whl/cpu")
+    pin = Pin(name="torch", version=Version("2.13.0+cpu"), hashes=frozenset({HASH}), marker=None, where="torch-cpu.txt")
+    with pytest.raises(WheelError, match=r"only finds a CUDA build of torch 2\.13\.0") as caught:
+        fetch_wheels([pin], tmp_path / "wheels", Recorder())
+    assert "whl/cpu" in str(caught.value.fix)
+    assert "PIP_FIND_LINKS" in str(caught.value.fix)
 
 
 def test_no_torch_at_all_is_not_called_a_cuda_build() -> None:
