@@ -12,8 +12,8 @@ from pathlib import Path
 
 from packaging.version import Version
 
+from torchlocks.check.lock import check_lock
 from torchlocks.check.model import expectation
-from torchlocks.check.repository import check_lock
 from torchlocks.core.errors import ChannelUnreachableError, MissingFileError, SolveError, TorchlocksError
 from torchlocks.cuda.libraries import FACTS, limits_of, oldest_gpu
 from torchlocks.cuda.packages import built_for

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from torchlocks.check.lock import check_files_of
 from torchlocks.check.model import Report
 from torchlocks.check.report import as_json
-from torchlocks.check.repository import check_files_of
 from torchlocks.core.errors import EnvironmentFileError, LockfileError
 from torchlocks.diff.compare import diff
 from torchlocks.diff.read import read_side

@@ -16,9 +16,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from torchlocks.check.lock import check_files_of, check_lock, rule_reasons
 from torchlocks.check.model import Expectation, Finding, Report, Subject
 from torchlocks.check.report import as_annotations, as_json, as_text, summary
-from torchlocks.check.repository import check_environment, check_files_of, check_lock, rule_reasons
+from torchlocks.check.repository import check_environment
 from torchlocks.check.rules import evidence as check_evidence
 from torchlocks.check.rules import extended as check_extended
 from torchlocks.check.rules import known_pairs as check_known_pairs

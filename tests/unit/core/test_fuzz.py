@@ -24,7 +24,7 @@ from tiny_records import record, write_channel
 from torchlocks.bundle.installer.files import shown
 from torchlocks.bundle.installer.model import BundleError
 from torchlocks.bundle.installer.reading import check_files, read_bundle
-from torchlocks.check.repository import check_lock
+from torchlocks.check.lock import check_lock
 from torchlocks.core.errors import TorchlocksError
 from torchlocks.core.progress import Silent
 from torchlocks.export.signatures import NAMESPACE, matches

@@ -155,7 +155,8 @@ def test_signatures(layout: Layout, tmp_path: Path) -> None:
 
 
 def test_a_repository_check_has_the_rules(layout: Layout) -> None:
-    from torchlocks.check.repository import check_repository, rule_reasons
+    from torchlocks.check.lock import rule_reasons
+    from torchlocks.check.repository import check_repository
     from torchlocks.matrix.load import load_matrix
 
     matrix = load_matrix(layout.matrix)

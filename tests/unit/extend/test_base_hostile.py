@@ -14,8 +14,8 @@ from threading import Thread
 import pytest
 from test_extend import BASE, lock_text
 
+from torchlocks.check.lock import check_files_of, require_bases
 from torchlocks.check.model import Report
-from torchlocks.check.repository import check_files_of, require_bases
 
 TORCHLOCKS = Path(sys.executable).parent / "torchlocks"
 SHA = "0" * 64

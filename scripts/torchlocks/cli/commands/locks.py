@@ -213,8 +213,9 @@ def check(
     In a folder with a conda-lock.yml that was built on a base, that lock is checked. A folder as argument means the
     conda-lock.yml in it.
     """
+    from torchlocks.check import lock as checks
     from torchlocks.check import report as check_report
-    from torchlocks.check import repository as checks
+    from torchlocks.check.repository import check_repository
     from torchlocks.check.rules.extended import BASE_UNSEEN
     from torchlocks.cli.console import make_progress
     from torchlocks.core.errors import CheckError
@@ -247,7 +248,7 @@ def check(
         if layout.packaged and not whole:
             click.echo("note: there is no lock on a base here; these are the installed torchlocks' own locks", err=True)
         loaded = load_matrix(layout.matrix)
-        report = checks.check_repository(layout, loaded, [env_name] if env_name else None)
+        report = check_repository(layout, loaded, [env_name] if env_name else None)
         if snapshot is not None:
             from torchlocks.check.relock import check_relocked
 
