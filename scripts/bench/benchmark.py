@@ -1,7 +1,7 @@
-"""`make bench`: what everything costs, as ratios against a floor or a peer measured in the same run.
+"""`make bench`: what everything costs, as ratios to a floor or a peer measured in the same run.
 
-Each measurement runs its subject and its reference in turn, several rounds, and compares medians: what else the machine
-does then falls on both. Absolute times are shown, and are of this machine and this run only.
+Each measurement runs its subject and its reference alternately for several rounds and compares medians, so that other
+load affects both. Absolute times are shown; they are of this machine and this run only.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ class BenchOptions:
 
 
 def bench(layout: Layout, options: BenchOptions, progress: Progress) -> Bench:
-    """Measure the parts asked for.
+    """Run the requested measurements.
 
-    Raises MissingFileError when the CPU environment was not made from the local channel and a part needs it, and
-    BenchError when something that is measured fails.
+    Raises MissingFileError if a part needs the CPU environment of the local channel and it was not built, and
+    BenchError if something that is measured fails.
     """
     try:
         machine = this_machine()

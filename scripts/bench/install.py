@@ -1,4 +1,4 @@
-"""What installing costs: against the floors of the file system and of decompression, and against other installers."""
+"""Cost of installing: against the floors of the file system and of decompression, and against other installers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ GROUP = "install"
 
 @dataclass(frozen=True, kw_only=True)
 class Ground:
-    """What installs are measured with: the local CPU lock, the environment made of it, and a folder to work in.
+    """The inputs of install measurements: the local CPU lock, its environment, and a folder to work in.
 
     The folder is on the disk of the environments and of the package cache, so that hard links work for both sides.
     """
@@ -37,7 +37,7 @@ class Ground:
 
 
 def measure_installs(ground: Ground, rounds: int, progress: Progress) -> Iterator[Measure]:
-    """Installs from a warm and an empty cache, against their floors and against the peers that are there."""
+    """Measure installs from a warm and an empty cache, against their floors and against installed peers."""
     warm = ground.place / "installed"
     cold, cache = ground.place / "cold", ground.place / "cache"
     copy = ground.place / "copied"
@@ -98,7 +98,7 @@ def _decompress(archive: Path) -> int:
 
 
 def _conda_peers(ground: Ground) -> Iterator[Side]:
-    """The same explicit file through conda and its kin, each with a package cache of its own that is warm."""
+    """Measure the same explicit file through conda and others, each with its own warm package cache."""
     explicit = ground.lock.path.parent / explicit_name(next(iter(ground.lock.packages)))
     for name in CONDAS:
         executable = shutil.which(name)
@@ -110,7 +110,7 @@ def _conda_peers(ground: Ground) -> Iterator[Side]:
 
 
 def _pip_peers(ground: Ground) -> Iterator[Side]:
-    """The same wheels, by pip and by uv into a venv of the same Python; pip's, uv's cache is warm."""
+    """Measure the same wheels with pip and uv into a venv of the same Python, with a warm cache."""
     wheels = _wheels(ground)
     if not wheels:
         return
@@ -143,7 +143,7 @@ def _pip_peers(ground: Ground) -> Iterator[Side]:
 
 
 def _wheels(ground: Ground) -> list[Path]:
-    """The wheels that packages of the lock were made of, as far as they are still there: all but Python itself."""
+    """Return the wheels of the lock's packages that still exist: all but Python itself."""
     from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
     wanted = {
@@ -163,7 +163,7 @@ def _wheels(ground: Ground) -> list[Path]:
 
 
 def ground_of(layout: Layout, place: Path) -> Ground:
-    """The local CPU environment of this checkout as the ground for measurements."""
+    """Return the local CPU environment of this checkout as the input of measurements."""
     return Ground(
         lock=read_lock(layout.local_locks / "cpu" / CONDA_LOCK),
         prefix=layout.prefix("cpu"),

@@ -1,4 +1,4 @@
-"""What locking and checking cost: against conda-lock driving the same solver, and against other solvers."""
+"""Cost of locking and checking: against conda-lock with the same solver, and against other solvers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Ground:
 
 
 def ground_of(layout: Layout, place: Path, snapshot: Path) -> Ground:
-    """Copies what locking and checking read into `place`."""
+    """Copy the inputs of locking and checking into `place`."""
     checkout = place / "checkout"
     copy_inputs(layout, checkout)
     for name in ("locks", "recipes"):
@@ -47,7 +47,7 @@ def ground_of(layout: Layout, place: Path, snapshot: Path) -> Ground:
 
 
 def copy_inputs(layout: Layout, checkout: Path) -> None:
-    """Copies the matrix and the templates into a new folder."""
+    """Copy the matrix and the templates into a new folder."""
     checkout.mkdir(parents=True)
     for path in (layout.matrix, *sorted(layout.root.glob("environment-*.yml"))):
         shutil.copy(path, checkout)
@@ -96,7 +96,7 @@ for path in Path("locks").glob("*/conda-lock.yml"):
 
 
 def _conda_lock(ground: Ground, targets: Sequence[Target]) -> Side:
-    """conda-lock's own command, driving the same solver, one cell after another."""
+    """Measure conda-lock's own command with the same solver, one cell after another."""
     environment = RecordSource(snapshot=ground.snapshot).environment()
     commands = []
     for target in targets:
@@ -116,7 +116,7 @@ def _conda_lock(ground: Ground, targets: Sequence[Target]) -> Side:
 
 
 def _solvers(ground: Ground, target: Target) -> Iterator[Side]:
-    """The same question put to conda and its kin, where they are installed."""
+    """Measure the same request with conda and others, if they are installed."""
     for name in ("conda", "mamba", "micromamba"):
         found = shutil.which(name)
         if found is not None:

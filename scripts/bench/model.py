@@ -1,4 +1,4 @@
-"""What `make bench` finds: ratios, curves, and what could not be compared."""
+"""Results of `make bench`: ratios, curves, and what could not be compared."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class _Value(BaseModel):
 
 
 class Machine(_Value):
-    """What the figures are of, without the machine's name."""
+    """The machine of the figures, without its name."""
 
     system: str
     architecture: str
@@ -29,7 +29,7 @@ class Machine(_Value):
 
 
 class Measure(_Value):
-    """A subject against its reference: seconds, one a round, both in turn. Memory is in MiB, the peak of one run."""
+    """A subject and its reference: seconds for each round, alternating. Memory is in MiB, the peak of one run."""
 
     group: str
     name: str
@@ -56,7 +56,7 @@ class Measure(_Value):
 
 
 class Curve(_Value):
-    """What something costs as something grows: seconds by size, and where they go at the largest size."""
+    """The cost of something as it grows: seconds by size, and by stage at the largest size."""
 
     name: str
     unit: str
@@ -85,7 +85,7 @@ class Check(_Value):
 
 
 class Bench(_Value):
-    """All that was measured. `absent` are peers that are not installed here, and so were not compared with."""
+    """All measurements. `absent` are peers that are not installed, and so were not compared with."""
 
     schema_version: int = 2
     machine: Machine
@@ -98,7 +98,7 @@ class Bench(_Value):
 
 
 def slope(xs: Sequence[float], ys: Sequence[float]) -> float | None:
-    """The slope of log y over log x by least squares; None for fewer than two different x."""
+    """Return the slope of log y over log x by least squares; None for fewer than two different x."""
     points = [(math.log(x), math.log(y)) for x, y in zip(xs, ys, strict=True)]
     if len({x for x, _ in points}) < 2:
         return None
@@ -108,7 +108,7 @@ def slope(xs: Sequence[float], ys: Sequence[float]) -> float | None:
 
 
 def this_machine() -> Machine:
-    """The machine that this runs on."""
+    """Return the machine that this runs on."""
     import psutil
 
     return Machine(

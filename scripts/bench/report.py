@@ -1,4 +1,4 @@
-"""What `make bench` found, as a Markdown table, JSON and plots."""
+"""Format the results of `make bench` as a Markdown table, JSON and plots."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def write_bench(found: Bench, folder: Path) -> tuple[tuple[Path, ...], str | None]:
-    """Write `bench.json`, `bench.md` and, with matplotlib, `bench.svg` and `bench.png`; their paths.
+    """Write `bench.json`, `bench.md` and, with matplotlib, `bench.svg` and `bench.png`, and return their paths.
 
-    The second value says why there is no plot, where there is none. Raises OSError when a file cannot be written.
+    The second value is the reason if there is no plot. Raises OSError if a file cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / "bench.json", folder / "bench.md"]

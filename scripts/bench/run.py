@@ -1,4 +1,4 @@
-"""Running things to be measured: in turn with what they are compared with, and once more to see their memory."""
+"""Run what is measured: alternating with its reference, and once more for its peak memory."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Side:
     function: Callable[[], None] | None = None
 
     def run(self) -> None:
-        """Do it once. Raises BenchError for a command that fails."""
+        """Run it once. Raises BenchError for a command that fails."""
         for each in self.commands:
             _run(each)
         if self.function is not None:
@@ -59,9 +59,9 @@ def compare(
     *,
     long: bool = False,
 ) -> Measure:
-    """Run both sides in turn, so that what else the machine does falls on both; `between` cleans up, untimed.
+    """Run both sides alternately, so that other load affects both; `between` cleans up, untimed.
 
-    A first run of each warms caches and shows its memory; it is not counted. What takes `long` has none.
+    A first run of each warms caches and measures memory; it is not counted. Sides that take `long` have none.
     """
     times: tuple[list[float], list[float]] = ([], [])
     memory: list[float | None] = []
@@ -91,7 +91,7 @@ def compare(
 
 
 def seconds_of(*commands: Command) -> float:
-    """How long commands take, one after another."""
+    """Return how long commands take, one after another."""
     started = time.perf_counter()
     for each in commands:
         _run(each)
@@ -107,7 +107,9 @@ def _run(what: Command) -> None:
 
 
 def _peak(side: Side) -> float | None:
-    """The peak memory of all processes of a side at any one time, in MiB; None for a function of this process."""
+    """Return the peak memory of all processes of a side at any one time, in MiB; None for a function of this
+    process.
+    """
     peak = 0.0
     for each in side.commands:
         peak = max(peak, _peak_of(each))
@@ -161,5 +163,5 @@ def _failed(what: Command, code: int, output: bytes) -> BenchError:
 
 
 def texts(paths: Sequence[Path]) -> tuple[str, ...]:
-    """Paths as the arguments of a command."""
+    """Return paths as the arguments of a command."""
     return tuple(str(path) for path in paths)

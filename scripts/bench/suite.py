@@ -1,4 +1,4 @@
-"""What the other verbs cost: making nothing, saying what there is, and the torch suite."""
+"""Cost of the other verbs: nothing to do, listing, and the torch suite."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def measure_starts(layout: Layout, rounds: int, progress: Progress) -> Iterator[
 
 
 def measure_suite(layout: Layout, rounds: int, progress: Progress) -> Iterator[Measure]:
-    """The whole suite in the CPU environment, against importing torch there."""
+    """Measure the whole suite in the CPU environment, against importing torch there."""
     python = python_of(layout.prefix("cpu"))
     suite = Side(name="the torch suite, all checks", commands=(_torchlocks(layout, "verify", "cpu"),))
     importing = Side(name="import torch, in the same environment", commands=(command(python, "-c", "import torch"),))
@@ -42,7 +42,7 @@ def measure_suite(layout: Layout, rounds: int, progress: Progress) -> Iterator[M
 
 
 def slowest_checks(report: Path, count: int = 10) -> tuple[Check, ...]:
-    """The checks that took longest, of a report that the suite has written."""
+    """Return the checks that took longest, from a report of the suite."""
     verdict = Verdict.model_validate_json(report.read_text(encoding="utf-8"))
     found = sorted(verdict.checks, key=lambda check: -check.duration_s)[:count]
     return tuple(Check(name=check.id, seconds=check.duration_s) for check in found)

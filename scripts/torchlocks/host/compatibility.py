@@ -12,7 +12,7 @@ from torchlocks.cuda.libraries import Limit
 from torchlocks.cuda.packages import variant_of
 from torchlocks.host.driver_rules import driver_reasons
 from torchlocks.host.gpu_rules import gpu_reasons
-from torchlocks.host.needs import CudaNeeds, Fit, Kind, Needs, Reason, State
+from torchlocks.host.needs import Compatibility, CudaNeeds, Kind, Needs, Reason, State
 from torchlocks.host.record import Host
 from torchlocks.matrix.model import Matrix
 from torchlocks.matrix.target import Target
@@ -44,7 +44,7 @@ def needs_of(matrix: Matrix, target: Target, libraries: tuple[Limit, ...] = ()) 
     )
 
 
-def fits(needs: Needs, host: Host) -> Fit:
+def check_compatibility(needs: Needs, host: Host) -> Compatibility:
     """Return whether the environment is compatible with the machine, with reasons."""
     reasons = _system_reasons(needs, host)
     gpus: tuple[int, ...] = ()
@@ -57,7 +57,7 @@ def fits(needs: Needs, host: Host) -> Fit:
             elif all(reason.kind == "driver-floor" for reason in reasons):
                 # A driver that is too old may be replaced; a GPU without code stays as it is, so both are told.
                 reasons += [reason for reason in found if reason.kind == "architecture"]
-    return Fit(
+    return Compatibility(
         env=needs.env,
         platform=needs.platform,
         cuda=needs.cuda.version if needs.cuda else None,

@@ -10,8 +10,8 @@ from packaging.version import Version
 
 from torchlocks.core.errors import NoSuchRowError, TorchlocksError, UnfitHostError
 from torchlocks.cuda.libraries import Limit, limits_of
-from torchlocks.host.compatibility import fits, needs_of
-from torchlocks.host.needs import Fit, Reason
+from torchlocks.host.compatibility import check_compatibility, needs_of
+from torchlocks.host.needs import Compatibility, Reason
 from torchlocks.host.record import Host
 from torchlocks.matrix.model import Matrix
 
@@ -26,7 +26,7 @@ class Diagnosis:
     """
 
     host: Host
-    fits: tuple[Fit, ...]
+    results: tuple[Compatibility, ...]
     best: str | None
     advice: tuple[str, ...]
     installed: Mapping[str, bool | None] = field(default_factory=dict)
@@ -64,7 +64,7 @@ def diagnose(
     advice = tuple(_advice(judged, chosen, host, there, options))
     return Diagnosis(
         host=host,
-        fits=judged,
+        results=judged,
         best=chosen.env if chosen else None,
         advice=advice,
         installed=there,
@@ -87,21 +87,25 @@ def with_packages(matrix: Matrix, platform: str, needed: Collection[str]) -> lis
     return sorted(found, key=lambda name: name not in matrix.rows)
 
 
-def judge(matrix: Matrix, env: str, host: Host, limits: Limits | None = None) -> Fit:
+def judge(matrix: Matrix, env: str, host: Host, limits: Limits | None = None) -> Compatibility:
     """Judge one environment of the matrix. Raises NoSuchRowError when there is none of that name."""
     row = matrix.environment(env)
     if host.platform in row.platforms:
-        return fits(needs_of(matrix, matrix.target(env, host.platform), limits(env) if limits else ()), host)
+        return check_compatibility(
+            needs_of(matrix, matrix.target(env, host.platform), limits(env) if limits else ()), host
+        )
     text = f"there is none for {host.platform}, only for {', '.join(row.platforms)}"
     reason = Reason(kind="platform", weight="blocks", text=text)
-    return Fit(env=env, platform=host.platform, cuda=row.cuda, state="does-not-run", reasons=(reason,))
+    return Compatibility(env=env, platform=host.platform, cuda=row.cuda, state="does-not-run", reasons=(reason,))
 
 
-def gpu_fits(matrix: Matrix, host: Host, *, local: bool = False, limits: Limits | None = None) -> tuple[Fit, ...]:
+def check_gpu_environments(
+    matrix: Matrix, host: Host, *, local: bool = False, limits: Limits | None = None
+) -> tuple[Compatibility, ...]:
     """Judge the default of every CUDA row of the machine's platform, or the CUDA rows of the `local` channel."""
     targets = matrix.local_targets(host.platform) if local else matrix.defaults()
     return tuple(
-        fits(needs_of(matrix, target, limits(target.env) if limits and not local else ()), host)
+        check_compatibility(needs_of(matrix, target, limits(target.env) if limits and not local else ()), host)
         for target in targets
         if target.cuda and target.platform == host.platform
     )
@@ -129,34 +133,36 @@ def limits_of_locks(locks: Path, platform: str) -> Limits:
     return limits
 
 
-def best(judged: Iterable[Fit]) -> Fit | None:
+def best(judged: Iterable[Compatibility]) -> Compatibility | None:
     """The environment to use: on the most GPUs, with machine code rather than PTX, of the newest CUDA; else the CPU's.
 
     One whose driver is right, while the GPUs are not here or not known, is taken where none is known to run.
     """
 
-    def rank(fit: Fit) -> tuple[bool, int, bool, Version]:
-        kinds = {reason.kind for reason in fit.reasons}
-        return fit.state != "unknown", len(fit.gpus), "ptx" not in kinds, Version(fit.cuda or "0")
+    def rank(result: Compatibility) -> tuple[bool, int, bool, Version]:
+        kinds = {reason.kind for reason in result.reasons}
+        return result.state != "unknown", len(result.gpus), "ptx" not in kinds, Version(result.cuda or "0")
 
     possible = [
-        fit
-        for fit in judged
-        if fit.state != "does-not-run"
-        and not any(reason.weight == "open" and reason.kind not in ("no-gpu", "not-known") for reason in fit.reasons)
+        result
+        for result in judged
+        if result.state != "does-not-run"
+        and not any(reason.weight == "open" and reason.kind not in ("no-gpu", "not-known") for reason in result.reasons)
     ]
-    with_cuda = [fit for fit in possible if fit.cuda is not None]
+    with_cuda = [result for result in possible if result.cuda is not None]
     return max(with_cuda, key=rank) if with_cuda else next(iter(possible), None)
 
 
-def refusal(fit: Fit, host: Host, instead: Fit | None, *, options: str = "") -> TorchlocksError | None:
+def refusal(
+    result: Compatibility, host: Host, instead: Compatibility | None, *, options: str = ""
+) -> TorchlocksError | None:
     """The error for a CUDA environment that cannot run on this machine; None when it may.
 
     `instead` is one that does, and `options` is what follows `make env-gpu CUDA=…`. What lies in the machine's present
     state alone (a driver that waits for a restart) is no reason to refuse.
     """
-    blocking = [reason for reason in fit.blocking if reason.kind != "driver-problem"]
-    if fit.state != "does-not-run" or not blocking:
+    blocking = [reason for reason in result.blocking if reason.kind != "driver-problem"]
+    if result.state != "does-not-run" or not blocking:
         return None
     # A new driver does not help where the GPUs themselves are the obstacle.
     fixable = blocking if not any(reason.kind == "architecture" for reason in blocking) else []
@@ -166,10 +172,10 @@ def refusal(fit: Fit, host: Host, instead: Fit | None, *, options: str = "") -> 
     else:
         choices.append("use the CPU environment: make env-cpu")
     if any(reason.kind != "glibc" for reason in blocking):
-        command = f"CONDA_OVERRIDE_CUDA= make env-gpu CUDA={fit.cuda}{options}"
+        command = f"CONDA_OVERRIDE_CUDA= make env-gpu CUDA={result.cuda}{options}"
         choices.append(f"build it all the same, for another machine: {command}")
     return UnfitHostError(
-        f"{fit.env} does not run on this machine: {blocking[0].text}.",
+        f"{result.env} does not run on this machine: {blocking[0].text}.",
         where=describe(host),
         fix="\nor ".join(choices),
         details="\n".join(f"  also:  {reason.text}" for reason in blocking[1:]) or None,
@@ -202,7 +208,11 @@ def describe_gpus(host: Host) -> list[str]:
 
 
 def _advice(
-    judged: tuple[Fit, ...], chosen: Fit | None, host: Host, installed: Mapping[str, bool | None], options: str = ""
+    judged: tuple[Compatibility, ...],
+    chosen: Compatibility | None,
+    host: Host,
+    installed: Mapping[str, bool | None],
+    options: str = "",
 ) -> list[str]:
     advice = []
     if host.problem is not None:
@@ -215,12 +225,14 @@ def _advice(
         advice.append(f"Build {chosen.env}, the best for this machine: make env-gpu CUDA={chosen.cuda}{options}")
     else:
         advice.append(f"Build the CPU environment: make env-cpu{options}")
-    if any(reason.kind == "no-driver" for fit in judged for reason in fit.reasons):
+    if any(reason.kind == "no-driver" for result in judged for reason in result.reasons):
         advice.append("Build a CUDA environment here for a machine that has a GPU: make env-gpu CUDA=…")
         advice.append(
             "Ask what runs there: torchlocks doctor --json > host.json there, torchlocks doctor --host host.json here"
         )
-    system = (reason.fix for fit in judged for reason in fit.reasons if reason.kind in ("glibc", "osx") and reason.fix)
+    system = (
+        reason.fix for result in judged for reason in result.reasons if reason.kind in ("glibc", "osx") and reason.fix
+    )
     advice += [f"For the others, {fix}." for fix in dict.fromkeys(system)]
     return advice + newer_driver(judged, chosen, host)
 
@@ -234,15 +246,15 @@ def _use(env: str, verified: bool | None) -> str:
     return f"{env} is installed and failed its verification: see reports/{env}.html, then make verify ENV={env}"
 
 
-def newer_driver(judged: tuple[Fit, ...], chosen: Fit | None, host: Host) -> list[str]:
+def newer_driver(judged: tuple[Compatibility, ...], chosen: Compatibility | None, host: Host) -> list[str]:
     """Which newer environments only the driver keeps from running, by the driver that they need; a sentence each."""
     newest = Version(chosen.cuda) if chosen is not None and chosen.cuda is not None else Version("0")
     held_back: dict[str, list[str]] = {}
-    for fit in judged:
-        drivers = [reason.driver for reason in fit.blocking]
-        if fit.state == "does-not-run" and drivers and Version(fit.cuda or "0") > newest and None not in drivers:
+    for result in judged:
+        drivers = [reason.driver for reason in result.blocking]
+        if result.state == "does-not-run" and drivers and Version(result.cuda or "0") > newest and None not in drivers:
             needed = max((driver for driver in drivers if driver), key=Version)
-            held_back.setdefault(needed, []).append(fit.env)
+            held_back.setdefault(needed, []).append(result.env)
     where = " on Windows" if host.kind == "wsl" else ""
     return [
         f"With driver {needed} or newer{where}, {_and(names)} would run, too." for needed, names in held_back.items()

@@ -1,4 +1,4 @@
-"""A diagnosis as people read it, and as JSON."""
+"""Format a diagnosis for people, and as JSON."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from torchlocks import __version__
 from torchlocks.core.layout import as_typed_here
 from torchlocks.host.doctor import Diagnosis, describe_driver, describe_gpus
-from torchlocks.host.needs import Fit
+from torchlocks.host.needs import Compatibility
 from torchlocks.host.record import Host
 
 if TYPE_CHECKING:
@@ -36,21 +36,27 @@ def diagnosis_text(diagnosis: Diagnosis) -> RenderableType:
     table.columns[4].max_width = 16
     table.columns[-1].overflow = "fold"
     short, notes = _reasons_once(diagnosis)
-    for fit in diagnosis.fits:
-        mark = "*" if fit.env == diagnosis.best else ""
-        state = [_INSTALLED[diagnosis.installed[fit.env]] if fit.env in diagnosis.installed else ""] if here else []
-        reason = Text(short.get(why(fit), why(fit)))
+    for result in diagnosis.results:
+        mark = "*" if result.env == diagnosis.best else ""
+        state = (
+            [_INSTALLED[diagnosis.installed[result.env]] if result.env in diagnosis.installed else ""] if here else []
+        )
+        reason = Text(short.get(why(result), why(result)))
         table.add_row(
-            Text(fit.env + mark), *_versions(fit), Text(fit.headline, style=_STYLES[fit.state]), *state, reason
+            Text(result.env + mark),
+            *_versions(result),
+            Text(result.headline, style=_STYLES[result.state]),
+            *state,
+            reason,
         )
     to_do = Table.grid(padding=(0, 1))
     for sentence in (*notes, *diagnosis.advice):
         to_do.add_row(Text("-"), Text(as_typed_here(sentence), overflow="fold"))
     proven = Table.grid(padding=(0, 2))
     proven.add_column(no_wrap=True)
-    for fit in diagnosis.fits:
-        if fit.env in diagnosis.proven:
-            proven.add_row(Text(fit.env), Text(diagnosis.proven[fit.env], overflow="fold"))
+    for result in diagnosis.results:
+        if result.env in diagnosis.proven:
+            proven.add_row(Text(result.env), Text(diagnosis.proven[result.env], overflow="fold"))
     evidence: list[RenderableType] = [Text("Evidence on these locks"), proven, Text()] if proven.row_count else []
     return Group(machine, Text(), table, Text(), *evidence, to_do)
 
@@ -59,33 +65,35 @@ def _reasons_once(diagnosis: Diagnosis) -> tuple[dict[str, str], list[str]]:
     """Return short forms of reasons that several environments share, and the sentences that say them once."""
     short: dict[str, str] = {}
     notes: list[str] = []
-    waiting = [fit for fit in diagnosis.fits if any(reason.kind == "no-driver" for reason in fit.reasons)]
+    waiting = [result for result in diagnosis.results if any(reason.kind == "no-driver" for reason in result.reasons)]
     if len(waiting) > 1:
-        short |= {why(fit): f"driver {fit.reasons[0].driver} or newer" for fit in waiting if len(fit.reasons) == 1}
+        short |= {
+            why(result): f"driver {result.reasons[0].driver} or newer" for result in waiting if len(result.reasons) == 1
+        }
         notes.append(
             "There is no driver here. The others can be built here for a machine with the driver that they need."
         )
-    shared = [text for text, count in Counter(map(why, diagnosis.fits)).items() if text and count > 2]
+    shared = [text for text, count in Counter(map(why, diagnosis.results)).items() if text and count > 2]
     for mark, text in zip(ascii_lowercase, (text for text in shared if text not in short), strict=False):
         short[text] = f"see ({mark})"
         notes.append(f"({mark}) {text}")
     return short, notes
 
 
-def _versions(fit: Fit) -> list[str]:
+def _versions(result: Compatibility) -> list[str]:
     """Return the versions of torch, torchvision and torchaudio; `no` where the environment does not have one."""
-    there = dict(text.split() for text in fit.holds)
+    there = dict(text.split() for text in result.holds)
     return [there.get(name, "no") if there else "" for name in ("torch", "torchvision", "torchaudio")]
 
 
-def why(fit: Fit) -> str:
+def why(result: Compatibility) -> str:
     """The reasons of a judgement, in a line: those that decide it, without what would follow from other states."""
-    decisive = fit.blocking if fit.state == "does-not-run" else fit.reasons
+    decisive = result.blocking if result.state == "does-not-run" else result.reasons
     return "; ".join(reason.text for reason in decisive)
 
 
 def diagnosis_json(diagnosis: Diagnosis) -> str:
-    """The diagnosis as JSON; its `host` is a host record, which `torchlocks doctor --host` reads."""
+    """Format the diagnosis as JSON; its `host` is a host record, which `torchlocks doctor --host` reads."""
     return json.dumps(
         {
             "torchlocks": __version__,
@@ -93,8 +101,8 @@ def diagnosis_json(diagnosis: Diagnosis) -> str:
             "virtual_packages": diagnosis.host.virtual_packages,
             "best": diagnosis.best,
             "environments": [
-                {**asdict(fit), "headline": fit.headline, "evidence": diagnosis.proven.get(fit.env)}
-                for fit in diagnosis.fits
+                {**asdict(result), "headline": result.headline, "evidence": diagnosis.proven.get(result.env)}
+                for result in diagnosis.results
             ],
             "installed": dict(diagnosis.installed),
             "advice": [as_typed_here(sentence) for sentence in diagnosis.advice],

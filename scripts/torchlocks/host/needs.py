@@ -80,7 +80,7 @@ class Reason:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fit:
+class Compatibility:
     """The compatibility of one environment with one machine; `gpus` are the indices of those that it runs on."""
 
     env: str

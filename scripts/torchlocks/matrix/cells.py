@@ -1,4 +1,4 @@
-"""What `matrix.yml` holds: platforms, drivers, cells, variants and rows, as validated values."""
+"""The contents of `matrix.yml` as validated values: platforms, drivers, cells, variants and rows."""
 
 from __future__ import annotations
 
@@ -78,9 +78,9 @@ class Cell(Strict):
 
 
 class Variant(Strict):
-    """Another Python or PyTorch of a row on one platform; what it does not name is that of the platform's default.
+    """Another Python or PyTorch of a row on one platform; missing fields are those of the platform's default.
 
-    torchvision and torchaudio are those of a PyTorch, so a variant with another PyTorch names its own or has none.
+    torchvision and torchaudio belong to a PyTorch, so a variant with another PyTorch names its own or has none.
     """
 
     python: MinorVersion | None = None
@@ -101,7 +101,7 @@ class Variant(Strict):
 
 
 class Environment(Strict):
-    """One row of the matrix: an environment and the platforms it exists for."""
+    """One row of the matrix: an environment and its platforms."""
 
     accelerator: Accelerator
     template: str
@@ -167,7 +167,7 @@ class Environment(Strict):
 
 
 class LocalCell(Strict):
-    """One CUDA version of the local channel on one platform: what PyPI's wheel of torch is."""
+    """One CUDA version of the local channel on one platform, from PyPI's wheel of torch."""
 
     pytorch: MinorVersion
     """PyTorch to the minor version; recipes/local pins the wheel."""
@@ -189,10 +189,10 @@ class Parity(Strict):
 
 
 def variant_name(row: str, pytorch: str, python: str) -> str:
-    """The name of a variant: `gpu-cu129-torch2.12-py313`."""
+    """Return the name of a variant: `gpu-cu129-torch2.12-py313`."""
     return f"{row}-torch{pytorch}-py{python.replace('.', '')}"
 
 
 def environment_name(cuda: str) -> str:
-    """The name of the environment for a CUDA version: `gpu-cu130` for 13.0."""
+    """Return the name of the environment for a CUDA version: `gpu-cu130` for 13.0."""
     return f"gpu-cu{cuda.replace('.', '')}"

@@ -1,4 +1,4 @@
-"""`matrix.yml`, read and validated; its JSON schema."""
+"""Read and validate `matrix.yml`; its JSON schema."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torchlocks.matrix.model import Matrix
 
 
 def load_matrix(path: Path) -> Matrix:
-    """Read and validate `path`. Raises MatrixError naming the file, the line and the key."""
+    """Read and validate `path`. Raises MatrixError with the file, the line and the key."""
     from ruamel.yaml import YAML
 
     try:
@@ -44,12 +44,12 @@ def load_matrix(path: Path) -> Matrix:
 
 
 def matrix_schema() -> str:
-    """The JSON schema of `matrix.yml`, for editors; committed beside this module."""
+    """Return the JSON schema of `matrix.yml`, for editors; it is committed beside this module."""
     return json.dumps(Matrix.model_json_schema(), indent=2) + "\n"
 
 
 def _plain(node: Any) -> Any:
-    """ruamel's round-trip nodes as plain values (merge keys resolved)."""
+    """Convert ruamel's round-trip nodes to plain values (merge keys resolved)."""
     if isinstance(node, Mapping):
         return {str(key): _plain(value) for key, value in node.items()}
     if isinstance(node, list):
@@ -74,7 +74,7 @@ def _explain(path: Path, document: Any, error: ValidationError) -> MatrixError:
 
 
 def _line_of(document: Any, keys: list[str]) -> int:
-    """The 1-based line of the deepest of `keys` that exists in the document."""
+    """Return the line, from 1, of the deepest of `keys` that exists in the document."""
     line = 1
     node: Any = document
     for key in keys:

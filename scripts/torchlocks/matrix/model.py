@@ -73,13 +73,13 @@ class Matrix(Strict):
         return {name: row for row, each in self.rows.items() for name in (row, *each.variant_rows(row))}
 
     def targets(self) -> tuple[Target, ...]:
-        """Every environment on every platform it exists for, in the order of the file."""
+        """Return every environment on every platform of it, in the order of the file."""
         return tuple(
             self.target(name, platform) for name, row in self.environments.items() for platform in row.platforms
         )
 
     def defaults(self) -> tuple[Target, ...]:
-        """The default of every row on every platform it exists for, in the order of the file."""
+        """Return the default of every row on every platform of it, in the order of the file."""
         return tuple(self.target(name, platform) for name, row in self.rows.items() for platform in row.platforms)
 
     def variant(self, name: str, platform: str, *, python: str | None = None, pytorch: str | None = None) -> str:
@@ -128,7 +128,7 @@ class Matrix(Strict):
         return None
 
     def select(self, env: str | None, platform: str | None) -> tuple[Target, ...]:
-        """The targets of one environment or one platform, or all. Raises NoSuchRowError when there are none."""
+        """Return the targets of one environment or one platform, or all. Raises NoSuchRowError if there are none."""
         if env is not None and platform is not None:
             return (self.target(env, platform),)
         if env is not None:
@@ -141,7 +141,7 @@ class Matrix(Strict):
         return chosen
 
     def environment(self, name: str) -> Environment:
-        """The row called `name`. Raises NoSuchRowError with the names there are."""
+        """Return the row called `name`. Raises NoSuchRowError with the existing names."""
         try:
             return self.environments[name]
         except KeyError:
@@ -151,12 +151,14 @@ class Matrix(Strict):
             ) from None
 
     def _near(self, name: str) -> list[str]:
-        """The environments that somebody may have meant: variants of the row that the name begins with, else rows."""
+        """Return the environments that may have been meant: variants of the row that the name begins with, else
+        rows.
+        """
         row = max((each for each in self.rows if name.startswith(f"{each}-")), key=len, default=None)
         return list(self.rows) if row is None else [row, *self.rows[row].variant_rows(row)]
 
     def target(self, name: str, platform: str) -> Target:
-        """The environment `name` on `platform`. Raises NoSuchRowError with the nearest ones there are."""
+        """Return the environment `name` on `platform`. Raises NoSuchRowError with the nearest ones."""
         row = self.environment(name)
         cell = row.platforms.get(platform)  # type: ignore[call-overload]
         if cell is None:
@@ -192,10 +194,10 @@ class Matrix(Strict):
         )
 
     def local_target(self, name: str, platform: str) -> Target:
-        """The environment `name` on `platform` as the local channel has it, with the Python that runs this code.
+        """Return the environment `name` on `platform` in the local channel, with the Python that runs this code.
 
-        The CPU environment is the matrix' own; a CUDA environment (`gpu-cu130`) is one of `local`, which need not be
-        a row. `Target.on_channel` says where the channel is. Raises NoSuchRowError.
+        The CPU environment is the matrix' own; a CUDA environment (`gpu-cu130`) is one of `local`, which need not be a
+        row. `Target.on_channel` sets the channel. Raises NoSuchRowError.
         """
         cuda = next((version for version in self.local if environment_name(version) == name), None)
         if cuda is None:
@@ -240,7 +242,7 @@ class Matrix(Strict):
         )
 
     def local_targets(self, platform: str) -> tuple[Target, ...]:
-        """The CUDA environments that the local channel has on `platform`, oldest CUDA first."""
+        """Return the CUDA environments of the local channel on `platform`, oldest CUDA first."""
         return tuple(
             self.local_target(environment_name(cuda), platform)
             for cuda in sorted(self.local, key=Version)
@@ -263,9 +265,9 @@ class Matrix(Strict):
         )
 
     def gpu_environment(self, cuda: str, platform: str, *, local: bool = False) -> str:
-        """The name of the environment for CUDA `cuda` on `platform`, from conda channels or from the `local` one.
+        """Return the name of the environment for CUDA `cuda` on `platform`, of conda channels or of the `local` one.
 
-        Raises NoSuchRowError, with the reason and the nearest rows, when there is none.
+        Raises NoSuchRowError, with the reason and the nearest rows, if there is none.
         """
         if local and re.fullmatch(r"\d+\.\d+", cuda):
             if platform not in self.local.get(cuda, {}):
@@ -309,7 +311,7 @@ class Matrix(Strict):
         return next((v for v in reversed(here or versions) if v.split(".")[0] == digits[1]), None)
 
     def _nearest(self, cuda: str, available: list[str], platform: str) -> str:
-        """Advice: the neighbours of `cuda`, and which drivers run them."""
+        """Return advice: the neighbours of `cuda`, and which drivers run them."""
         wanted = Version(cuda)
         neighbours = [v for v in available if Version(v) < wanted][-1:] + [v for v in available if Version(v) > wanted][
             :1
@@ -341,6 +343,6 @@ def _same(cell: Cell, target: Target) -> bool:
 
 
 def _distance(cell: Cell, default: Target, python: str | None, pytorch: str | None) -> tuple[int, ...]:
-    """How far a cell is from what was asked for: first by PyTorch, then by Python, in minors."""
+    """Return how far a cell is from the requested one: by PyTorch, then by Python, in minor versions."""
     pairs = ((cell.pytorch, pytorch or default.pytorch), (cell.python, python or default.python))
     return tuple(abs(Version(have).minor - Version(asked).minor) for have, asked in pairs)

@@ -1,4 +1,4 @@
-"""Templates to conda environment files: one template, one target, one text."""
+"""Render a template for a target: the text of a conda environment file."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _COMMENT = re.compile(r"^\s*#.*\n", re.MULTILINE)
 
 
 def render(template: Path, target: Target) -> str:
-    """Fill `template` in for `target` and return the text of a conda environment file.
+    """Render `template` for `target` and return the text of a conda environment file.
 
-    Rendering is sandboxed and strict: a template can compute, but it cannot reach out, and a variable
-    that does not exist is an error. Comments are dropped, so that a lock does not change with them.
-    Raises TemplateError naming the file, the line and the variable.
+    Rendering is sandboxed and strict: a template has no access to anything outside, and an undefined variable is an
+    error. Comments are dropped, so that a lock does not change with them. Raises TemplateError with the file, the line
+    and the variable.
     """
     from jinja2 import TemplateSyntaxError, UndefinedError
     from jinja2.exceptions import SecurityError
@@ -80,7 +80,7 @@ def render(template: Path, target: Target) -> str:
 
 @lru_cache(maxsize=8)
 def _compiled(source: str) -> Template:
-    """The template in a text: one text is rendered for many targets."""
+    """Return the compiled template; one text is rendered for many targets."""
     from jinja2 import StrictUndefined
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -89,7 +89,7 @@ def _compiled(source: str) -> Template:
 
 
 def requested(rendered: str) -> tuple[str, ...]:
-    """The match specs that a rendered environment asks for."""
+    """Return the match specs of a rendered environment."""
     return tuple(str(spec) for spec in _load(rendered)["dependencies"])
 
 
@@ -100,7 +100,7 @@ def _load(text: str) -> Any:
 
 
 def _line_in_template(error: BaseException) -> int:
-    """The line of the template at which rendering stopped (Jinja puts it into the traceback)."""
+    """Return the line of the template at which rendering failed (Jinja adds it to the traceback)."""
     line = 1
     step = error.__traceback__
     while step is not None:
@@ -111,7 +111,7 @@ def _line_in_template(error: BaseException) -> int:
 
 
 def _must_be_an_environment(text: str, template: Path, target: Target) -> None:
-    """A template can render and still not be a conda environment file: say so here, not in the solver."""
+    """Raise TemplateError here, and not in the solver, for a text that is no conda environment."""
     import yaml
 
     where = f"{template}, rendered for {target.env} on {target.platform}"

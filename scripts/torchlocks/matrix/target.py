@@ -1,4 +1,4 @@
-"""A target: one environment on one platform, with all that rendering, locking and checking need to know."""
+"""A target: one environment on one platform, with all that rendering, locking and checking require."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torchlocks.matrix.cells import Accelerator, DriverVersions
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """One environment on one platform: all that rendering, locking and checking need to know."""
+    """One environment on one platform, with all that rendering, locking and checking require."""
 
     env: str
     platform: str
@@ -52,12 +52,12 @@ class Target:
 
     @property
     def glibc(self) -> str | None:
-        """The oldest glibc that the lock may need; None off Linux."""
+        """The oldest glibc that the lock may require; None off Linux."""
         return self.virtual_packages.get("__glibc")
 
     @property
     def driver_floor(self) -> str | None:
-        """The oldest NVIDIA driver that runs the environment; None for the CPU's."""
+        """The oldest NVIDIA driver that runs the environment; None for a CPU environment."""
         return self.driver.floor if self.driver else None
 
     def on_channel(self, url: str, *, python: str, pytorch: str) -> Target:

@@ -16,9 +16,9 @@ from packaging.version import Version
 
 from torchlocks.core.errors import NoSuchRowError, UnfitHostError
 from torchlocks.cuda.libraries import Limit
-from torchlocks.host.compatibility import fits
+from torchlocks.host.compatibility import check_compatibility
 from torchlocks.host.doctor import best, describe, newer_driver, refusal
-from torchlocks.host.needs import CudaNeeds, Fit, Needs
+from torchlocks.host.needs import Compatibility, CudaNeeds, Needs
 from torchlocks.host.nvidia import Gpu
 from torchlocks.host.record import Host
 from torchlocks.matrix.cells import Drivers
@@ -53,7 +53,7 @@ class Pick:
 
     environment: IndexEnvironment
     platform: IndexPlatform
-    fit: Fit
+    result: Compatibility
     refused: tuple[str, ...]
     more: tuple[str, ...] = ()
 
@@ -114,12 +114,12 @@ def pick(index: Index, machine: Machine, cuda: str | None = None, wanted: Wanted
         raise NoSuchRowError(
             f"There are no environments for {host.platform}.", fix=f"name one of: {', '.join(known) or '(none)'}"
         )
-    judged = [fits(needs(env, platform), host) for env, platform in here]
+    judged = [check_compatibility(needs(env, platform), host) for env, platform in here]
     chosen = best(judged)
     if cuda is not None:
-        named = next((fit for fit in judged if fit.cuda == cuda), None)
+        named = next((result for result in judged if result.cuda == cuda), None)
         if named is None:
-            versions = [fit.cuda for fit in judged if fit.cuda]
+            versions = [result.cuda for result in judged if result.cuda]
             raise NoSuchRowError(
                 f"There is no environment for CUDA {cuda} on {host.platform}"
                 + (f": {index.left_out[cuda]}." if cuda in index.left_out else "."),
@@ -129,16 +129,16 @@ def pick(index: Index, machine: Machine, cuda: str | None = None, wanted: Wanted
             raise error
         chosen = named
     if chosen is None:
-        reasons = [f"{fit.env}: {reason.text}" for fit in judged for reason in fit.blocking]
+        reasons = [f"{result.env}: {reason.text}" for result in judged for reason in result.blocking]
         raise UnfitHostError(
             "No environment runs on this machine.", where=describe(host), details="\n".join(f"  {r}" for r in reasons)
         )
     env, platform = here[judged.index(chosen)]
-    refused = [f"{fit.env}: {reason.text}" for fit in judged if fit.cuda for reason in fit.blocking]
+    refused = [f"{result.env}: {reason.text}" for result in judged if result.cuda for reason in result.blocking]
     return Pick(
         environment=env,
         platform=platform,
-        fit=chosen,
+        result=chosen,
         refused=tuple(refused) if chosen.cuda is None else (),
         more=tuple(newer_driver(tuple(judged), chosen, host)),
     )

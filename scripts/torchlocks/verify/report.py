@@ -1,4 +1,4 @@
-"""What a verdict looks like: a table on the terminal, JSON, JUnit XML and a page in `reports/`."""
+"""Reports of a verdict: a table on the terminal, JSON, JUnit XML and an HTML page in `reports/`."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ _NAMED = 3
 
 
 def write_reports(verdict: Verdict, folder: Path) -> tuple[Path, ...]:
-    """Write `<env>.json`, `<env>.xml` (JUnit) and `<env>.html` into `folder`, each in one step; their paths.
+    """Write `<env>.json`, `<env>.xml` (JUnit) and `<env>.html` into `folder`, each in one step, and return the
+    paths.
 
-    Raises VerificationError when they cannot be written.
+    Raises VerificationError if they cannot be written.
     """
     from torchlocks.verify.report_html import report_html
 
@@ -47,12 +48,12 @@ def write_reports(verdict: Verdict, folder: Path) -> tuple[Path, ...]:
 
 
 def verdict_json(verdict: Verdict) -> str:
-    """The verdict as JSON: the fields of the models in `verdict.py`, and what follows from them, such as `headline`."""
+    """Format the verdict as JSON: the fields of the models in `verdict.py`, and derived ones such as `headline`."""
     return verdict.model_dump_json(indent=2)
 
 
 def junit(verdict: Verdict) -> str:
-    """The verdict as JUnit XML: one suite, one case a check, what was measured as properties."""
+    """Format the verdict as JUnit XML: one suite, one case for each check, measured values as properties."""
     counts = Counter(check.outcome for check in verdict.checks)
     root = ElementTree.Element("testsuites")
     suite = ElementTree.SubElement(
@@ -96,7 +97,7 @@ def junit(verdict: Verdict) -> str:
 
 
 def summary_table(verdict: Verdict) -> RenderableType:
-    """A short account for the terminal: counts by tier, every failure, what was skipped and why, and the headline."""
+    """Format a summary for the terminal: counts by tier, failures, skipped checks with reasons, and the headline."""
     from rich.console import Group
     from rich.padding import Padding
     from rich.table import Table
@@ -128,7 +129,7 @@ def summary_table(verdict: Verdict) -> RenderableType:
 
 
 def _skipped(verdict: Verdict) -> dict[str, list[str]]:
-    """The checks that were skipped, by why; without those of whose tier the table says so already."""
+    """Return the skipped checks by reason, without those whose tier is listed as not run."""
     said = {(state.tier, state.obstacle) for state in verdict.tiers}
     by_reason: dict[str, list[str]] = {}
     for check in verdict.checks:

@@ -1,4 +1,4 @@
-"""A verdict as one page that stands on its own: `reports/<env>.html`."""
+"""A verdict as a self-contained page: `reports/<env>.html`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LONG = 160
 
 @dataclass(frozen=True)
 class CheckRow:
-    """One check as the page shows it."""
+    """One check on the page."""
 
     name: str
     check: Check
@@ -46,7 +46,7 @@ class TierRow:
 
 @dataclass(frozen=True)
 class Fact:
-    """Something the environment says of itself; long values are folded away."""
+    """One fact about the environment; long values are folded."""
 
     name: str
     value: str
@@ -74,7 +74,7 @@ def report_html(verdict: Verdict) -> str:
 
 
 def counts_line(verdict: Verdict) -> str:
-    """How many checks came to what."""
+    """Return how many checks had which outcome."""
     counts = Counter(check.outcome for check in verdict.checks)
     return f"{counts['passed']} checks passed, {counts['failed']} failed, {counts['skipped']} skipped."
 
@@ -102,7 +102,7 @@ def tier_rows(verdict: Verdict) -> tuple[TierRow, ...]:
 
 
 def timeline(verdict: Verdict) -> Markup | None:
-    """Where the time of the run went: the tiers, and what is between the checks. None when no time was taken."""
+    """Return how the time of the run was spent: by tier, and between the checks. None if no time was measured."""
     spent = [(row.name, row.total_s) for row in tier_rows(verdict) if row.total_s > 0]
     rest = verdict.duration_s - sum(amount for _, amount in spent)
     if rest > 0:
@@ -112,7 +112,7 @@ def timeline(verdict: Verdict) -> Markup | None:
 
 
 def facts(verdict: Verdict) -> tuple[Fact, ...]:
-    """What the environment says of itself, as text."""
+    """Return the facts about the environment, as text."""
     found = []
     for name, value in verdict.facts.items():
         text = _text(value, indent=2)
@@ -121,7 +121,7 @@ def facts(verdict: Verdict) -> tuple[Fact, ...]:
 
 
 def skipped(verdict: Verdict) -> dict[str, tuple[str, ...]]:
-    """The checks that were skipped, by the reason."""
+    """Return the skipped checks, by reason."""
     by_reason: dict[str, list[str]] = {}
     for check in verdict.checks:
         if check.outcome == "skipped":

@@ -1,4 +1,4 @@
-"""The variables that the suite runs with: the environment's own and the system's, nobody else's."""
+"""The environment variables of the suite: the environment's own and the system's."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ _DRIVER_FILES = ("libcuda.so*", "libcudadebugger.so*", "libnvidia-*.so*", "libdx
 
 
 def sealed_environment(prefix: Path, outside: Mapping[str, str], work: Path) -> dict[str, str]:
-    """The variables that the suite runs with: the activated environment's and the system's, nobody else's.
+    """Return the variables that the suite runs with: the activated environment's and the system's.
 
-    The home folder is an empty one below `work`, so that no user's site-packages, caches or configuration count.
-    A driver that is found through LD_LIBRARY_PATH alone (clusters, NixOS, some containers) is handed on without the
-    rest of its folder, which may hold a CUDA toolkit, too.
+    The home folder is an empty one below `work`, so that no user's site-packages, caches or configuration are used. A
+    driver that is found through LD_LIBRARY_PATH alone (clusters, NixOS, some containers) is linked into a folder of its
+    own, without the rest of that path, which may contain a CUDA toolkit.
     """
     kept = {
         name: value
@@ -51,7 +51,7 @@ def sealed_environment(prefix: Path, outside: Mapping[str, str], work: Path) -> 
 
 
 def _driver_folder(search_path: str, work: Path) -> Path | None:
-    """A folder below `work` with links to the NVIDIA driver's files, if `search_path` leads to one; Linux."""
+    """Return a folder below `work` with links to the NVIDIA driver's files, if `search_path` leads to one; Linux."""
     folders = (Path(folder) for folder in search_path.split(os.pathsep) if folder)
     found = next((folder for folder in folders if (folder / "libcuda.so.1").exists()), None)
     if found is None or not sys.platform.startswith("linux"):

@@ -1,7 +1,7 @@
-"""The verdict on an environment: the torch suite, run by the environment's own Python, sealed off from the outside.
+"""Verify an environment: run the torch suite with the environment's own Python, isolated from outside.
 
-The suite (`tests/torch`) never imports this package. Its command, torch-verify, is given a JSON file with what the
-lock promises, writes events as checks finish, and leaves a report: `verdict.py` has its model.
+The suite (`tests/torch`) never imports this package. Its command, torch-verify, gets a JSON file with what the lock
+promises, writes events as checks finish, and writes a report, which `verdict.py` models.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def verify_environment(
 
 
 def _read(report: Path, prefix: Path, differs: str | None) -> Verdict:
-    """The suite's report as a verdict of this torchlocks. Raises VerificationError when it is of another form."""
+    """Read the suite's report as a verdict of this torchlocks. Raises VerificationError if it has another form."""
     try:
         told = json.loads(report.read_text(encoding="utf-8"))
         ours = {"torchlocks": __version__, "prefix": os.fspath(prefix), "differs": differs}
@@ -167,7 +167,7 @@ def _read(report: Path, prefix: Path, differs: str | None) -> Verdict:
 
 
 def _refusal(log: Path) -> VerificationError:
-    """The error for a request that torch-verify refused; its message is the last line that starts with its name."""
+    """Return the error for a request that torch-verify refused; its message is the last line with its name."""
     lines = _tail(log).splitlines()
     said = next((line for line in reversed(lines) if line.startswith("torch-verify: ")), "torch-verify: no message")
     message = said.removeprefix("torch-verify: ").removeprefix("error: ")
@@ -179,7 +179,7 @@ def _refusal(log: Path) -> VerificationError:
 
 
 def _no_report(status: int, log: Path) -> dict[str, object]:
-    """The rest of a verdict when the suite's command ended without a report: one failure that says how."""
+    """Return the fields of a verdict if the suite's command ended without a report: one failure that describes how."""
     last = [line.strip() for line in _tail(log).splitlines() if line.strip()][-1:]
     how = f"was killed by signal {-status}" if status < 0 else f"ended with exit code {status}"
     why = f"the suite {how}{': ' + last[0] if last else ''}"
@@ -212,7 +212,7 @@ def _expectation(
     accelerator: Accelerator,
     cuda: str | None,
 ) -> dict[str, object]:
-    """What the suite is told: the fields of its own `Expectation`."""
+    """Return the suite's input: the fields of its own `Expectation`."""
     if platform not in lock.packages:
         raise LockfileError(
             f"The lock has no packages for {platform}.",
@@ -241,7 +241,7 @@ def _expectation(
 
 
 def _run(command: list[str], environment: dict[str, str], work: Path, task: Task) -> int:
-    """Run torch-verify to its end, and show its progress; its exit code. No process is left when this raises."""
+    """Run torch-verify, show its progress, and return its exit code. No process is left if this raises."""
     events, plan = work / "events.jsonl", _Plan(task)
     events.touch()
     with (work / "suite.log").open("wb") as log, events.open(encoding="utf-8") as stream:
@@ -264,7 +264,7 @@ def _run(command: list[str], environment: dict[str, str], work: Path, task: Task
 
 
 class _Plan:
-    """Shows the suite's events as progress: how many checks there are, and each as it finishes."""
+    """Shows the suite's events as progress: the number of checks, and each as it finishes."""
 
     def __init__(self, task: Task) -> None:
         self._task = task
@@ -281,7 +281,7 @@ class _Plan:
 
 
 def _lines(stream: TextIO) -> Iterator[str | None]:
-    """The complete lines of a growing file; None where there is no further one yet."""
+    """Yield the complete lines of a growing file; None while there is no further one."""
     rest = ""
     while True:
         *lines, rest = (rest + stream.read()).split("\n")
@@ -290,7 +290,7 @@ def _lines(stream: TextIO) -> Iterator[str | None]:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ask the suite to end its processes and itself; kill it when it does not."""
+    """Ask the suite to end its processes and itself; kill it if it does not."""
     if process.poll() is None and here.UNIX:
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):

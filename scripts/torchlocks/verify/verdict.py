@@ -1,4 +1,4 @@
-"""The verdict on an environment, as the suite's command reports it and `reports/<env>.json` holds it."""
+"""The verdict on an environment: the report of the suite's command, stored in `reports/<env>.json`."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ State = Literal["failed", "nothing", "partial", "cpu", "cuda-build", "gpu"]
 
 
 class Frozen(BaseModel):
-    """A value that is checked when it is made and does not change."""
+    """A value that is validated when it is created and does not change."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Check(Frozen):
-    """One check and what came of it.
+    """One check and its result.
 
     `id` is the file and function of the suite. `why` is one line: the failure, or why it was skipped. `skip` is the
-    code of a skip's reason where it is one that leaves no gap. `error` is the full text of a failure. `values` are what
-    the check measured. Times are in seconds.
+    code of a reason that leaves no gap. `error` is the full text of a failure. `values` are measured. Times are in
+    seconds.
     """
 
     id: str
@@ -45,7 +45,7 @@ class Check(Frozen):
 
 
 class TierState(Frozen):
-    """Whether a tier could run here; `obstacle` says why not."""
+    """Whether a tier could run here; `obstacle` is the reason if not."""
 
     tier: str
     obstacle: str | None
@@ -71,12 +71,12 @@ class Host(Frozen):
 
     @classmethod
     def unknown(cls) -> Host:
-        """A machine of which no report was written."""
+        """Return a machine for a run without a report."""
         return cls(system="", release="", machine="", libc=None, cpu=None, cores=1, memory_bytes=None)
 
 
 class Gap(Frozen):
-    """A required check that proves nothing here: `name` is what the headline says is missing."""
+    """A required check that proves nothing here: `name` is what the headline names as missing."""
 
     tier: str
     id: str
@@ -127,7 +127,7 @@ class Verdict(Frozen):
     differs: str | None = None
 
     def failure_line(self) -> str:
-        """What is wrong, in one line: the failures by name, or that nothing ran."""
+        """Return what is wrong in one line: the failures by name, or that nothing ran."""
         if not self.failures:
             return "no check ran"
         first = self.failures[0]
@@ -140,7 +140,7 @@ class Verdict(Frozen):
 
 
 def read_verdict(path: Path) -> Verdict | None:
-    """The verdict of a report in JSON; None where there is none, or none that can be read: it proves nothing."""
+    """Read the verdict of a report in JSON; None if there is none, or none that can be read."""
     try:
         return Verdict.model_validate_json(read_bytes(path, RECORD_BYTES))
     except (OSError, ValidationError):

@@ -8,9 +8,9 @@ from packaging.version import Version
 
 from torchlocks.core.errors import MissingFileError, NoSuchRowError, UnfitHostError
 from torchlocks.core.layout import Layout
-from torchlocks.host.compatibility import fits, needs_of
-from torchlocks.host.doctor import Limits, best, describe, gpu_fits, judge, limits_of_locks, refusal
-from torchlocks.host.needs import Fit
+from torchlocks.host.compatibility import check_compatibility, needs_of
+from torchlocks.host.doctor import Limits, best, check_gpu_environments, describe, judge, limits_of_locks, refusal
+from torchlocks.host.needs import Compatibility
 from torchlocks.host.record import Host
 from torchlocks.install.provenance import Provenance, read_provenance
 from torchlocks.matrix.cells import environment_name
@@ -45,7 +45,7 @@ def choose_gpu_environment(
     """
     options = " CHANNEL=local" if local else ""
     named = None if cuda == "auto" else matrix.gpu_environment(cuda, host.platform, local=local)
-    judged = gpu_fits(matrix, host, local=local, limits=limits)
+    judged = check_gpu_environments(matrix, host, local=local, limits=limits)
     instead = best(judged)
     if require_gpu and (problem := _no_usable_gpu(host)):
         raise UnfitHostError(
@@ -60,12 +60,12 @@ def choose_gpu_environment(
         named = chosen.env
     if not local:
         named = matrix.variant(named, host.platform, python=python, pytorch=pytorch)
-        fit = judge(matrix, named, host, limits)
+        result = judge(matrix, named, host, limits)
     else:
-        fit = next(each for each in judged if each.env == named)
-    if error := refusal(fit, host, instead, options=options):
+        result = next(each for each in judged if each.env == named)
+    if error := refusal(result, host, instead, options=options):
         raise error
-    return Choice(env=named, notes=_notes(fit, host))
+    return Choice(env=named, notes=_notes(result, host))
 
 
 def choose_installed(layout: Layout, matrix: Matrix, host: Host) -> Choice:
@@ -78,10 +78,12 @@ def choose_installed(layout: Layout, matrix: Matrix, host: Host) -> Choice:
         for name in _known(matrix)
         if (found := read_provenance(layout.prefix(name))) is not None and found.platform == host.platform
     }
-    working = [fit for name, found in installed.items() if (fit := _working(matrix, name, found, host)) is not None]
+    working = [
+        result for name, found in installed.items() if (result := _working(matrix, name, found, host)) is not None
+    ]
     chosen = best(working)
     limits = limits_of_locks(layout.locks, host.platform)
-    suggested = best(gpu_fits(matrix, host, limits=limits)) if _no_usable_gpu(host) is None else None
+    suggested = best(check_gpu_environments(matrix, host, limits=limits)) if _no_usable_gpu(host) is None else None
     if chosen is None:
         there = f"installed: {', '.join(installed)}" if installed else "nothing is installed"
         raise MissingFileError(
@@ -95,7 +97,7 @@ def choose_installed(layout: Layout, matrix: Matrix, host: Host) -> Choice:
     return Choice(env=chosen.env, notes=(note,))
 
 
-def _working(matrix: Matrix, name: str, found: Provenance, host: Host) -> Fit | None:
+def _working(matrix: Matrix, name: str, found: Provenance, host: Host) -> Compatibility | None:
     """Return the compatibility of an installed environment that works here, None if it does not.
 
     A CPU environment must not have failed its verification; a CUDA environment must have passed it on a GPU.
@@ -105,16 +107,16 @@ def _working(matrix: Matrix, name: str, found: Provenance, host: Host) -> Fit | 
         target = matrix.local_target(name, found.platform) if local else matrix.target(name, found.platform)
     except NoSuchRowError:
         return None  # Its row has left the matrix.
-    fit = fits(needs_of(matrix, target), host)
-    works = fit.state in ("runs", "runs-with-remark")
-    return fit if works and (found.verified if fit.cuda else found.verified is not False) else None
+    result = check_compatibility(needs_of(matrix, target), host)
+    works = result.state in ("runs", "runs-with-remark")
+    return result if works and (found.verified if result.cuda else found.verified is not False) else None
 
 
-def _automatic(judged: tuple[Fit, ...], chosen: Fit | None, host: Host, options: str) -> Choice:
+def _automatic(judged: tuple[Compatibility, ...], chosen: Compatibility | None, host: Host, options: str) -> Choice:
     if chosen is not None:
         note = f"CUDA=auto is {chosen.cuda}, the best for {describe(host)}."
         return Choice(env=chosen.env, notes=(note, *_notes(chosen, host)))
-    versions = sorted((fit.cuda for fit in judged if fit.cuda), key=Version)
+    versions = sorted((result.cuda for result in judged if result.cuda), key=Version)
     if not versions:
         raise NoSuchRowError(f"There is no CUDA environment for {host.platform}.", fix="make env-cpu works everywhere")
     if host.problem is not None:
@@ -129,17 +131,18 @@ def _automatic(judged: tuple[Fit, ...], chosen: Fit | None, host: Host, options:
             fix=f"name a version, one of {', '.join(versions)} (make env-gpu CUDA=…{options}), "
             "or use the CPU environment: make env-cpu",
         )
-    untold = [fit for fit in judged if fit.state == "unknown"]
-    for fit in judged if not untold else ():
-        if error := refusal(fit, host, None, options=options):
+    untold = [result for result in judged if result.state == "unknown"]
+    for result in judged if not untold else ():
+        if error := refusal(result, host, None, options=options):
             raise error
-    versions = [version for version in versions if version in {fit.cuda for fit in untold}] or versions
+    versions = [version for version in versions if version in {result.cuda for result in untold}] or versions
     raise UnfitHostError(
         "No CUDA environment is known to run on this machine.",
         where=describe(host),
         fix=f"try one of {', '.join(versions)} (make env-gpu CUDA=…{options}) and see whether it is verified"
         "\nor use the CPU environment: make env-cpu",
-        details="\n".join(dict.fromkeys(f"  why:   {reason.text}" for fit in untold for reason in fit.reasons)) or None,
+        details="\n".join(dict.fromkeys(f"  why:   {reason.text}" for result in untold for reason in result.reasons))
+        or None,
     )
 
 
@@ -151,15 +154,15 @@ def _no_usable_gpu(host: Host) -> str | None:
     return None if host.gpus else "no GPU was found on this machine"
 
 
-def _notes(fit: Fit, host: Host) -> tuple[str, ...]:
+def _notes(result: Compatibility, host: Host) -> tuple[str, ...]:
     """Return notes about an environment that is built here: why no GPU runs it, or remarks for those that do."""
     problem = _no_usable_gpu(host)
     if problem is None:
-        return tuple(f"{reason.text}." for reason in fit.reasons)
+        return tuple(f"{reason.text}." for reason in result.reasons)
     if host.problem is not None:
-        return (f"{problem}. {fit.env} is built anyway. REQUIRE_GPU=1 makes this an error.",)
+        return (f"{problem}. {result.env} is built anyway. REQUIRE_GPU=1 makes this an error.",)
     return (
-        f"{problem}, so {fit.env} is built for another machine, and nothing is run on a GPU. "
+        f"{problem}, so {result.env} is built for another machine, and nothing is run on a GPU. "
         "REQUIRE_GPU=1 makes this an error.",
     )
 

@@ -27,7 +27,7 @@ from support import SNAPSHOT, needs_snapshot, torchlocks
 from torchlocks.core.files import hash_file
 from torchlocks.core.layout import Layout
 from torchlocks.diff.compare import changes
-from torchlocks.host.compatibility import fits
+from torchlocks.host.compatibility import check_compatibility
 from torchlocks.host.doctor import best
 from torchlocks.matrix.load import load_matrix
 from torchlocks.site.catalogue import Catalogue, read_catalogue
@@ -472,7 +472,7 @@ def test_the_picker_and_the_command_give_the_same_answers(site: Site, browser: B
     }
     chosen_ones = set()
     for machine, host, (name, states) in zip(machines, hosts, answers, strict=True):
-        judged = [fits(each, host) for each in wanted[machine.platform]]
+        judged = [check_compatibility(each, host) for each in wanted[machine.platform]]
         chosen = best(judged)
         assert [fit.state for fit in judged] == states, machine
         assert (chosen.env if chosen else None) == name, machine

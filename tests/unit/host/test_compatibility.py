@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from packaging.version import Version
 
-from torchlocks.host.compatibility import fits, needs_of
+from torchlocks.host.compatibility import check_compatibility, needs_of
 from torchlocks.host.gpu_rules import code_for
-from torchlocks.host.needs import Fit
+from torchlocks.host.needs import Compatibility
 from torchlocks.host.nvidia import Gpu
 from torchlocks.host.record import Host
 from torchlocks.matrix.load import load_matrix
@@ -43,12 +43,12 @@ def host(driver: str | None = None, *capabilities: str, platform: str = "linux-6
     return Host.model_validate(values | more)
 
 
-def judge(env: str, machine: Host) -> Fit:
-    return fits(needs_of(MATRIX, MATRIX.target(env, machine.platform)), machine)
+def judge(env: str, machine: Host) -> Compatibility:
+    return check_compatibility(needs_of(MATRIX, MATRIX.target(env, machine.platform)), machine)
 
 
-def kinds(fit: Fit) -> list[str]:
-    return [reason.kind for reason in fit.reasons]
+def kinds(result: Compatibility) -> list[str]:
+    return [reason.kind for reason in result.reasons]
 
 
 @pytest.mark.parametrize(
@@ -67,8 +67,8 @@ def kinds(fit: Fit) -> list[str]:
     ],
 )
 def test_a_driver_against_cuda(driver: str, env: str, state: str, why: list[str]) -> None:
-    fit = judge(env, host(driver, "8.0"))
-    assert (fit.state, kinds(fit)) == (state, why)
+    result = judge(env, host(driver, "8.0"))
+    assert (result.state, kinds(result)) == (state, why)
 
 
 def test_a_driver_below_the_floor_says_which_to_install() -> None:
@@ -94,8 +94,8 @@ def test_a_driver_below_the_floor_says_which_to_install() -> None:
     ],
 )
 def test_a_gpu_against_the_code_in_torch(capability: str, env: str, state: str, why: list[str]) -> None:
-    fit = judge(env, host("640.10.02", capability))
-    assert (fit.state, kinds(fit)) == (state, why)
+    result = judge(env, host("640.10.02", capability))
+    assert (result.state, kinds(result)) == (state, why)
 
 
 def test_ptx_needs_a_driver_as_new_as_its_compiler() -> None:
@@ -109,14 +109,14 @@ def test_ptx_needs_a_driver_as_new_as_its_compiler() -> None:
 
 def test_ptx_is_judged_by_the_compiler_of_torch_and_not_by_the_libraries() -> None:
     # On Linux the row for CUDA 12.8 is torch as compiled with 12.6.
-    fit = judge("gpu-cu128", host("560.28.03", "10.0"))
-    assert (fit.state, kinds(fit)) == ("runs-with-remark", ["minor-version", "ptx"])
+    result = judge("gpu-cu128", host("560.28.03", "10.0"))
+    assert (result.state, kinds(result)) == ("runs-with-remark", ["minor-version", "ptx"])
 
 
 def test_several_gpus_are_judged_one_by_one() -> None:
-    fit = judge("gpu-cu131", host("640.10.02", "8.0", "6.1", "9.0"))
-    assert (fit.state, fit.gpus) == ("runs-with-remark", (0, 2))
-    assert fit.headline == "runs on GPUs 0 and 2, not on GPU 1"
+    result = judge("gpu-cu131", host("640.10.02", "8.0", "6.1", "9.0"))
+    assert (result.state, result.gpus) == ("runs-with-remark", (0, 2))
+    assert result.headline == "runs on GPUs 0 and 2, not on GPU 1"
     assert judge("gpu-cu131", host("640.10.02", "6.1", "7.0")).state == "does-not-run"
 
 
@@ -140,8 +140,8 @@ def test_a_wsl_driver_counts_as_one_of_windows() -> None:
 
 def test_a_newer_libcuda_beside_an_older_driver() -> None:
     # cuda-compat: the driver is of CUDA 12, libcuda of CUDA 13.
-    fit = judge("gpu-cu131", host("535.104.05", "8.0", cuda="13.1"))
-    assert (fit.state, kinds(fit)) == ("runs-with-remark", ["forward"])
+    result = judge("gpu-cu131", host("535.104.05", "8.0", cuda="13.1"))
+    assert (result.state, kinds(result)) == ("runs-with-remark", ["forward"])
     assert judge("gpu-cu133", host("535.104.05", "8.0", cuda="13.1")).state == "does-not-run"
 
 
@@ -166,7 +166,7 @@ def test_jetson_does_not_run_what_is_built_for_servers(cuda: str) -> None:
 
 
 def test_jetson_from_cuda_13_on() -> None:
-    def jetson(capability: str, cuda: str | None) -> Fit:
+    def jetson(capability: str, cuda: str | None) -> Compatibility:
         machine = host(None, capability, platform="linux-aarch64", kind="jetson", cuda=cuda)
         return judge("gpu-cu131", machine)
 
@@ -178,8 +178,8 @@ def test_jetson_from_cuda_13_on() -> None:
 
 
 def test_no_driver_is_not_a_no() -> None:
-    fit = judge("gpu-cu129", host())
-    assert (fit.state, kinds(fit), fit.headline) == ("unknown", ["no-driver"], "no driver here")
+    result = judge("gpu-cu129", host())
+    assert (result.state, kinds(result), result.headline) == ("unknown", ["no-driver"], "no driver here")
 
 
 def test_a_driver_without_a_gpu_is_not_a_yes() -> None:
@@ -206,7 +206,7 @@ def test_glibc_and_platform(env: str) -> None:
     assert kinds(judge(env, host("640.10.02", "8.0", glibc="2.17"))) == ["glibc"]
     assert kinds(judge(env, host("640.10.02", "8.0", glibc=None))) == ["glibc"]  # musl
     needs = needs_of(MATRIX, MATRIX.target(env, "linux-64"))
-    assert kinds(fits(needs, host(platform="osx-arm64"))) == ["platform"]
+    assert kinds(check_compatibility(needs, host(platform="osx-arm64"))) == ["platform"]
 
 
 def test_macos() -> None:
@@ -219,7 +219,7 @@ def test_a_newer_driver_never_takes_anything_away(target: Target, driver: str, c
     needs = needs_of(MATRIX, target)
     order = sorted(DRIVERS, key=Version)
     runs = [
-        set(fits(needs, host(each, *capabilities, platform=target.platform)).gpus)
+        set(check_compatibility(needs, host(each, *capabilities, platform=target.platform)).gpus)
         for each in order[order.index(driver) :]
     ]
     assert all(earlier <= later for earlier, later in itertools.pairwise(runs))
@@ -236,13 +236,13 @@ def test_every_judgement_has_its_reason(
     target: Target, platform: str, kind: str, driver: str | None, capabilities: list[str]
 ) -> None:
     machine = host(driver, *capabilities, platform=platform, kind=kind)
-    fit = fits(needs_of(MATRIX, target), machine)
-    assert (fit.state == "runs") == (not fit.reasons)
-    assert all(reason.text and not reason.text.endswith(".") for reason in fit.reasons)
-    assert bool(fit.gpus) == (fit.state in ("runs", "runs-with-remark") and fit.cuda is not None)
-    assert set(fit.gpus).isdisjoint(index for reason in fit.blocking for index in reason.gpus)
-    if fit.state == "does-not-run":
-        assert fit.blocking
+    result = check_compatibility(needs_of(MATRIX, target), machine)
+    assert (result.state == "runs") == (not result.reasons)
+    assert all(reason.text and not reason.text.endswith(".") for reason in result.reasons)
+    assert bool(result.gpus) == (result.state in ("runs", "runs-with-remark") and result.cuda is not None)
+    assert set(result.gpus).isdisjoint(index for reason in result.blocking for index in reason.gpus)
+    if result.state == "does-not-run":
+        assert result.blocking
 
 
 @given(st.sampled_from(CAPABILITIES), st.lists(st.sampled_from(CAPABILITIES), min_size=1))

@@ -86,7 +86,7 @@ def test_the_text_fits_and_is_never_cut(seen: Host) -> None:
         text = text_of(diagnosis, width)
         assert max(len(line) for line in text.splitlines()) <= width
         assert "…" not in text.replace("CUDA=…", "")
-        assert all(fit.env in text for fit in diagnosis.fits)
+        assert all(result.env in text for result in diagnosis.results)
 
 
 @pytest.mark.parametrize("seen", ["mixed-gpus", "jetson-orin"], indirect=True)
@@ -112,7 +112,7 @@ def test_the_json_is_a_host_record_that_gives_the_same_diagnosis(seen: Host, tmp
 
 def test_only_locked_environments_are_judged() -> None:
     diagnosis = diagnose(MATRIX, Host(platform="linux-64", glibc="2.35"), locked={"cpu", "gpu-cu118"})
-    assert [fit.env for fit in diagnosis.fits] == ["cpu", "gpu-cu118"]
+    assert [result.env for result in diagnosis.results] == ["cpu", "gpu-cu118"]
 
 
 @pytest.mark.parametrize(

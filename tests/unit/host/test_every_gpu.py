@@ -9,7 +9,7 @@ import pytest
 from packaging.version import Version
 
 from torchlocks.core.layout import Layout
-from torchlocks.host.compatibility import fits, needs_of
+from torchlocks.host.compatibility import check_compatibility, needs_of
 from torchlocks.host.doctor import diagnose, limits_of_locks
 from torchlocks.host.gpu_rules import code_for
 from torchlocks.host.nvidia import Gpu
@@ -55,12 +55,14 @@ def test_what_runs_on_a_gpu_has_code_for_it_in_torch_and_in_every_library(target
     # What the row promises is what its libraries have.
     assert all(Version(each) >= Version(floor) for each in target.architectures)
     for name, capability in gpu_names().items():
-        fit = fits(needs_of(MATRIX, target, limits(target.env)), machine(target.platform, (name, capability)))
+        result = check_compatibility(
+            needs_of(MATRIX, target, limits(target.env)), machine(target.platform, (name, capability))
+        )
         in_torch = code_for(capability, target.torch_architectures, target.ptx)
         able = in_torch is not None and Version(capability) >= Version(floor)
-        assert (fit.state != "does-not-run") == able, (name, capability, fit.reasons)
+        assert (result.state != "does-not-run") == able, (name, capability, result.reasons)
         if in_torch and not able:
-            assert any("no code for GPUs older than" in reason.text for reason in fit.reasons), fit.reasons
+            assert any("no code for GPUs older than" in reason.text for reason in result.reasons), result.reasons
 
 
 @pytest.mark.parametrize("gpu", gpu_names().items(), ids=lambda gpu: gpu[0])
@@ -86,6 +88,6 @@ def test_a_gpu_before_turing_gets_what_has_code_for_it_and_the_others_say_why() 
     assert found.best is not None
     assert MATRIX.target(found.best, "linux-64").cuda == "12.9"
     assert Version(oldest(found.best, "linux-64")) <= Version("6.1")
-    for fit in found.fits:
-        if fit.cuda is not None and fit.state == "does-not-run":
-            assert fit.reasons, fit.env
+    for result in found.results:
+        if result.cuda is not None and result.state == "does-not-run":
+            assert result.reasons, result.env

@@ -6,7 +6,7 @@ from packaging.version import Version
 
 from golden import LAYOUT
 from torchlocks.cuda.libraries import limits_of
-from torchlocks.host.compatibility import fits, needs_of
+from torchlocks.host.compatibility import check_compatibility, needs_of
 from torchlocks.host.doctor import diagnose, limits_of_locks
 from torchlocks.host.nvidia import Gpu
 from torchlocks.host.record import Host
@@ -40,12 +40,12 @@ def test_no_environment_is_said_to_run_on_a_gpu_that_a_library_has_no_code_for()
             host = machine(target.platform, capability)
             if target.platform == "linux-aarch64" and capability in ("5.3", "6.2", "7.2", "8.7", "11.0"):
                 continue  # Jetson, which has rules of its own
-            fit = fits(needs_of(MATRIX, target, limits), host)
+            result = check_compatibility(needs_of(MATRIX, target, limits), host)
             has_code = all(Version(capability) >= Version(limit.oldest) for limit in limits)
-            assert has_code or fit.state == "does-not-run", (target.env, target.platform, capability)
+            assert has_code or result.state == "does-not-run", (target.env, target.platform, capability)
             # The matrix alone, without a lock, promises no more than the lock holds.
-            promised = fits(needs_of(MATRIX, target), host).state != "does-not-run"
-            assert promised == (fit.state != "does-not-run"), (target.env, target.platform, capability)
+            promised = check_compatibility(needs_of(MATRIX, target), host).state != "does-not-run"
+            assert promised == (result.state != "does-not-run"), (target.env, target.platform, capability)
 
 
 def test_a_gpu_before_turing_has_an_environment_for_cuda_12() -> None:
@@ -53,21 +53,23 @@ def test_a_gpu_before_turing_has_an_environment_for_cuda_12() -> None:
         host = machine("linux-64", capability)
         diagnosis = diagnose(MATRIX, host, limits=limits_of_locks(LAYOUT.locks, host.platform))
         assert diagnosis.best == "gpu-cu129"
-        refused = {fit.env: fit.reasons for fit in diagnosis.fits if fit.state == "does-not-run"}
+        refused = {result.env: result.reasons for result in diagnosis.results if result.state == "does-not-run"}
         assert {"gpu-cu130", "gpu-cu133"} <= set(refused)
 
 
 def test_the_reason_names_the_library() -> None:
     target = MATRIX.target("gpu-cu118", "linux-64")
     lock = read_lock(LAYOUT.locks / target.env / explicit_name(target.platform))
-    fit = fits(needs_of(MATRIX, target, limits_of(lock.packages[target.platform])), machine("linux-64", "3.5"))
-    assert [reason.kind for reason in fit.blocking] == ["architecture"]
-    assert "cuDNN 9" in fit.blocking[0].text
+    result = check_compatibility(
+        needs_of(MATRIX, target, limits_of(lock.packages[target.platform])), machine("linux-64", "3.5")
+    )
+    assert [reason.kind for reason in result.blocking] == ["architecture"]
+    assert "cuDNN 9" in result.blocking[0].text
 
 
 def test_with_a_package_that_only_a_variant_has() -> None:
     host = machine("linux-64", "9.0")
     diagnosis = diagnose(MATRIX, host, needed=("torchvision", "torchaudio"))
     assert diagnosis.best == "gpu-cu129-torch2.10-py314"
-    assert all(any(text.startswith("torchaudio") for text in fit.holds) for fit in diagnosis.fits)
+    assert all(any(text.startswith("torchaudio") for text in result.holds) for result in diagnosis.results)
     assert any("PY=3.14 TORCH=2.10" in sentence for sentence in diagnosis.advice)

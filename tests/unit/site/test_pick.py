@@ -113,7 +113,7 @@ def test_a_gpu_that_is_not_known_is_not_guessed(named: str) -> None:
 def test_whatever_is_typed_is_answered_or_refused(index: Index, gpu: str, driver: str) -> None:
     # Anything but an error of ours, which has its exit code and its advice, fails the test.
     with suppress(TorchlocksError):
-        assert pick(index, Machine(platform="linux-64", driver=driver, gpu=gpu)).fit.state != "does-not-run"
+        assert pick(index, Machine(platform="linux-64", driver=driver, gpu=gpu)).result.state != "does-not-run"
 
 
 def test_every_gpu_of_the_list_is_found_by_its_name() -> None:

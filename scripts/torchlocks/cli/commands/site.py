@@ -81,8 +81,8 @@ def pick(
 
         answer = {
             "environment": picked.environment.name,
-            "state": picked.fit.state,
-            "remarks": [reason.text for reason in picked.fit.reasons],
+            "state": picked.result.state,
+            "remarks": [reason.text for reason in picked.result.reasons],
             "refused": list(picked.refused),
             "with_newer_driver": list(picked.more),
             "commands": lines,
@@ -91,7 +91,7 @@ def pick(
         click.echo(json.dumps(answer, indent=2))
         return
     click.echo(_summary(picked))
-    for remark in (*(reason.text for reason in picked.fit.reasons), *picked.refused, *picked.more):
+    for remark in (*(reason.text for reason in picked.result.reasons), *picked.refused, *picked.more):
         click.echo(f"note: {remark}")
     for name, line in lines.items():
         click.echo(line if client else f"{name + ':':12} {line}")
