@@ -1,13 +1,9 @@
-"""Apply every rule to a lock, or to lockfiles of any repository.
-
-No network and no solver, unless a base is fetched.
-"""
+"""Apply every rule to a lock. No network and no solver."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from torchlocks.check.model import Expectation, Finding, Problem, Report, Rule, Skipped, Subject
@@ -24,9 +20,6 @@ from torchlocks.check.rules import (
     torch,
 )
 from torchlocks.check.rules.packages import RELOCK
-from torchlocks.core.errors import LockfileError, MissingFileError
-from torchlocks.extend.built import read_built
-from torchlocks.lockfile.formats import CONDA_LOCK, read_environments, read_lock
 from torchlocks.lockfile.models import Lock
 
 LOCK_RULES: tuple[Rule, ...] = (*packages.RULES, *graph.RULES, *torch.RULES, *hardware.RULES, *known_pairs.RULES)
@@ -100,59 +93,6 @@ def check_environments(locks: Sequence[Lock], *, shown: str | None = None) -> Re
         rules=tuple(order),
         environments={path: tuple(reports)},
     )
-
-
-def check_files_of(paths: Sequence[Path], environment: str | None = None, *, fetch_base: bool = False) -> Report:
-    """Check any lockfiles; of a pixi.lock every environment, or the one that is named.
-
-    A folder stands for its conda-lock.yml. A lock that was built on a base is also compared with it, over the network
-    only with `fetch_base`. A file that is no lock is a finding, so that the others are still checked. Raises
-    MissingFileError for a path that does not exist.
-    """
-    report = Report()
-    for named in paths:
-        path = named / CONDA_LOCK if named.is_dir() else named
-        try:
-            locks = read_environments(path) if environment is None else (read_lock(path, environment),)
-            report += check_environments(locks)
-            for lock in locks:
-                report += extended.check_extended(lock, str(path), fetch_base=fetch_base)
-        except LockfileError as error:
-            report += Report(
-                findings=(
-                    Finding(rule="unreadable", severity="error", path=str(path), message=error.what, fix=error.fix),
-                ),
-                locks=1,
-                rules=("unreadable",),
-            )
-    return report
-
-
-def require_bases(report: Report) -> Report:
-    """Return the report with an error for every lock whose base was not read."""
-    return report + Report(
-        findings=tuple(
-            Finding(
-                rule=extended.BASE_UNSEEN,
-                severity="error",
-                path=path,
-                message="the base was not looked at",
-                fix="allow to fetch it (--fetch-base), or see that it can be read.",
-            )
-            for path in report.bases_not_checked
-        )
-    )
-
-
-def lock_on_base(folder: Path) -> Path | None:
-    """Return the conda-lock.yml in a folder if it was built on a base, or cannot be read and may have been."""
-    path = folder / CONDA_LOCK
-    try:
-        return path if read_built(read_lock(path).metadata) else None
-    except MissingFileError:
-        return None
-    except LockfileError:
-        return path
 
 
 def finding_of(rule: str, problem: Problem, path: str, env: str | None, platform: str | None) -> Finding:

@@ -134,6 +134,16 @@ def _check_one(task: _Task, content_hash: ContentHash | None = None) -> tuple[Re
     return check_environment(task.folder, _rows(task, content_hash), shown=f"locks/{task.env}")
 
 
+def rows_of(layout: Layout, matrix: Matrix, env: str) -> dict[str, Expectation]:
+    """What each platform of an environment of the matrix should be, the hash of its inputs included.
+
+    Raises NoSuchRowError, and TemplateError if its template cannot be rendered.
+    """
+    from torchlocks.locking.environments import expected_content_hash
+
+    return _rows(_task(layout, matrix, env), expected_content_hash)
+
+
 def _rows(task: _Task, content_hash: ContentHash | None) -> dict[str, Expectation]:
     """Return what each platform of an environment should be."""
     from torchlocks.matrix.render import render

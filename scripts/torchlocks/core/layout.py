@@ -124,6 +124,14 @@ def find_layout(start: Path | None = None) -> Layout:
     )
 
 
+def builtin_layout() -> Layout:
+    """Return the layout of the files that this torchlocks brings: its wheel's, or the checkout's that it runs from."""
+    for folder in (PACKAGED, Path(__file__).parents[3]):
+        if (folder / "matrix.yml").is_file():
+            return Layout(folder, Path.cwd())
+    return find_layout()
+
+
 _VERBS = (
     "bench|bundle|channel|check|diff|doctor|env-cpu|env-gpu|export|fsck|licences|lock|matrix|pair|recipes|render|"
     "rollback|run|sbom|shell|sign|site|update-all|update|verify|why"

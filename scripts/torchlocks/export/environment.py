@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torchlocks.core.errors import LockfileError, MissingFileError
@@ -57,10 +59,13 @@ class LockedTarget:
         return next((package.version for package in self.packages if package.name == name), None)
 
 
-def find_locked(name: str, platform: str | None, environment: str | None = None) -> LockedTarget:
+def find_locked(
+    name: str, platform: str | None, environment: str | None = None, *, lockfile: bool = False
+) -> LockedTarget:
     """Return the environment `name` of the matrix, or the lockfile of that path or URL, on `platform`.
 
-    `platform` defaults to this machine's, or to the lock's only one. `environment` is one of a pixi.lock's. Raises
+    A folder stands for the conda-lock.yml or pixi.lock in it; with `lockfile`, no environment is meant. `platform`
+    defaults to this machine's, or to the lock's only one. `environment` is one of a pixi.lock's. Raises
     NoSuchRowError for unknown environments, MissingFileError if there is no lock, LockfileError if it has no such
     platform or environment.
     """
@@ -69,7 +74,8 @@ def find_locked(name: str, platform: str | None, environment: str | None = None)
     from torchlocks.lockfile.open import open_lock
     from torchlocks.matrix.load import load_matrix
 
-    if is_lockfile(name):
+    if lockfile or is_lockfile(name):
+        name = _file_in(name)
         lock = open_lock(name, environment)
         # It becomes part of file names and scripts, and a file may call its environments anything.
         shown = "-".join([lock_name(name), *_WORD.findall(lock.selection)])
@@ -91,8 +97,16 @@ def find_locked(name: str, platform: str | None, environment: str | None = None)
 
 
 def is_lockfile(name: str) -> bool:
-    """Return whether `name` is a file rather than an environment."""
-    return "://" in name or "/" in name or "\\" in name or name.endswith((".yml", ".yaml", ".lock", ".txt"))
+    """Return whether `name` is a file, or a folder with one, rather than an environment."""
+    looks = "://" in name or "/" in name or "\\" in name or name.endswith((".yml", ".yaml", ".lock", ".txt"))
+    return looks or name == "." or _file_in(name) != name or (os.path.lexists(name) and not Path(name).is_dir())
+
+
+def _file_in(name: str) -> str:
+    """The lockfile in the folder `name`; `name` itself if it is no folder, or has none."""
+    if "://" in name or not os.path.isdir(name):  # noqa: PTH112
+        return name
+    return next((path for file in ("conda-lock.yml", "pixi.lock") if Path(path := f"{name}/{file}").is_file()), name)
 
 
 def _of(lock: Lock, name: str, platform: str, target: Target | None) -> LockedTarget:

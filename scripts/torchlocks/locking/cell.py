@@ -99,6 +99,9 @@ def _solve(task: CellTask) -> Cell:
             MOVE: " ".join(task.move),
             # The user's own CONDA_FLAGS would change what is solved, and the lock would not say so.
             "CONDA_FLAGS": "",
+            # As torchlocks' own solver does; conda's default mixes the CUDA libraries of several channels.
+            "CONDA_CHANNEL_PRIORITY": "strict",
+            "MAMBA_CHANNEL_PRIORITY": "strict",
         }
         # This worker may be on another machine than the one that asks, with torchlocks somewhere else.
         solver = find_solver() if task.solver.own else task.solver
@@ -122,6 +125,15 @@ def _solve(task: CellTask) -> Cell:
                 )
             except subprocess.CalledProcessError as error:
                 raise _solver_said(target, error) from error
+            except (RuntimeError, TypeError, LookupError, ValueError, AttributeError) as error:
+                if solver.own:
+                    raise
+                raise SolveError(
+                    "conda-lock cannot read what the solver answered.",
+                    where=f"{target.env} on {target.platform}",
+                    fix=f"see that {solver.executable.name} works, or leave CONDA_EXE unset",
+                    details=f"{type(error).__name__}: {error}"[:2000],
+                ) from error
     urls = {package.url: package.name for package in content.package if package.manager == "conda"}
     records = records_by_url(source, target.channels, target.platform, urls)
     return Cell(
@@ -177,9 +189,17 @@ def _solver_said(target: Target, error: subprocess.CalledProcessError) -> Torchl
     where = f"{target.env} on {target.platform}"
     try:
         data: dict[str, Any] = json.loads(error.stdout)
+        if not isinstance(data, dict):
+            raise TypeError
     except (TypeError, ValueError):
         last_words = "\n".join((str(error.stdout or "") + str(error.stderr or "")).strip().splitlines()[-20:])
-        return SolveError("The solver failed without a reason.", where=where, details=last_words)
+        code = f"It ended with exit code {error.returncode}"
+        what = f"{code}; its last words are below." if last_words else f"{code} and without a message."
+        return SolveError(f"The solver failed. {what}", where=where, details=last_words or None)
+    if isinstance(problems := data.get("solver_problems"), list) and problems:
+        # micromamba names no error beside these.
+        text = "\n".join(f"  {each}" for each in problems)
+        return SolveError("There is no solution.", where=where, details=text)
     failure = TorchlocksError.from_data(data, SolveError)
     failure.where = f"{where}: {failure.where}" if failure.where else where
     return failure

@@ -97,11 +97,13 @@ def lock_environments(
     SolveError for options that the solver does not support, and FleetError if the workers of a named scheduler cannot
     be used.
     """
-    if not options.solver.own and (options.source.snapshot or options.source.as_of or options.move is not None):
+    source = options.source
+    if not options.solver.own and (source.snapshot or source.as_of or source.mirror or options.move is not None):
+        # A conda that is given a mirror writes the mirror's URLs into the lock.
         raise SolveError(
-            "SNAPSHOT=, AS_OF= and update need torchlocks' own solver.",
+            "SNAPSHOT=, AS_OF=, MIRROR= and update need torchlocks' own solver.",
             where=f"CONDA_EXE={options.solver.executable}",
-            fix="unset CONDA_EXE",
+            fix="leave CONDA_EXE unset",
         )
     wanted = _wanted(layout, targets, folder, options)
     results: dict[str, LockResult] = {}

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from torchlocks.check.lock import check_files_of
+from torchlocks.check.anywhere import check_files_of
 from torchlocks.check.model import Report
 from torchlocks.check.report import as_json
 from torchlocks.core.errors import EnvironmentFileError, LockfileError
@@ -162,7 +162,7 @@ def test_a_pixi_lock_gives_the_same_bytes_in_every_process() -> None:
     program = (
         "import sys; from pathlib import Path\n"
         "from torchlocks.check.report import as_json\n"
-        "from torchlocks.check.repository import check_files_of\n"
+        "from torchlocks.check.anywhere import check_files_of\n"
         "from torchlocks.diff.compare import diff\n"
         "from torchlocks.diff.read import read_side\n"
         "from torchlocks.diff.report import as_json as diff_json\n"

@@ -16,7 +16,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torchlocks.check.lock import check_files_of, check_lock, rule_reasons
+from torchlocks.check.anywhere import check_files_of
+from torchlocks.check.lock import check_lock, rule_reasons
 from torchlocks.check.model import Expectation, Finding, Report, Subject
 from torchlocks.check.report import as_annotations, as_json, as_text, summary
 from torchlocks.check.repository import check_environment

@@ -14,7 +14,7 @@ from threading import Thread
 import pytest
 from test_extend import BASE, lock_text
 
-from torchlocks.check.lock import check_files_of, require_bases
+from torchlocks.check.anywhere import check_files_of, require_bases
 from torchlocks.check.model import Report
 
 TORCHLOCKS = Path(sys.executable).parent / "torchlocks"

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from tiny_records import record, write_channel
-from torchlocks.check.lock import check_files_of
+from torchlocks.check.anywhere import check_files_of
 from torchlocks.lockfile.formats import read_lock
 
 TORCHLOCKS = Path(sys.executable).parent / "torchlocks"

@@ -79,11 +79,18 @@ def _place(locked: LockedTarget, prefix: str | None, form: str | None) -> Place:
 
 
 def _write_all(locked: LockedTarget, every: Sequence[LockedTarget], place: Place, folder: Path | None) -> None:
+    from torchlocks.core.errors import MissingFileError
     from torchlocks.core.layout import find_layout
     from torchlocks.export.formats import FORMATS
     from torchlocks.export.formats import export as export_as
 
-    folder = folder or find_layout().build / "exports" / f"{locked.name}-{locked.platform}"
+    if folder is None:
+        try:
+            build = find_layout().build
+        except MissingFileError:
+            # A lock of another repository.
+            build = Path("build")
+        folder = build / "exports" / f"{locked.name}-{locked.platform}"
     # All texts are rendered before the first is written.
     texts = {
         form.file_for(locked): export_as(form, every if form.name == "pixi" else (locked,), place)

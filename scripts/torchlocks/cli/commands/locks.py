@@ -1,19 +1,22 @@
-"""Verbs on the matrix and its locks: matrix, render, lock, update, check, why, diff."""
+"""Verbs on the matrix and its locks: matrix, render, lock, update, check."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from torchlocks.cli.commands.shared import (
     environment_option,
     locking_options,
-    naming_environments,
     scheduler_option,
 )
+
+if TYPE_CHECKING:
+    from torchlocks.core.layout import Layout
 
 
 @click.command()
@@ -197,6 +200,7 @@ def _lock(
 @click.option("--rules", is_flag=True, help="List the rules and exit.")
 @click.option("--fetch-base", is_flag=True, help="Fetch a base that is on another machine (default: no network).")
 @click.option("--require-base", is_flag=True, help="Fail if a lock's base was not checked.")
+@click.option("--builtin", is_flag=True, help="Check the locks that torchlocks brings, also outside of its checkout.")
 def check(
     files: tuple[Path, ...],
     env_name: str | None,
@@ -207,21 +211,24 @@ def check(
     rules: bool,
     fetch_base: bool,
     require_base: bool,
+    builtin: bool,
 ) -> None:
     """Check the committed locks, or the given lockfiles.
 
-    In a folder with a conda-lock.yml that was built on a base, that lock is checked. A folder as argument means the
-    conda-lock.yml in it.
+    Without files, the locks of this folder are checked (a conda-lock.yml that was built on a base, or outside of a
+    checkout any lock), and in a checkout of torchlocks its own. A folder as argument means the conda-lock.yml in it.
     """
+    from torchlocks.check import anywhere
     from torchlocks.check import lock as checks
     from torchlocks.check import report as check_report
     from torchlocks.check.repository import check_repository
     from torchlocks.check.rules.extended import BASE_UNSEEN
     from torchlocks.cli.console import make_progress
-    from torchlocks.core.errors import CheckError
-    from torchlocks.core.layout import find_layout
+    from torchlocks.core.errors import CheckError, MissingFileError
+    from torchlocks.core.layout import builtin_layout, find_layout
     from torchlocks.matrix.load import load_matrix
 
+    layout: Layout | None
     if rules or chosen:
         from torchlocks.check.relock import REASON, RULE
 
@@ -233,20 +240,25 @@ def check(
         for rule in chosen:
             if rule not in known:
                 raise click.BadParameter(f"there is no rule {rule!r}; --rules lists them", param_hint="--rule")
-    whole = env_name is not None or snapshot is not None
+    whole = env_name is not None or snapshot is not None or builtin
     if files and whole:
-        raise click.UsageError("--env and --snapshot go with the locks of the matrix, and files are named")
+        raise click.UsageError("--env, --snapshot and --builtin go with the locks of the matrix, and files are named")
     if environment is not None and not files:
         raise click.UsageError("--environment goes with a pixi.lock that is named")
-    if not files and not whole and (here := checks.lock_on_base(Path())):
-        files = (here,)
-    if files:
-        report = checks.check_files_of(files, environment, fetch_base=fetch_base)
-        report = checks.require_bases(report) if require_base else report
-    else:
+    try:
         layout = find_layout()
-        if layout.packaged and not whole:
-            click.echo("note: there is no lock on a base here; these are the installed torchlocks' own locks", err=True)
+    except MissingFileError:
+        if whole and not builtin:
+            raise
+        layout = None
+    if not files and not whole:
+        files = _locks_here(layout is None or layout.packaged)
+    if files:
+        rows = anywhere.no_rows if layout is None else anywhere.rows_by_path(layout)
+        report = anywhere.check_files_of(files, environment, fetch_base=fetch_base, rows=rows)
+        report = anywhere.require_bases(report) if require_base else report
+    else:
+        layout = builtin_layout() if builtin else layout or find_layout()
         loaded = load_matrix(layout.matrix)
         report = check_repository(layout, loaded, [env_name] if env_name else None)
         if snapshot is not None:
@@ -271,72 +283,21 @@ def check(
         )
 
 
-@click.command()
-@click.argument("what", metavar="PACKAGE_OR_SPEC")
-@click.option("--env", "env_name", default="cpu", show_default=True, help="Environment of the matrix.")
-@click.option("--platform", default=None, help="Platform (default: this machine's).")
-@click.option("--snapshot", type=click.Path(path_type=Path), default=None, help="Folder of repodata for the solver.")
-@click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON, and nothing else.")
-def why(what: str, env_name: str, platform: str | None, snapshot: Path | None, as_json: bool) -> None:
-    """Explain why a package is in a lock, or why a match spec has no solution.
+def _locks_here(outside: bool) -> tuple[Path, ...]:
+    """The lockfiles of the current folder to check; `outside`: it is in no checkout of torchlocks.
 
-    A name ('cudnn') is looked up in the committed lock. A match spec ('numpy <2', 'pytorch * cpu*') is solved together
-    with the environment's own specs; so is a name if there is no lock.
+    Raises MissingFileError outside of a checkout where there is none.
     """
-    from rich.console import Console
+    from torchlocks.check import anywhere
+    from torchlocks.core.errors import MissingFileError
 
-    from torchlocks.core.layout import find_layout
-    from torchlocks.host.detect import host_platform
-    from torchlocks.lockfile.formats import CONDA_LOCK
-    from torchlocks.lockfile.open import open_lock
-    from torchlocks.lockfile.specs import spec_name
-    from torchlocks.matrix.load import load_matrix
-    from torchlocks.matrix.render import render as render_target
-    from torchlocks.matrix.render import requested
-    from torchlocks.solve import why as reasons
-    from torchlocks.solve.repodata import RecordSource, require_snapshot
-
-    layout = find_layout()
-    matrix = load_matrix(layout.matrix)
-    target = matrix.target(env_name, platform or host_platform())
-    rendered = render_target(layout.root / target.template, target)
-    path = layout.locks / env_name / CONDA_LOCK
-    held = [each.split()[0] for each in target.holds]
-    with naming_environments(matrix, [spec_name(what)], held, target.platform, env_name):
-        if what.isascii() and what.replace("-", "").replace("_", "").replace(".", "").isalnum() and path.is_file():
-            answer = reasons.why(open_lock(str(path)), target.platform, what, requested(rendered))
-            if as_json:
-                click.echo(reasons.as_json(answer), nl=False)
-            else:
-                Console(highlight=False).print(reasons.as_text(answer))
-            return
-        from torchlocks.solve.why_not import try_with
-
-        if snapshot is not None:
-            require_snapshot(snapshot)
-        source = RecordSource(snapshot=snapshot.absolute() if snapshot else None)
-        for line in try_with(target, rendered, [what], source):
-            click.echo(f"There is a solution: {env_name} on {target.platform} would have {line}.")
-
-
-@click.command()
-@click.argument("before", metavar="A")
-@click.argument("after", metavar="B")
-@click.option("--format", "form", type=click.Choice(["text", "markdown", "json"]), default="text", show_default=True)
-@environment_option
-def diff(before: str, after: str, form: str, environment: str | None) -> None:
-    """Compare two locks: files, folders, REV:PATH in git, or the prefixes of environments."""
-    from torchlocks.diff.compare import diff as compare
-    from torchlocks.diff.read import read_side
-    from torchlocks.diff.report import as_json, as_markdown, as_text
-
-    sides = [read_side(each, environment) for each in (before, after)]
-    if environment is not None and not any(side.environment for side in sides):
-        raise click.UsageError("--environment is for a pixi.lock, and neither is one")
-    found = compare(*sides)
-    if form == "text":
-        from rich.console import Console
-
-        Console(highlight=False).print(as_text(found))
-    else:
-        click.echo(as_markdown(found) if form == "markdown" else as_json(found), nl=False)
+    if here := anywhere.lock_on_base(Path()):
+        return (here,)
+    found = anywhere.locks_in(Path()) if outside else ()
+    if outside and not found:
+        raise MissingFileError(
+            "There is no lock here, so there is nothing to check.",
+            where=str(Path.cwd()),
+            fix="name lockfiles, or folders with a conda-lock.yml; --builtin checks those that torchlocks brings",
+        )
+    return found
