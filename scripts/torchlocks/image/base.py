@@ -7,22 +7,22 @@ in size and checked against models.
 from __future__ import annotations
 
 import hashlib
-import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Protocol, TypeVar
+from typing import IO, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from torchlocks.core.errors import ImageError, MissingFileError
 from torchlocks.core.progress import Progress, Task
-from torchlocks.core.reading import load_json, open_regular
+from torchlocks.core.reading import load_json
 from torchlocks.image import documents as oci
 from torchlocks.image.blobs import BLOCK, Layout
 from torchlocks.image.compression import Compression, compressed, decompressed, guess
 from torchlocks.image.scan import Contents, scan
+from torchlocks.image.source import Source, opened, readable
 
 _DOCUMENT_BYTES = 4 << 20
 """Largest manifest or configuration; registries take no larger one either."""
@@ -47,19 +47,6 @@ class BaseImage:
     variant: str | None = None
     name: str | None = None
     digest: str | None = None
-
-
-class _Source(Protocol):
-    """The files of an OCI layout."""
-
-    @property
-    def where(self) -> str:
-        """The layout, for messages."""
-        ...
-
-    def open(self, name: str) -> IO[bytes]:
-        """Open a file of the layout. Raises OSError, KeyError."""
-        ...
 
 
 def base_bytes(path: Path | None) -> int:
@@ -90,7 +77,7 @@ def take_base(
         return BaseImage(contents=contents)
     if not path.exists():
         raise MissingFileError("The base does not exist.", where=str(path), fix="name a file or folder with --base")
-    with _opened(path) as source:
+    with opened(path) as source:
         if source is not None:
             base = _take_image(source, name, platform, contents, layout, progress)
         elif name is not None:
@@ -104,103 +91,8 @@ def take_base(
 # --- OCI layouts ------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Folder:
-    folder: Path
-
-    @property
-    def where(self) -> str:
-        return str(self.folder)
-
-    def open(self, name: str) -> IO[bytes]:
-        return open_regular(self.folder / name)
-
-
-@dataclass(frozen=True)
-class _Archive:
-    path: Path
-    archive: tarfile.TarFile
-    members: dict[str, tarfile.TarInfo]
-
-    @property
-    def where(self) -> str:
-        return str(self.path)
-
-    def open(self, name: str) -> IO[bytes]:
-        file = self.archive.extractfile(self.members[name])
-        if file is None:
-            raise OSError(f"{name} is no file")
-        return file
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[_Source | None]:
-    """Give the files of a layout; None for any other file."""
-    if path.is_dir():
-        if not (path / oci.LAYOUT_FILE).is_file():
-            raise ImageError(
-                "This folder is no OCI image layout.",
-                where=str(path),
-                fix=f"for the tree of a file system, pack it first: tar -C {path} -cf base.tar .",
-            )
-        yield _Folder(path)
-        return
-    with _readable(path) as file:
-        if guess(file.read(6)) != "none":
-            # A compressed tar is that of a file system: blobs are not found in one.
-            yield None
-            return
-    with _readable(path) as file:
-        archive, members = _listed(path, file)
-        yield _Archive(path, archive, members) if oci.LAYOUT_FILE in members else None
-
-
-def _listed(path: Path, file: IO[bytes]) -> tuple[tarfile.TarFile, dict[str, tarfile.TarInfo]]:
-    """Return a tar and those of its members that belong to an image layout. Raises ImageError for what is no tar."""
-    members: dict[str, tarfile.TarInfo] = {}
-    try:
-        archive = tarfile.open(fileobj=_Capped(file), mode="r:")  # type: ignore[call-overload] # noqa: SIM115
-        for member in archive:
-            archive.members = []
-            name = member.name.removeprefix("./")
-            if member.isreg() and (name in (oci.LAYOUT_FILE, oci.INDEX_FILE) or name.startswith("blobs/")):
-                members[name] = member
-            if len(members) > 10_000:
-                raise ValueError("it has too many blobs")
-    except (tarfile.TarError, ValueError, RecursionError, OverflowError) as error:
-        raise ImageError(
-            f"The base is neither an OCI image layout nor a tar ({error or type(error).__name__}).",
-            where=str(path),
-            fix="name an OCI image layout (skopeo copy … oci:FOLDER:NAME) or the tar of a file system",
-        ) from None
-    return archive, members
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[IO[bytes]]:
-    try:
-        file = open_regular(path)
-    except OSError as error:
-        raise ImageError(f"The base cannot be read: {error.strerror or error}.", where=str(path)) from None
-    with file:
-        yield file
-
-
-class _Capped:
-    """A file of which no header can ask for much at once: tarfile reads an extended header whole."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
-
-    def read(self, size: int = -1) -> bytes:
-        if not 0 <= size <= BLOCK:
-            raise ValueError("a header is too long")
-        return self._file.read(size)
-
-
 def _take_image(
-    source: _Source, name: str | None, platform: str, contents: Contents, layout: Layout, progress: Progress
+    source: Source, name: str | None, platform: str, contents: Contents, layout: Layout, progress: Progress
 ) -> BaseImage:
     chosen, manifest, config = _choose(source, name, platform)
     if len(config.rootfs.diff_ids) != len(manifest.layers):
@@ -238,7 +130,7 @@ def _take_image(
     )
 
 
-def _choose(source: _Source, name: str | None, platform: str) -> tuple[oci.Descriptor, oci.Manifest, oci.Config]:
+def _choose(source: Source, name: str | None, platform: str) -> tuple[oci.Descriptor, oci.Manifest, oci.Config]:
     """Return the one image for the platform: its descriptor, manifest and configuration."""
     try:
         with source.open(oci.INDEX_FILE) as file:
@@ -286,7 +178,7 @@ def _choose(source: _Source, name: str | None, platform: str) -> tuple[oci.Descr
     )
 
 
-def _document(source: _Source, wanted: oci.Descriptor) -> bytes:
+def _document(source: Source, wanted: oci.Descriptor) -> bytes:
     with _blob(source, wanted) as file:
         data = _all(file, source, wanted.digest)
     if len(data) != wanted.size or hashlib.sha256(data).hexdigest() != wanted.digest.removeprefix("sha256:"):
@@ -294,14 +186,14 @@ def _document(source: _Source, wanted: oci.Descriptor) -> bytes:
     return data
 
 
-def _all(file: IO[bytes], source: _Source, what: str) -> bytes:
+def _all(file: IO[bytes], source: Source, what: str) -> bytes:
     data = file.read(_DOCUMENT_BYTES + 1)
     if len(data) > _DOCUMENT_BYTES:
         raise _wrong(source, what, "it is too large")
     return data
 
 
-def _copy(source: _Source, wanted: oci.Descriptor, layout: Layout, task: Task) -> None:
+def _copy(source: Source, wanted: oci.Descriptor, layout: Layout, task: Task) -> None:
     size = 0
     with _blob(source, wanted) as file, layout.writer() as (write, written):
         while block := file.read(BLOCK):
@@ -315,7 +207,7 @@ def _copy(source: _Source, wanted: oci.Descriptor, layout: Layout, task: Task) -
 
 
 @contextmanager
-def _blob(source: _Source, wanted: oci.Descriptor) -> Iterator[IO[bytes]]:
+def _blob(source: Source, wanted: oci.Descriptor) -> Iterator[IO[bytes]]:
     try:
         file = source.open(f"blobs/sha256/{wanted.digest.removeprefix('sha256:')}")
     except (OSError, KeyError):
@@ -324,7 +216,7 @@ def _blob(source: _Source, wanted: oci.Descriptor) -> Iterator[IO[bytes]]:
         yield file
 
 
-def _parse(model: type[_M], data: bytes, source: _Source, what: str) -> _M:
+def _parse(model: type[_M], data: bytes, source: Source, what: str) -> _M:
     try:
         return model.model_validate(load_json(data))
     except ValidationError as error:
@@ -335,7 +227,7 @@ def _parse(model: type[_M], data: bytes, source: _Source, what: str) -> _M:
     raise _wrong(source, what, f"it is not valid ({why[:300]})")
 
 
-def _wrong(source: _Source, what: str, why: str) -> ImageError:
+def _wrong(source: Source, what: str, why: str) -> ImageError:
     return ImageError(
         f"The base is damaged or was tampered with: {why}.", where=f"{source.where}: {what}", fix="copy the base again"
     )
@@ -350,7 +242,7 @@ def _ignore(count: int) -> None: ...
 def _take_rootfs(
     path: Path, contents: Contents, layout: Layout, compression: Compression, progress: Progress
 ) -> BaseImage:
-    with _readable(path) as file:
+    with readable(path) as file:
         kind = guess(file.read(6))
         if kind is None:
             raise ImageError(

@@ -9,14 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from torchlocks.core.disk import disk_full_as_error, disk_of, is_disk_full, require_space
+from torchlocks.core.disk import disk_of, require_space
 from torchlocks.core.errors import ImageError, LockfileError, MissingFileError
 from torchlocks.core.package_cache import cache_folder
 from torchlocks.core.quantities import shortened
@@ -24,10 +21,11 @@ from torchlocks.core.systems import here
 from torchlocks.export.sbom import cyclonedx
 from torchlocks.image import documents as oci
 from torchlocks.image.base import BaseImage, base_bytes, take_base
-from torchlocks.image.blobs import Layout, Written, pack_layout
+from torchlocks.image.blobs import Layout, Written
 from torchlocks.image.compression import Compression, compressed
 from torchlocks.image.config import CREATED, annotations_of, config_document, created, valid_prefix, write_entry_point
 from torchlocks.image.layers import Layer, plan_layers, settle_records, size_of, write_layer
+from torchlocks.image.output import put_in_place, refuse_other, scratch_beside, written_to
 from torchlocks.install.fetch import ensure_cached
 from torchlocks.install.fetch_options import FetchOptions, packages_for, require_hashes, with_variables
 from torchlocks.install.installer import describe, interruptible, write_history
@@ -112,11 +110,11 @@ def make_image(locked: LockedTarget, output: Path, options: ImageOptions, progre
     prefix = valid_prefix(options.prefix)
     _require_possible(locked)
     output = output.absolute()
-    _refuse_other(output)
+    refuse_other(output)
     packages = packages_for(locked.lock, locked.platform)
     require_hashes(packages, allow_md5=options.fetch.allow_md5)
     fetch = with_variables(options.fetch, locked.lock, packages, progress)
-    with interruptible(), _written_to(output), _scratch(output) as scratch:
+    with interruptible(), written_to(output), scratch_beside(output) as scratch:
         _require_room(locked, output, options)
         layout = Layout(scratch / "layout")
         base = take_base(
@@ -157,7 +155,7 @@ def make_image(locked: LockedTarget, output: Path, options: ImageOptions, progre
         config = config_document(locked, base, start, prefix, held)
         image, sbom = _write_documents(locked, layout, base, layers, config)
         shutil.rmtree(staged)
-        size = _put_in_place(layout.folder, output, scratch, progress)
+        size = put_in_place(layout.folder, output, scratch, progress)
     return Image(
         path=output,
         name=locked.name,
@@ -191,50 +189,6 @@ def _require_possible(locked: LockedTarget) -> None:
             where=str(locked.lock.path),
             fix="take them out of the environment, and lock again.",
         )
-
-
-def _refuse_other(output: Path) -> None:
-    """Raise ImageError if there is something at `output` that is no image."""
-    is_image = (output / oci.LAYOUT_FILE).is_file() if output.is_dir() else output.is_file()
-    empty = output.is_dir() and not any(output.iterdir())
-    if output.exists() and not (is_image or empty):
-        raise ImageError(
-            "There is something at this path that is no image, and it is not overwritten.",
-            where=str(output),
-            fix="name another path with --output",
-        )
-    if output.exists() and output.is_dir() == (output.suffix == ".tar"):
-        raise ImageError(
-            "A name that ends in .tar is that of a file; any other is that of a folder.",
-            where=str(output),
-            fix="name another path with --output, or remove what is there",
-        )
-
-
-@contextmanager
-def _written_to(output: Path) -> Iterator[None]:
-    with disk_full_as_error(output.parent):
-        try:
-            output.parent.mkdir(parents=True, exist_ok=True)
-            yield
-        except OSError as error:
-            if is_disk_full(error):
-                raise
-            raise ImageError(
-                f"The image cannot be written: {error.strerror or error}.",
-                where=str(error.filename or output),
-                fix="name another path with --output",
-            ) from error
-
-
-@contextmanager
-def _scratch(output: Path) -> Iterator[Path]:
-    """A hidden folder beside the image, on the same disk."""
-    folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _require_room(locked: LockedTarget, output: Path, options: ImageOptions) -> None:
@@ -347,19 +301,3 @@ def _write_documents(
     ]
     layout.finish(listed)
     return image, sbom
-
-
-def _put_in_place(made: Path, output: Path, scratch: Path, progress: Progress) -> int:
-    """Move the finished layout to `output`, as a tar where that is its name; returns its size in bytes."""
-    size = sum(path.stat().st_size for path in made.rglob("*") if path.is_file())
-    if output.suffix == ".tar":
-        packed = scratch / "layout.tar"
-        with progress.task("Writing the tar", size, unit="bytes") as task, packed.open("wb") as file:
-            pack_layout(made, file, task)
-        size = packed.stat().st_size
-        packed.replace(output)
-        return size
-    if output.exists():
-        output.rename(scratch / "previous")
-    made.rename(output)
-    return size

@@ -1,0 +1,76 @@
+"""Where an image goes: a folder or a tar that appears in one step, and replaces nothing but an older image."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from torchlocks.core.disk import disk_full_as_error, is_disk_full
+from torchlocks.core.errors import ImageError
+from torchlocks.core.progress import Progress
+from torchlocks.image import documents as oci
+from torchlocks.image.blobs import pack_layout
+
+
+def refuse_other(output: Path) -> None:
+    """Raise ImageError if there is something at `output` that is no image."""
+    is_image = (output / oci.LAYOUT_FILE).is_file() if output.is_dir() else output.is_file()
+    empty = output.is_dir() and not any(output.iterdir())
+    if output.exists() and not (is_image or empty):
+        raise ImageError(
+            "There is something at this path that is no image, and it is not overwritten.",
+            where=str(output),
+            fix="name another path with --output",
+        )
+    if output.exists() and output.is_dir() == (output.suffix == ".tar"):
+        raise ImageError(
+            "A name that ends in .tar is that of a file; any other is that of a folder.",
+            where=str(output),
+            fix="name another path with --output, or remove what is there",
+        )
+
+
+@contextmanager
+def written_to(output: Path) -> Iterator[None]:
+    """Convert errors of the disk to ImageError and DiskFullError while `output` is written."""
+    with disk_full_as_error(output.parent):
+        try:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            yield
+        except OSError as error:
+            if is_disk_full(error):
+                raise
+            raise ImageError(
+                f"The image cannot be written: {error.strerror or error}.",
+                where=str(error.filename or output),
+                fix="name another path with --output",
+            ) from error
+
+
+@contextmanager
+def scratch_beside(output: Path) -> Iterator[Path]:
+    """A hidden folder beside the image, on the same disk."""
+    folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def put_in_place(made: Path, output: Path, scratch: Path, progress: Progress) -> int:
+    """Move the finished layout to `output`, as a tar where that is its name; returns its size in bytes."""
+    size = sum(path.stat().st_size for path in made.rglob("*") if path.is_file())
+    if output.suffix == ".tar":
+        packed = scratch / "layout.tar"
+        with progress.task("Writing the tar", size, unit="bytes") as task, packed.open("wb") as file:
+            pack_layout(made, file, task)
+        size = packed.stat().st_size
+        packed.replace(output)
+        return size
+    if output.exists():
+        output.rename(scratch / "previous")
+    made.rename(output)
+    return size
