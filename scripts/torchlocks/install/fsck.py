@@ -11,7 +11,7 @@ import csv
 import hashlib
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -147,24 +147,43 @@ def files_of(record: Path, inventory: Inventory | None = None) -> list[_File]:
     named = [*(path["_path"] for path in paths), *content.get("files", [])]
     if outside := next(filter(leaves, named), None):
         raise ValueError(f"it names {outside!r}, which is outside of the environment")
-    files = [
-        _File(
-            path=path["_path"],
-            package=record.stem,
-            link=path.get("path_type") == "softlink",
-            folder=path.get("path_type") == "directory",
-            size=path.get("size_in_bytes") if "sha256_in_prefix" not in path else None,
-            sha256=path.get("sha256_in_prefix") or path.get("sha256"),
-            mode=inventory.mode(path["_path"], folder=False) if inventory else None,
+    listed = content.get("files") or []
+    sources = _sources(listed)
+    files = []
+    for each in paths:
+        path = sources.get(each["_path"], each["_path"])
+        patched = each.get("sha256_in_prefix") not in (None, each.get("sha256"))
+        files.append(
+            _File(
+                path=path,
+                package=record.stem,
+                link=each.get("path_type") == "softlink",
+                folder=each.get("path_type") == "directory",
+                # The recorded size is the package's.
+                size=None if patched or each.get("prefix_placeholder") else each.get("size_in_bytes"),
+                sha256=each.get("sha256_in_prefix") or (None if each.get("prefix_placeholder") else each.get("sha256")),
+                mode=inventory.mode(path, folder=False) if inventory else None,
+            )
         )
-        for path in paths
-    ]
-    listed = {file.path for file in files}
+    known = {file.path for file in files}
     return files + [
         _File(path=path, package=record.stem, link=False, folder=False, size=None, sha256=None)
-        for path in content.get("files", [])
-        if path not in listed
+        for path in listed
+        # Bytecode that the client compiled and recorded is made anew by Python.
+        if path not in known and not path.endswith(".pyc")
     ]
+
+
+def _sources(listed: Sequence[str]) -> dict[str, str]:
+    """From the path in a package of Python modules, which conda records, to that in the environment."""
+    found = {}
+    for each in listed:
+        _, inside, rest = each.partition("/site-packages/")
+        if inside:
+            found[f"site-packages/{rest}"] = each
+        elif each.startswith(("bin/", "Scripts/")):
+            found[f"python-scripts/{each.partition('/')[2]}"] = each
+    return found
 
 
 def _check(prefix: Path, file: _File) -> Damage | None:

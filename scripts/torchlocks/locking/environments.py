@@ -101,7 +101,7 @@ def lock_environments(
     if not options.solver.own and (source.snapshot or source.as_of or source.mirror or options.move is not None):
         # A conda that is given a mirror writes the mirror's URLs into the lock.
         raise SolveError(
-            "SNAPSHOT=, AS_OF=, MIRROR= and update need torchlocks' own solver.",
+            "A snapshot, a day, a mirror, and update need torchlocks' own solver.",
             where=f"CONDA_EXE={options.solver.executable}",
             fix="leave CONDA_EXE unset",
         )

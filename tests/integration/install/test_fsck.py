@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import os
 import random
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from client_records import CLIENTS, as_made_by
+from conftest import LAYOUT
 from tiny_channel import PLATFORM, TinyChannel, make_channel
 from torchlocks.core.errors import FetchError, InstallError, MissingFileError
 from torchlocks.core.progress import Silent
@@ -366,6 +370,37 @@ def test_a_repair_does_not_write_through_a_link_out_of_the_environment(prefix: P
     with pytest.raises(InstallError, match="outside of the environment"):
         fsck(prefix, fix=True, options=options, progress=Silent())
     assert (victim / "7.txt").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_an_environment_of_any_client_is_right_and_its_damage_is_found(prefix: Path, client: str) -> None:
+    as_made_by(client, prefix)
+    found = look(prefix)
+    assert (found.damaged, found.extra, found.shadows) == ((), (), ())
+    changed = ("bin/alpha", "share/many/7.txt", f"{SITE}/beta/__init__.py")
+    for path in changed:
+        overwrite(prefix / path, (prefix / path).read_bytes()[:-1] + b"?")
+    assert {each.path for each in look(prefix).damaged} == set(changed)
+
+
+def test_the_suite_reads_the_records_of_any_client(prefix: Path) -> None:
+    """The suite compares the sizes of files with their records; it runs inside of environments, without torchlocks."""
+    sys.path.insert(0, str(LAYOUT.suite))
+    try:
+        module = importlib.import_module("torchsuite.prefix")
+    finally:
+        sys.path.remove(str(LAYOUT.suite))
+    original = {path: path.read_bytes() for path in (prefix / "conda-meta").iterdir() if path.is_file()}
+    for client in CLIENTS:
+        as_made_by(client, prefix)
+        read = module.Prefix(prefix)
+        files = [file for record in read.records for file in record.files if not file.path.endswith(".pyc")]
+        assert [file.path for file in files if not os.path.lexists(prefix / file.path)] == [], client
+        wrong = [f.path for f in files if f.size is not None and (prefix / f.path).stat().st_size != f.size]
+        assert wrong == [], client
+        assert f"{SITE}/beta/__init__.py" in read.owners, client
+        for path, content in original.items():
+            path.write_bytes(content)
 
 
 def test_a_package_that_another_tool_replaced_is_that_tools(prefix: Path) -> None:

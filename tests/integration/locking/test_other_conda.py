@@ -63,5 +63,5 @@ def test_another_solver_does_not_take_a_mirror(tmp_path: Path) -> None:
     conda = str(stand_in(tmp_path, ""))
     run = torchlocks(matrix.root, "lock", "--conda", conda, "--mirror", "https://mirror.example/conda")
     assert run.returncode == 20
-    assert "MIRROR=" in run.stderr
+    assert "mirror" in run.stderr
     assert not (tmp_path / "seen").exists(), "it was not run"

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -78,22 +78,34 @@ def _record(path: Path) -> Record:
 
 def _parse(source: str, data: dict[str, Any]) -> Record:
     detailed = (data.get("paths_data") or {}).get("paths") or []
-    if detailed:
-        # A file with a prefix in it changes length when it is installed: its recorded size is the package's.
-        files = tuple(
-            RecordedFile(
-                path=entry["_path"],
-                size=entry.get("size_in_bytes") if _size_holds(entry) else None,
-            )
-            for entry in detailed
-        )
-    else:
-        files = tuple(RecordedFile(path=file, size=None) for file in data.get("files", ()))
+    listed = data.get("files") or ()
+    # A file with a prefix in it changes length when it is installed: its recorded size is the package's.
+    sources = _sources(listed)
+    sizes = {
+        sources.get(entry["_path"], entry["_path"]): entry.get("size_in_bytes") if _size_holds(entry) else None
+        for entry in detailed
+    }
+    # Scripts that the client wrote itself may be in one list alone.
+    files = tuple(RecordedFile(path=path, size=sizes.get(path)) for path in dict.fromkeys((*sizes, *listed)))
     return Record(source=source, name=data["name"], version=data["version"], build=data["build"], files=files)
 
 
+def _sources(listed: Sequence[str]) -> dict[str, str]:
+    """From the path in a package of Python modules, which conda records, to that in the environment."""
+    found = {}
+    for each in listed:
+        _, inside, rest = each.partition("/site-packages/")
+        if inside:
+            found[f"site-packages/{rest}"] = each
+        elif each.startswith(("bin/", "Scripts/")):
+            found[f"python-scripts/{each.partition('/')[2]}"] = each
+    return found
+
+
 def _size_holds(entry: dict[str, object]) -> bool:
-    return entry.get("path_type") == "hardlink" and not entry.get("prefix_placeholder")
+    # micromamba records no placeholder, but a hash of its own where it has replaced one.
+    same = entry.get("sha256_in_prefix") in (None, entry.get("sha256"))
+    return entry.get("path_type") == "hardlink" and not entry.get("prefix_placeholder") and same
 
 
 def _walk(root: str, below: str) -> Iterator[str]:
