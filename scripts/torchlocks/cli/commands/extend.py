@@ -99,11 +99,11 @@ def extend(
 @contextmanager
 def _naming_environments(environment_file: EnvironmentFile, base: Base, platforms: tuple[str, ...]) -> Iterator[None]:
     """Name the environments that have torchvision or torchaudio, in an error where the base lacks what is required."""
-    from torchlocks.core.layout import find_layout
+    from torchlocks.core.layout import builtin_layout
     from torchlocks.matrix.companions import COMPANIONS
     from torchlocks.matrix.load import load_matrix
 
-    matrix = load_matrix(find_layout().matrix)
+    matrix = load_matrix(builtin_layout().matrix)
     like = base.name.text.partition("@")[0]
     with ExitStack() as stack:
         for platform in platforms or environment_file.platforms or tuple(base.lock.packages):
