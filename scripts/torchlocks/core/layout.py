@@ -133,7 +133,7 @@ def builtin_layout() -> Layout:
 
 
 _VERBS = (
-    "bench|bundle|channel|check|diff|doctor|env-cpu|env-gpu|export|fsck|licences|lock|matrix|pair|recipes|render|"
+    "bench|bundle|channel|check|diff|doctor|env-cpu|env-gpu|export|fsck|image|licences|lock|matrix|pair|recipes|render|"
     "rollback|run|sbom|shell|sign|site|update-all|update|verify|why"
 )
 _MAKE = re.compile(rf"\bmake ({_VERBS})\b(?!-)((?: [A-Z_]+=[^\s,;:)]*)*)")
@@ -154,10 +154,11 @@ _OPTIONS = {
     "FIX": "--fix",
     "REQUIRE_GPU": "--require-gpu",
     "PORTABLE": "--portable",
+    "BASE": "--base {}",
     "FILE": "--unpack {}",
 }
 # Variables that a message names alone; ENV and CUDA are part of sentences about environments.
-_ALONE = re.compile(r"(?<![\w=/?&-])(MIRROR|SNAPSHOT|CHANNEL|OFFLINE|FORCE|REQUIRE_GPU|CUDA)=([^\s,;:)]*)")
+_ALONE = re.compile(r"(?<![\w=/?&-])(BASE|MIRROR|SNAPSHOT|CHANNEL|OFFLINE|FORCE|REQUIRE_GPU|CUDA)=([^\s,;:)]*)")
 _BY_MAKE = "TORCHLOCKS_MAKE"
 
 

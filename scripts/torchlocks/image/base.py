@@ -76,7 +76,7 @@ def take_base(
     if path is None:
         return BaseImage(contents=contents)
     if not path.exists():
-        raise MissingFileError("The base does not exist.", where=str(path), fix="name a file or folder with --base")
+        raise MissingFileError("The base does not exist.", where=str(path), fix="name a file or folder: BASE=PATH")
     with opened(path) as source:
         if source is not None:
             base = _take_image(source, name, platform, contents, layout, progress)
@@ -168,7 +168,7 @@ def _choose(source: Source, name: str | None, platform: str) -> tuple[oci.Descri
         raise ImageError(
             f"The base has {len(found)} images for linux/{architecture}.",
             where=source.where,
-            fix=f"name one with --base-name: {', '.join(names) or 'they have no names; copy the one that is meant'}",
+            fix=f"name one (torchlocks image --base-name): {', '.join(names) or 'copy the one that is meant'}",
         )
     there = f"; it has {', '.join(sorted(others))}" if others else ""
     raise ImageError(

@@ -55,8 +55,8 @@ def valid_prefix(prefix: str) -> str:
     if not _PREFIX.fullmatch(prefix) or len(prefix) > 100:
         raise ImageError(
             "The environment cannot be at this path of an image.",
-            where=f"--prefix {prefix[:200]}",
-            fix="name an absolute path of up to 100 letters, digits, dots, dashes and underscores, such as /opt/env",
+            where=prefix[:200],
+            fix="name an absolute path of letters, digits, dots and dashes, such as /opt/env (torchlocks image --prefix)",
         )
     return prefix[1:]
 

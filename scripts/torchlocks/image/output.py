@@ -23,13 +23,13 @@ def refuse_other(output: Path) -> None:
         raise ImageError(
             "There is something at this path that is no image, and it is not overwritten.",
             where=str(output),
-            fix="name another path with --output",
+            fix="name another path (torchlocks image --output)",
         )
     if output.exists() and output.is_dir() == (output.suffix == ".tar"):
         raise ImageError(
             "A name that ends in .tar is that of a file; any other is that of a folder.",
             where=str(output),
-            fix="name another path with --output, or remove what is there",
+            fix="name another path (torchlocks image --output), or remove what is there",
         )
 
 
@@ -46,7 +46,7 @@ def written_to(output: Path) -> Iterator[None]:
             raise ImageError(
                 f"The image cannot be written: {error.strerror or error}.",
                 where=str(error.filename or output),
-                fix="name another path with --output",
+                fix="name another path (torchlocks image --output)",
             ) from error
 
 

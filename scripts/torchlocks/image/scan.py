@@ -69,7 +69,7 @@ class Contents:
 
     def refuse_taken(self) -> None:
         """Raise ImageError if the environment's path is taken in the base, or leads elsewhere."""
-        fix = "name another folder with --prefix"
+        fix = "name another folder (torchlocks image --prefix)"
         for name, kind in self.found.items():
             if self.prefix.startswith(f"{name}/") and kind != tarfile.DIRTYPE:
                 raise ImageError(f"/{name} is no folder in the base.", where=f"/{self.prefix}", fix=fix)

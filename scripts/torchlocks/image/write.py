@@ -179,7 +179,7 @@ def _require_possible(locked: LockedTarget) -> None:
         raise ImageError(
             f"Images are for Linux, and this lock is for {locked.platform}.",
             where=f"{locked.name}: {locked.lock.path}",
-            fix=f"name a platform with --platform: {', '.join(p for p in locked.platforms if p in oci.ARCHITECTURES)}",
+            fix=f"name one of its platforms: {', '.join(p for p in locked.platforms if p in oci.ARCHITECTURES)}",
         )
     left = [each.requirement for each in locked.lock.pip.get(locked.platform, ())]
     left += locked.lock.sources.get(locked.platform, ())
@@ -200,7 +200,12 @@ def _require_room(locked: LockedTarget, output: Path, options: ImageOptions) -> 
     if output.suffix == ".tar":
         # Blobs are removed as they are packed.
         needed += largest * _LAYERS
-    require_space(output.parent, round(needed), "The image needs about", "make room, or name another disk (--output).")
+    require_space(
+        output.parent,
+        round(needed),
+        "The image needs about",
+        "make room, or name another disk (torchlocks image --output).",
+    )
 
 
 def _warn_of_base(base: BaseImage, options: ImageOptions, progress: Progress) -> None:
