@@ -75,7 +75,7 @@ ONE    = $(call quoted,$(or $(ENV),$(error name the environment: make $@ ENV=cpu
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help env-cpu env-gpu pair doctor run shell rollback verify evidence fsck bundle image matrix render lock update example check why diff channel \
-        export sbom licences sign refresh update-all site recipes bench lint test test-unit requirements golden clean
+        export sbom licences sign refresh update-all dist site recipes bench lint test test-unit requirements golden clean
 
 help: ## print this help
 	@awk -F ':.*## ' '/^#: /{print "\n" substr($$0, 4)} /^[a-z-]+:.*## /{printf "  %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -139,6 +139,8 @@ update-all: $(READY) ## the same, lock everything anew, and write a pull request
 	@$(TOOL) update-all $(FROM) $(DASK)
 
 #: The project
+dist: $(READY) ## build the wheel and the source distribution into build/dist
+	@$(TOOL) dist
 channel: $(READY) ## build the local channel from recipes/local and PyPI wheels  [CUDA=13.0]
 	@$(TOOL) channel $(if $(filter auto,$(CUDA)),,$(call option,--cuda,CUDA))
 site: $(READY) ## write the catalogue as a static site into build/site
@@ -147,8 +149,8 @@ recipes: $(READY) ## build torch-verify and the environments as conda packages i
 	@$(TOOL) recipes $(if $(UPDATE),--update) $(call option,--platform,PLATFORM)
 bench: $(DEV) ## measure what everything costs, against floors and peers  [SNAPSHOT= GROWTH=1000]
 	@$(TOOL) bench $(call option,--snapshot,SNAPSHOT) $(call option,--growth,GROWTH)
-lint: $(DEV) ## ruff, mypy and the import contract
-	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy && PYTHONPATH=scripts $(VENV)/bin/lint-imports --no-logo --cache-dir build/import_linter
+lint: $(DEV) ## ruff, mypy, the import contract, and zizmor on workflows
+	@$(VENV)/bin/zizmor --offline --quiet --no-progress .github action.yml && $(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy && PYTHONPATH=scripts $(VENV)/bin/lint-imports --no-logo --cache-dir build/import_linter
 test: lint ## lint, then the unit and integration tests  [SNAPSHOT=; TORCHLOCKS_SLOW=1 for the long form]
 	@TORCHLOCKS_SNAPSHOT=$(call quoted,$(call absolute,SNAPSHOT)) $(VENV)/bin/pytest -n auto --dist worksteal
 test-unit: $(DEV) ## the unit tests alone: seconds, no network  [SNAPSHOT=]

@@ -2,7 +2,9 @@
 # -*- coding: utf-8 -*-
 """Make the tool's own virtual environment from hash-pinned requirements.
 
-    python scripts/bootstrap.py .venv [--dev]
+    python scripts/bootstrap.py .venv [--dev] [--on-path]
+
+--on-path puts its programs on the PATH of the later steps of a GitHub workflow.
 
 Runs with whatever Python the user has, before anything is installed, so it uses the standard library
 only, and syntax that even a Python too old can parse far enough to be told so.
@@ -225,9 +227,11 @@ def make_venv(venv_dir):
 
 
 def main():
-    arguments = [a for a in sys.argv[1:] if a != "--dev"]
+    arguments = [a for a in sys.argv[1:] if a not in ("--dev", "--on-path")]
     if len(arguments) != 1:
-        fail("usage: bootstrap.py VENV [--dev]", "run it through make")
+        fail("usage: bootstrap.py VENV [--dev] [--on-path]", "run it through make")
+    if "--on-path" in sys.argv and not os.environ.get("GITHUB_PATH"):
+        fail("--on-path is for steps of a GitHub workflow, and GITHUB_PATH is not set.", "leave it out")
     check_python()
     venv_dir = os.path.abspath(arguments[0])
     python = os.path.join(venv_dir, "Scripts" if os.name == "nt" else "bin", "python")
@@ -252,6 +256,9 @@ def main():
             pinned = ["--require-hashes", "-r", os.path.join(ROOT, "requirements-dev.txt")]
             install(python, pinned, "Installing test tools", 25, uv)
         write(marker + "-dev", wanted_dev)
+    if "--on-path" in sys.argv:
+        with open(os.environ["GITHUB_PATH"], "a") as file:
+            file.write(os.path.dirname(python) + "\n")
 
 
 if __name__ == "__main__":

@@ -46,11 +46,15 @@ VERBS = {
     "refresh": "updating",
     "evidence": "evidence",
     "update-all": "updating",
+    "pull-request": "updating",
     "action": "action",
     "pick": "site",
     "site": "site",
     "channel": "project",
     "recipes": "project",
+    "dist": "project",
+    "release": "project",
+    "test": "project",
     "bench": "project",
 }
 

@@ -64,7 +64,7 @@ def record_of(
         raise EvidenceError(
             f"The report claims more than its checks prove: it says {verdict.state!r}, and they prove {state!r}.",
             where=str(report),
-            fix="make the report again with `torchlocks verify`; a report that was edited is not evidence",
+            fix="make it again with `torchlocks verify`; it is of another suite than tests/torch, or was edited",
             details="\n".join(f"  not proven: {id}" for id in missing) or None,
         )
     if verdict.started_at > datetime.now(timezone.utc) + CLOCK:

@@ -52,6 +52,7 @@ def verify_target(
     select: str | None = None,
     quick: bool = False,
     differs: str | None = None,
+    client: str = "torchlocks",
 ) -> Verdict:
     """`verify_environment`, for an environment that should be what the matrix says of `target`."""
     return verify_environment(
@@ -67,6 +68,7 @@ def verify_target(
         select=select,
         quick=quick,
         differs=differs,
+        client=client,
         architectures=target.torch_architectures,
         ptx=target.ptx,
         driver_floor=target.driver_floor,
@@ -91,6 +93,7 @@ def verify_environment(
     ptx: str | None = None,
     driver_floor: str | None = None,
     differs: str | None = None,
+    client: str = "torchlocks",
 ) -> Verdict:
     """Run the suite inside the environment at `prefix`, and write `reports/<env>.json` and `.xml`.
 
@@ -98,8 +101,8 @@ def verify_environment(
     suite's short set of checks; `tiers` names the tiers to run (default: all). `architectures` are the compute
     capabilities ("9.0") that the environment's row of the matrix promises machine code for, `ptx` the one that newer
     GPUs compile from, `driver_floor` the oldest driver it runs on: left out for environments without a row.
-    `differs` says how the lock differs from the committed one. The verdict is returned whatever it says: its `ok`
-    decides.
+    `differs` says how the lock differs from the committed one, `client` who installed the environment. The verdict is
+    returned whatever it says: its `ok` decides.
     Raises MissingFileError when there is no environment or no suite, LockfileError when the lock is not of a torch
     environment of that platform, VerificationError when `tiers` or `select` is not one.
     """
@@ -130,7 +133,7 @@ def verify_environment(
         with progress.task(f"Verifying {env}") as task:
             status = _run(command, sealed_environment(prefix, os.environ, work), work, task)
         if status in _REPORTED:
-            verdict = _read(work / "report.json", prefix, differs)
+            verdict = _read(work / "report.json", prefix, differs).model_copy(update={"client": client})
         elif status == _REFUSED:
             raise _refusal(work / "suite.log")
         else:
@@ -143,6 +146,7 @@ def verify_environment(
                     "select": select,
                     "quick": quick,
                     "differs": differs,
+                    "client": client,
                     "started_at": began,
                     "duration_s": round((datetime.now(timezone.utc) - began).total_seconds(), 3),
                 }

@@ -31,6 +31,51 @@ def channel(cuda: str | None) -> None:
 
 
 @click.command()
+@click.option("--unit", is_flag=True, help="The unit tests alone.")
+def test(unit: bool) -> None:
+    """Run the tests of this project; for systems without make."""
+    import subprocess
+
+    from torchlocks.core.layout import find_layout
+
+    layout = find_layout()
+    layout.require_checkout("test")
+    which = ["tests/unit"] if unit else []
+    raise SystemExit(
+        subprocess.run(
+            [sys.executable, "-m", "pytest", *which, "-n", "auto", "--dist", "worksteal"], cwd=layout.root, check=False
+        ).returncode
+    )
+
+
+@click.command()
+@click.argument("tag")
+@click.argument("folder", type=click.Path(path_type=Path))
+def release(tag: str, folder: Path) -> None:
+    """Attach all files below FOLDER to the GitHub release of TAG, with the sums of their bytes; for workflows."""
+    from torchlocks.core.layout import find_layout
+    from torchlocks.publish.release import publish_release
+
+    layout = find_layout()
+    layout.require_checkout("release")
+    for path in publish_release(layout, tag, folder):
+        click.echo(f"attached {path.name}")
+
+
+@click.command()
+def dist() -> None:
+    """Build the wheel and the source distribution into build/dist, with SHA256SUMS."""
+    from torchlocks.cli.console import make_progress
+    from torchlocks.core.layout import find_layout
+    from torchlocks.publish.dist import build_dist
+
+    layout = find_layout()
+    layout.require_checkout("dist")
+    for path in build_dist(layout, make_progress()):
+        click.echo(f"wrote {path.relative_to(layout.made)}")
+
+
+@click.command()
 @click.option("--update", is_flag=True, help="Only write what is generated from the locks: torch-env and the variants.")
 @click.option("--platform", "platforms", multiple=True, help="Only this platform; may be repeated (default: all).")
 def recipes(update: bool, platforms: tuple[str, ...]) -> None:

@@ -23,6 +23,27 @@ allow_option = click.option(
 
 
 @click.command()
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.option("--branch", required=True, help="The branch of the pull request; it is replaced.")
+@click.option(
+    "--body", type=click.Path(path_type=Path), required=True, help="Its text; the first heading is the title."
+)
+def pull_request(paths: tuple[str, ...], branch: str, body: Path) -> None:
+    """Commit what has changed below PATH on a branch, and open or renew its pull request; for workflows."""
+    import os
+
+    from torchlocks.cli.action import write_summary
+    from torchlocks.core.layout import find_layout
+    from torchlocks.update.open_request import open_request
+
+    layout = find_layout()
+    layout.require_checkout("pull-request")
+    done = open_request(layout, branch, body, paths)
+    click.echo(done)
+    write_summary(os.environ, f"{done}\n")
+
+
+@click.command()
 @locking_options("all rows")
 @scheduler_option
 @click.option("--dry-run", is_flag=True, help="Print the plan, and write and lock nothing.")
