@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from torchlocks.core.errors import ActionError, MissingFileError
-from torchlocks.core.github import run_gh
 from torchlocks.core.git import GitError, git
+from torchlocks.core.github import run_gh
 from torchlocks.core.layout import Layout
 from torchlocks.core.reading import read_text
 from torchlocks.update.pull_request import MOST_OF_BODY, MOST_OF_TITLE
