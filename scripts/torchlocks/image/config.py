@@ -56,7 +56,7 @@ def valid_prefix(prefix: str) -> str:
         raise ImageError(
             "The environment cannot be at this path of an image.",
             where=prefix[:200],
-            fix="name an absolute path of letters, digits, dots and dashes, such as /opt/env (torchlocks image --prefix)",
+            fix="name an absolute path of letters, digits, dots and dashes: torchlocks image --prefix /opt/env",
         )
     return prefix[1:]
 
