@@ -27,7 +27,7 @@ def badge(label: str, message: str, tone: Tone) -> str:
         )
 
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + right}" height="20" role="img" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + right}" height="20" viewBox="0 0 {left + right} 20" role="img" '
         f"aria-label={quoteattr(said)}><title>{escape(said)}</title>"
         f'<clipPath id="r"><rect width="{left + right}" height="20" rx="3"/></clipPath>'
         f'<g clip-path="url(#r)"><rect width="{left}" height="20" fill="#333"/>'
