@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from torchlocks.cli.commands.shared import installed_prefix, mirror_option, scheduler_option, show_verdict
+from torchlocks.cli.commands.shared import installed_prefix, is_prefix, mirror_option, scheduler_option, show_verdict
 
 if TYPE_CHECKING:
     from torchlocks.core.layout import Layout
@@ -154,6 +154,7 @@ def _gpu_environment(
 @click.option(
     "--install", is_flag=True, help="With --scheduler: each node installs the committed lock on its own disk."
 )
+@click.option("--lock", "own_lock", default=None, metavar="LOCK", help="With a path: the lock that it was made from.")
 def verify(
     env_name: str,
     select: str | None,
@@ -162,8 +163,12 @@ def verify(
     scheduler: str | None,
     per: Literal["node", "kind", "worker"],
     install: bool,
+    own_lock: str | None,
 ) -> None:
-    """Run the torch suite in an installed environment, here or on the nodes of a cluster."""
+    """Run the torch suite in an installed environment, here or on the nodes of a cluster.
+
+    The environment is a name, or the path of one that any conda client made.
+    """
     from torchlocks.cli.console import make_progress
     from torchlocks.core.layout import find_layout
     from torchlocks.workflow.environment import verify_installed
@@ -175,7 +180,16 @@ def verify(
             raise click.UsageError("--quick verifies this machine; nodes of a cluster run the whole suite, or -k.")
         verify_on_nodes(env_name, select, as_json, scheduler, per, install)
         return
-    installed_prefix(env_name, verifying=True)
+    prefix = installed_prefix(env_name, verifying=True)
+    if is_prefix(env_name):
+        from torchlocks.workflow.prefix import verify_prefix
+
+        progress = make_progress(quiet=as_json)
+        verdict, reports = verify_prefix(prefix, own_lock, progress, select=select, quick=quick)
+        show_verdict(verdict, env_name, as_json, reports)
+        return
+    if own_lock is not None:
+        raise click.UsageError("--lock goes with the path of an environment; one with a name has its lock")
     verdict = verify_installed(find_layout(), env_name, make_progress(quiet=as_json), select=select, quick=quick)
     show_verdict(verdict, env_name, as_json)
 
@@ -228,7 +242,9 @@ def rollback(env_name: str) -> None:
     from torchlocks.core.layout import find_layout
     from torchlocks.install.installer import rollback as roll_back
 
-    back = roll_back(find_layout().prefix(env_name), progress=make_progress())
+    # After an interrupted run, the environment itself may be missing.
+    prefix = Path(env_name) if is_prefix(env_name) else find_layout().prefix(env_name)
+    back = roll_back(prefix, progress=make_progress())
     click.echo(f"{env_name} is again the one installed {back.installed_at}" if back else f"{env_name} is rolled back")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -123,8 +124,11 @@ def write_or_print(text: str, output: Path | None, *, folder: bool = False) -> N
     click.echo(f"wrote {output}", err=True)
 
 
-def show_verdict(verdict: Verdict, env_name: str, as_json: bool) -> None:
-    """Print a verdict. Raises VerificationError if it is not ok."""
+def show_verdict(verdict: Verdict, env_name: str, as_json: bool, reports: Path | None = None) -> None:
+    """Print a verdict. Raises VerificationError if it is not ok.
+
+    `reports` is the folder of the reports of an environment that was named by its path.
+    """
     from torchlocks.core.errors import VerificationError
     from torchlocks.verify.suite import summary_table, verdict_json
 
@@ -134,6 +138,12 @@ def show_verdict(verdict: Verdict, env_name: str, as_json: bool) -> None:
         from rich.console import Console
 
         Console(highlight=False).print(summary_table(verdict))
+    if reports is not None and not verdict.ok:
+        raise VerificationError(
+            f"{env_name} failed its verification: {verdict.failure_line() or 'nothing ran'}.",
+            where=f"{reports}/{verdict.env}.json",
+            fix="see the report",
+        )
     if verdict.state == "nothing" and verdict.select:
         raise VerificationError(
             f"No check matches -k {verdict.select!r}, so nothing was verified; {env_name} stays as it was marked.",
@@ -153,8 +163,24 @@ def show_verdict(verdict: Verdict, env_name: str, as_json: bool) -> None:
         )
 
 
+def is_prefix(name: str) -> bool:
+    """Return whether a verb's argument is the path of an environment rather than the name of one."""
+    return "/" in name or "\\" in name or name in (".", "..")
+
+
 def installed_prefix(env_name: str, *, verifying: bool = False) -> Path:
+    """Return the prefix of an installed environment, by name or by its path. Raises MissingFileError."""
     from torchlocks.core.errors import MissingFileError
+
+    if is_prefix(env_name):
+        prefix = Path(os.path.abspath(env_name))  # noqa: PTH100 - without its `..`
+        if not (prefix / "conda-meta").is_dir():
+            raise MissingFileError(
+                "There is no conda environment here.",
+                where=str(prefix),
+                fix="name a folder that has a conda-meta in it.",
+            )
+        return prefix
     from torchlocks.core.layout import as_typed_here, find_layout
     from torchlocks.install.provenance import read_provenance
 

@@ -1,0 +1,180 @@
+"""An environment anywhere, made by any client → the lock that it came from, and the verdict of the suite.
+
+The lock is the one that is named; else the one whose hash the environment records; else one of this checkout that names
+the very packages; else what the records in `conda-meta` say.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torchlocks.core.errors import LockfileError, MissingFileError, TorchlocksError
+from torchlocks.core.files import hash_file
+from torchlocks.core.layout import Layout, builtin_layout, find_layout
+from torchlocks.cuda.packages import built_for, cuda_version, torch_package
+from torchlocks.diff.read import read_prefix
+from torchlocks.install.provenance import mark_verified, read_provenance
+from torchlocks.lockfile.formats import CONDA_LOCK, PIXI, explicit_name
+from torchlocks.lockfile.models import Lock, LockedPackage
+from torchlocks.lockfile.open import open_lock
+from torchlocks.matrix.load import load_matrix
+from torchlocks.matrix.target import Target
+from torchlocks.verify.suite import verify_environment, verify_target
+
+if TYPE_CHECKING:
+    from torchlocks.core.progress import Progress
+    from torchlocks.verify.suite import Verdict
+
+
+@dataclass(frozen=True, kw_only=True)
+class MadeFrom:
+    """What an environment was made from. `target` is its row of the matrix, None for a lock from elsewhere.
+
+    `origin` tells how the lock was found, for a message.
+    """
+
+    lock: Lock
+    platform: str
+    target: Target | None
+    origin: str
+
+
+def made_from(prefix: Path, named: str | None = None) -> MadeFrom:
+    """Return the lock that the environment in `prefix` was made from; `named` is its path or URL, if it is known.
+
+    Raises LockfileError for a lock that is not of the environment's platform, and what reading locks and records does.
+    """
+    side = read_prefix(prefix)
+    platform, packages = next(iter(side.packages.items()))
+    layouts = _layouts()
+    if named is not None:
+        lock = open_lock(named)
+        if platform not in lock.packages:
+            raise LockfileError(
+                f"The lock has no packages for {platform}, which the environment is for.",
+                where=named,
+                fix=f"it has {', '.join(lock.platforms)}: name another lock.",
+            )
+        return MadeFrom(lock=lock, platform=platform, target=None, origin=f"compared with {named}")
+    provenance = read_provenance(prefix)
+    for layout in layouts:
+        for folder, env in _folders(layout):
+            files = [folder / each for each in (CONDA_LOCK, PIXI, explicit_name(platform)) if (folder / each).is_file()]
+            by_hash = provenance is not None and any(hash_file(each) == provenance.lock_sha256 for each in files)
+            if by_hash or _names_all(folder / explicit_name(platform), packages):
+                lock = open_lock(str(folder / CONDA_LOCK if (folder / CONDA_LOCK).is_file() else files[0]))
+                how = "by its hash" if by_hash else "by its packages"
+                return MadeFrom(
+                    lock=lock,
+                    platform=platform,
+                    target=_target(layout, env, platform, local=folder.parent == layout.local_locks),
+                    origin=f"made from {folder}, which was found {how}",
+                )
+    lock = Lock(
+        path=prefix / "conda-meta",
+        kind="explicit",
+        sha256=hashlib.sha256("\n".join(sorted(map(_identity, packages))).encode()).hexdigest(),
+        channels=tuple(dict.fromkeys(package.channel for package in packages)),
+        packages={platform: packages},
+        content_hash={},
+        virtual_packages={},
+        metadata={},
+    )
+    return MadeFrom(
+        lock=lock, platform=platform, target=None, origin="its lock is not known: compared with its own records"
+    )
+
+
+def verify_prefix(
+    prefix: Path, named: str | None, progress: Progress, *, select: str | None = None, quick: bool = False
+) -> tuple[Verdict, Path]:
+    """Run the suite in an environment anywhere; return the verdict and the folder of its reports.
+
+    An environment that torchlocks or a bundle installed is marked by a run of all checks. Raises what `made_from` and
+    `verify_environment` raise.
+    """
+    found = made_from(prefix, named)
+    progress.say(f"{prefix}: {found.origin}")
+    layout = _layouts()[0]
+    # Reports of environments with a name are not replaced by those of others.
+    reports = layout.reports / "elsewhere"
+    if select is not None or quick:
+        reports = reports / "selections"
+    env = re.sub(r"[^A-Za-z0-9._-]+", "-", prefix.name).strip("-.") or "environment"
+    packages = found.lock.packages[found.platform]
+    torch = torch_package(packages)
+    variant = built_for(torch) if torch is not None else None
+    if found.target is not None:
+        verdict = verify_target(
+            prefix,
+            found.lock,
+            found.target,
+            suite=layout.suite,
+            reports=reports,
+            progress=progress,
+            select=select,
+            quick=quick,
+        )
+        env = found.target.env
+    else:
+        cuda = variant is not None and variant.accelerator == "cuda"
+        verdict = verify_environment(
+            prefix,
+            found.lock,
+            found.platform,
+            env=env,
+            accelerator="cuda" if cuda else "cpu",
+            cuda=(cuda_version(packages) or (variant.cuda if variant else None)) if cuda else None,
+            suite=layout.suite,
+            reports=reports,
+            progress=progress,
+            select=select,
+            quick=quick,
+        )
+    if verdict.complete and read_provenance(prefix) is not None:
+        mark_verified(prefix, verdict.ok, str(reports / f"{env}.json"))
+    return verdict, reports
+
+
+def _layouts() -> list[Layout]:
+    """The checkout around the current folder, and the files that torchlocks brings; at least one."""
+    found = []
+    with suppress(MissingFileError):
+        found.append(find_layout())
+    own = builtin_layout()
+    return found if any(each.root == own.root for each in found) else [*found, own]
+
+
+def _folders(layout: Layout) -> Iterator[tuple[Path, str]]:
+    for parent in (layout.locks, layout.local_locks, layout.build / "relocked"):
+        if parent.is_dir():
+            yield from ((folder, folder.name) for folder in sorted(parent.iterdir()) if folder.is_dir())
+
+
+def _target(layout: Layout, env: str, platform: str, *, local: bool) -> Target | None:
+    try:
+        matrix = load_matrix(layout.matrix)
+        return (matrix.local_target if local else matrix.target)(env, platform)
+    except TorchlocksError:
+        return None
+
+
+def _names_all(explicit: Path, packages: tuple[LockedPackage, ...]) -> bool:
+    """Whether an explicit file names just these packages."""
+    try:
+        lines = explicit.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return False
+    urls = [line.partition("#")[0] for line in lines if "://" in line and not line.startswith("#")]
+    named = {re.sub(r"\.(conda|tar\.bz2)$", "", url.rpartition("/")[2]) for url in urls}
+    return named == set(map(_identity, packages))
+
+
+def _identity(package: LockedPackage) -> str:
+    return f"{package.name}-{package.version}-{package.build}"
