@@ -26,10 +26,11 @@ def badge(label: str, message: str, tone: Tone) -> str:
             f'lengthAdjust="spacingAndGlyphs">{escape(words)}</text>'
         )
 
+    whole = left + right
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + right}" height="20" viewBox="0 0 {left + right} 20" role="img" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{whole}" height="20" viewBox="0 0 {whole} 20" role="img" '
         f"aria-label={quoteattr(said)}><title>{escape(said)}</title>"
-        f'<clipPath id="r"><rect width="{left + right}" height="20" rx="3"/></clipPath>'
+        f'<clipPath id="r"><rect width="{whole}" height="20" rx="3"/></clipPath>'
         f'<g clip-path="url(#r)"><rect width="{left}" height="20" fill="#333"/>'
         f'<rect x="{left}" width="{right}" height="20" fill="{_COLOURS[tone]}"/></g>'
         '<g fill="#fff" text-anchor="middle" font-family="Verdana,DejaVu Sans,sans-serif" font-size="11">'
