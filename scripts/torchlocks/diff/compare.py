@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from packaging.utils import canonicalize_name
+
 from torchlocks.core.errors import LockfileError
 from torchlocks.cuda.drivers import driver_floor
 from torchlocks.cuda.packages import cuda_version, floor_of, torch_package, variant_of
@@ -21,7 +23,7 @@ class Change:
     """One changed package.
 
     `rebuilt` is another build of the same version; `replaced` the same name, version and build with
-    other bytes or from another channel.
+    other bytes or from another channel, or the same version by pip instead of conda.
     """
 
     move: Move
@@ -108,9 +110,16 @@ def diff(before: Side, after: Side) -> Diff:
 
 
 def changes(before: tuple[LockedPackage, ...], after: tuple[LockedPackage, ...]) -> tuple[Change, ...]:
-    """Return the changed packages, sorted by name."""
-    old: Mapping[str, LockedPackage] = {package.name: package for package in before}
+    """Return the changed packages, sorted by name.
+
+    A project under two spellings (`typing-extensions`, `typing_extensions`) is one, where each side has one of them.
+    """
+    old = {package.name: package for package in before}
     new: Mapping[str, LockedPackage] = {package.name: package for package in after}
+    gone = {canonicalize_name(name): name for name in old if name not in new}
+    for name in new:
+        if name not in old and (spelled := gone.pop(canonicalize_name(name), None)) is not None:
+            old[name] = old.pop(spelled)
     found = []
     for name in sorted(old.keys() | new.keys()):
         move = _move(old.get(name), new.get(name))
@@ -126,8 +135,12 @@ def _move(before: LockedPackage | None, after: LockedPackage | None) -> Move | N
         return "removed"
     if before.version != after.version:
         return "upgraded" if is_newer(before.version, after.version) else "downgraded"
-    if (before.build, before.subdir) != (after.build, after.subdir):
+    if is_pip(before) != is_pip(after):
+        return "replaced"
+    if before.build != after.build:
         return "rebuilt"
+    if before.subdir != after.subdir and "noarch" not in (before.subdir, after.subdir):
+        return None  # The same build, for another platform.
     same_bytes = all(
         ours is None or theirs is None or ours == theirs
         for ours, theirs in ((before.sha256, after.sha256), (before.md5, after.md5))

@@ -78,7 +78,7 @@ def find_locked(
         name = _file_in(name)
         lock = open_lock(name, environment)
         # It becomes part of file names and scripts, and a file may call its environments anything.
-        shown = "-".join([lock_name(name), *_WORD.findall(lock.selection)])
+        shown = "-".join([_named(lock) or lock_name(name), *_WORD.findall(lock.selection)])
         return _of(lock, shown, platform or _default(lock, name), None)
     if environment is not None:
         raise LockfileError(
@@ -161,6 +161,27 @@ def _default_of(platforms: Sequence[str], where: str) -> str:
         where=where,
         fix=f"name one with --platform: {', '.join(platforms) or 'none'}",
     )
+
+
+def _named(lock: Lock) -> str:
+    """Return the `name:` of the environment file beside a lockfile, without characters that no name has; else empty."""
+    import yaml
+
+    from torchlocks.core.reading import read_text, refuse_costly_yaml
+
+    for file in ("environment.yml", "environment.yaml"):
+        path = lock.path.with_name(file)
+        if not path.is_file():
+            continue
+        try:
+            text = read_text(path)
+            refuse_costly_yaml(text)
+            document = yaml.safe_load(text)
+        except (OSError, ValueError, yaml.YAMLError):
+            continue
+        name = document.get("name") if isinstance(document, dict) else None
+        return "-".join(_WORD.findall(name)) if isinstance(name, str) else ""
+    return ""
 
 
 def lock_name(name: str) -> str:

@@ -32,9 +32,14 @@ _ANACONDA = "https://conda.anaconda.org/"
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """The location of an installed environment, for exports that start programs in it."""
+    """What an export has besides the lock: where the environment is installed, for those that start programs in it.
+
+    `left_out` are the Python packages whose versions PyPI's torch contradicts (see `pypi`); None if nobody asked, or if
+    PyPI has no such torch.
+    """
 
     prefix: str
+    left_out: tuple[str, ...] | None = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,18 +151,42 @@ def _constraints(locked: Sequence[LockedTarget], place: Place) -> str:
             fix="name the conda-lock.yml or pixi.lock instead of the explicit file",
         )
     pins, strange = constraints(first.packages)
-    return _render("constraints.txt.j2", first, pins=pins, strange=strange, python=first.version_of("python"))
+    python = first.version_of("python")
+    return _render("constraints.txt.j2", first, pins=pins, strange=strange, python=python, contradicted=place.left_out)
 
 
 def _pixi(locked: Sequence[LockedTarget], place: Place) -> str:
+    channels = list(dict.fromkeys(_label(channel) for channel in _channels(locked[0])))
     return _render(
         "pixi.toml.j2",
         locked[0],
-        channels=list(dict.fromkeys(_label(channel) for channel in _channels(locked[0]))),
+        channels=channels,
         every=locked,
+        pins={each.platform: _pixi_pins(each, len(channels) > 1) for each in locked},
         requirements=_system_requirements(locked),
-        label=_label,
     )
+
+
+def _pixi_pins(locked: LockedTarget, several: bool) -> dict[str, str]:
+    """Return the specs, as TOML, of the packages that make an environment; pixi.lock has the others.
+
+    `several`: name the channel of PyTorch's packages, since there is more than one.
+    """
+    pins = {}
+    for package in locked.packages:
+        spec: dict[str, str] = {}
+        if package.name in ("python", "cuda-version", "pytorch-cuda", "cudatoolkit"):
+            spec["version"] = ".".join(package.version.split(".")[:2]) + ".*"
+        elif package.name in ("pytorch", "torchvision", "torchaudio"):
+            spec["version"] = f"=={package.version}"
+            if package.name == "pytorch" and (build := re.search(r"cpu|cuda\d+(\.\d+)?", package.build)):
+                spec["build"] = f"*{build[0]}*"
+            if several:
+                spec["channel"] = _label(package.channel)
+        if spec:
+            fields = ", ".join(f"{key} = {json.dumps(value)}" for key, value in spec.items())
+            pins[package.name] = json.dumps(spec["version"]) if len(spec) == 1 else f"{{ {fields} }}"
+    return dict(sorted(pins.items()))
 
 
 def _dockerfile(locked: Sequence[LockedTarget], place: Place) -> str:
@@ -238,7 +267,12 @@ FORMATS: Mapping[str, Format] = {
             purpose="pip and uv: the versions of the Python packages (-c constraints.txt)",
             make=_constraints,
         ),
-        Format(name="pixi", file="pixi.toml", purpose="pixi: a manifest to stand beside pixi.lock", make=_pixi),
+        Format(
+            name="pixi",
+            file="pixi.toml",
+            purpose="pixi: a manifest for the pixi.lock beside it",
+            make=_pixi,
+        ),
         Format(
             name="dockerfile",
             file="Dockerfile",

@@ -97,6 +97,18 @@ def test_how_a_package_moved(before: LockedPackage, after: LockedPackage, move: 
     assert (after.name in found) == (move is not None)
 
 
+def test_two_spellings_of_a_project_are_one_change_where_each_side_has_one() -> None:
+    def moved(before: tuple[str, ...], after: tuple[str, ...]) -> dict[str, str]:
+        sides = [tuple(package(name) for name in names) for names in (before, after)]
+        return {change.name: change.move for change in changes(*sides)}
+
+    assert moved(("typing-extensions",), ("typing_extensions",)) == {}
+    old, new = (package("typing-extensions", "4.1"),), (package("typing_extensions", "4.2"),)
+    assert [(change.name, change.move) for change in changes(old, new)] == [("typing_extensions", "upgraded")]
+    # conda-forge has both, and one of them alone is gone here.
+    assert moved(("typing-extensions", "typing_extensions"), ("typing_extensions",)) == {"typing-extensions": "removed"}
+
+
 PACKAGES = st.lists(
     st.builds(package, st.sampled_from("abcdef"), st.sampled_from(["1", "2"]), st.sampled_from(["0", "1"])),
     unique_by=lambda each: each.name,

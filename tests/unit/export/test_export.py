@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -21,6 +22,7 @@ from torchlocks.core.errors import ExportError, LockfileError
 from torchlocks.core.layout import Layout
 from torchlocks.export.environment import LockedTarget, find_locked
 from torchlocks.export.formats import FORMATS, Place, constraints, export
+from torchlocks.export.pypi import contradicted
 from torchlocks.lockfile.formats import explicit_name, parse_lock, to_record
 from torchlocks.lockfile.models import LockedPackage
 from torchlocks.matrix.load import load_matrix
@@ -130,6 +132,39 @@ def test_constraints_say_what_pip_cannot_be_told() -> None:
     assert [package.name for package in strange] == ["odd"]
 
 
+def test_pins_that_torch_contradicts_are_left_out_and_named() -> None:
+    pins = {"torch": "2.0", "mpmath": "1.4", "numpy": "2.3", "a": "1", "b": "1", "zlib-ng": "1"}
+
+    def resolve(wanted: Sequence[str], given: Sequence[str]) -> dict[str, str] | None:
+        assert wanted[0] == "torch==2.0"
+        impossible = {"mpmath==1.4"} & set(given) or {"a==1", "b==1"} <= set(given)
+        found = {"torch": "2.0", "torchvision": "0.15", "mpmath": "1.3", "numpy": "2.3", "a": "2", "b": "2"}
+        return None if impossible else found
+
+    assert contradicted(pins, resolve) == ("mpmath", "b")
+    assert contradicted({"numpy": "2.3"}, resolve) == ()
+    # Built for this torch by conda-forge, and for another on PyPI.
+    assert contradicted({"torch": "2.0", "torchvision": "0.15.1"}, resolve) == ("torchvision",)
+    assert contradicted({"torch": "2.0"}, lambda wanted, given: None) is None
+    left = replace(PLACE, left_out=("numpy",))
+    text = export(FORMATS["constraints"], [locked_as("cpu", "linux-64")], left)
+    (line,) = [line for line in text.splitlines() if "numpy==" in line]
+    assert line.startswith("# left out")
+    assert "PyPI has no such torch" in export(
+        FORMATS["constraints"], [locked_as("cpu", "linux-64")], replace(PLACE, left_out=None)
+    )
+
+
+def test_a_lock_is_named_after_the_environment_file_beside_it(tmp_path: Path) -> None:
+    folder = tmp_path / "some-folder"
+    folder.mkdir()
+    shutil.copy(LAYOUT.locks / "cpu" / "conda-lock.yml", folder)
+    assert find_locked(str(folder / "conda-lock.yml"), "linux-64").name == "some-folder"
+    for text, name in (("name: stripes\n", "stripes"), ("name: a b$(c)\n", "a-b-c"), ("- [\n", "some-folder")):
+        (folder / "environment.yml").write_text(text)
+        assert find_locked(str(folder / "conda-lock.yml"), "linux-64").name == name
+
+
 def test_an_explicit_lock_does_not_tell_what_a_python_package_is() -> None:
     locked = find_locked("locks/cpu/conda-linux-64.lock", None)
     assert (locked.name, locked.platform, locked.target) == ("conda-linux-64", "linux-64", None)
@@ -160,12 +195,18 @@ def test_a_pixi_manifest_pins_every_platform(env: str) -> None:
     assert ("libc" in wanted) == any(locked.platform.startswith("linux") for locked in every)
     for locked in every:
         pins = document["target"][locked.platform]["dependencies"]
-        assert list(pins) == [package.name for package in locked.packages]
-        for package in locked.packages:
-            pin = pins[package.name]
-            spec = MatchSpec(f"{package.name} {pin['version']} {pin['build']}")
-            assert spec.matches(to_record(package))
-            assert pin["channel"] == package.channel.removeprefix("https://conda.anaconda.org/")
+        held = {package.name: package for package in locked.packages}
+        # Few, so that pixi can solve for more; python and torch are among them.
+        assert {"python", "pytorch"} <= pins.keys() <= held.keys()
+        assert len(pins) <= 6
+        for name, pin in pins.items():
+            given = pin if isinstance(pin, dict) else {"version": pin}
+            spec = MatchSpec(f"{name} {given['version']} {given.get('build', '*')}")
+            assert spec.matches(to_record(held[name]))
+            if "channel" in given:
+                assert given["channel"] == held[name].channel.removeprefix("https://conda.anaconda.org/")
+        build = pins["pytorch"]["build"]
+        assert ("cpu" in build) == (locked.target is not None and locked.target.cuda is None)
 
 
 @pytest.mark.parametrize("env", ["cpu", NEWEST_GPU])

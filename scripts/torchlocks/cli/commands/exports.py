@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,11 +48,41 @@ def export(
     if others := not_exported(locked):
         click.echo(f"note: left to pip or to be built, and in no export: {shortened(others)}", err=True)
     place = _place(locked, prefix, form)
+    if form == "constraints":
+        place = replace(place, left_out=_contradicted(locked))
     if form is None:
-        _write_all(locked, _every(name, locked, platform, environment), place, output)
+        _write_all(name, locked, _every(name, locked, platform, environment), place, output)
         return
     chosen = _every(name, locked, platform, environment) if form == "pixi" else (locked,)
     write_or_print(export_as(FORMATS[form], chosen, place), output)
+    if form == "pixi" and output is not None:
+        _write_pixi_lock(name, locked, output.parent)
+
+
+def _contradicted(locked: LockedTarget) -> tuple[str, ...] | None:
+    """Return the pins that PyPI's torch contradicts, None if PyPI has no such torch for the platform."""
+    from torchlocks.export.formats import constraints
+    from torchlocks.export.pypi import contradicted, uv_resolver
+
+    if any(package.depends is None for package in locked.packages):
+        return ()  # The format itself reports that.
+    python = ".".join((locked.version_of("python") or "3").split(".")[:2])
+    pins, _ = constraints(locked.packages)
+    return contradicted(pins, uv_resolver(python, locked.platform))
+
+
+def _write_pixi_lock(name: str, locked: LockedTarget, folder: Path) -> None:
+    """Write the pixi.lock of the same lock into `folder`, beside the manifest."""
+    from torchlocks.core.layout import find_layout
+    from torchlocks.export.environment import is_lockfile
+
+    source = locked.lock.path.with_name("pixi.lock") if is_lockfile(name) else None
+    if source is None:
+        source = find_layout().locks / locked.name / "pixi.lock"
+    if not source.is_file():
+        click.echo("note: there is no pixi.lock beside this lock; `pixi install` makes one from pixi.toml", err=True)
+    elif source.resolve() != (folder / "pixi.lock").resolve():
+        write_or_print(source.read_text(encoding="utf-8"), folder / "pixi.lock")
 
 
 def _every(name: str, locked: LockedTarget, platform: str | None, environment: str | None) -> Sequence[LockedTarget]:
@@ -78,8 +109,11 @@ def _place(locked: LockedTarget, prefix: str | None, form: str | None) -> Place:
     return Place(prefix=str(found))
 
 
-def _write_all(locked: LockedTarget, every: Sequence[LockedTarget], place: Place, folder: Path | None) -> None:
-    from torchlocks.core.errors import MissingFileError
+def _write_all(
+    name: str, locked: LockedTarget, every: Sequence[LockedTarget], place: Place, folder: Path | None
+) -> None:
+    """Write all forms into a folder; without an index of Python packages, all but the constraints."""
+    from torchlocks.core.errors import ChannelUnreachableError, ExportError, MissingFileError
     from torchlocks.core.layout import find_layout
     from torchlocks.export.formats import FORMATS
     from torchlocks.export.formats import export as export_as
@@ -91,14 +125,21 @@ def _write_all(locked: LockedTarget, every: Sequence[LockedTarget], place: Place
             # A lock of another repository.
             build = Path("build")
         folder = build / "exports" / f"{locked.name}-{locked.platform}"
+    skipped: set[str] = set()
+    try:
+        place = replace(place, left_out=_contradicted(locked))
+    except (ChannelUnreachableError, ExportError) as error:
+        click.echo(f"note: constraints.txt is not written. {error.what}", err=True)
+        skipped.add("constraints")
     # All texts are rendered before the first is written.
     texts = {
         form.file_for(locked): export_as(form, every if form.name == "pixi" else (locked,), place)
         for form in FORMATS.values()
-        if not form.linux_only or locked.platform.startswith("linux-")
+        if form.name not in skipped and (not form.linux_only or locked.platform.startswith("linux-"))
     }
     for file, text in texts.items():
         write_or_print(text, folder / file, folder=True)
+    _write_pixi_lock(name, locked, folder)
 
 
 def _list(context: click.Context, wanted: bool) -> None:

@@ -230,15 +230,26 @@
 
   function changes(beforeKey, afterKey) {
     const before = packagesOf(beforeKey), after = packagesOf(afterKey);
+    // One project under two spellings (typing-extensions, typing_extensions) is one change, where each side has one.
+    const spelled = (name) => name.toLowerCase().replace(/[-_.]+/g, "-");
+    const gone = new Map([...before.keys()].filter((name) => !after.has(name)).map((name) => [spelled(name), name]));
+    for (const name of [...after.keys()].filter((each) => !before.has(each) && gone.has(spelled(each)))) {
+      before.set(name, before.get(gone.get(spelled(name))));
+      before.delete(gone.get(spelled(name)));
+      gone.delete(spelled(name));
+    }
     const found = [];
     for (const name of [...new Set([...before.keys(), ...after.keys()])].sort()) {
       const old = before.get(name), now = after.get(name);
       if (old === now) continue;
+      // The same build for another platform is no change.
+      const other = old && now && old[SUBDIR] !== now[SUBDIR] && ![old[SUBDIR], now[SUBDIR]].includes("noarch");
+      if (other && old[VERSION] === now[VERSION] && old[BUILD] === now[BUILD]) continue;
       let move = "replaced";
       if (!old) move = "added";
       else if (!now) move = "removed";
       else if (old[VERSION] !== now[VERSION]) move = now[RANK] > old[RANK] ? "upgraded" : "downgraded";
-      else if (old[BUILD] !== now[BUILD] || old[SUBDIR] !== now[SUBDIR]) move = "rebuilt";
+      else if (old[BUILD] !== now[BUILD]) move = "rebuilt";
       found.push({ name, move, before: old, after: now });
     }
     return found;
@@ -307,7 +318,10 @@
       [before.value, after.value] = [after.value, before.value];
       changed();
     });
-    if (after.options.length > 1) after.selectedIndex = 1;
+    // The question that most have: what the first CUDA environment has that the CPU's has not.
+    const platform = before.value.split("/")[1];
+    const cuda = [...after.options].findIndex((each) => each.value.endsWith(`/${platform}`) && entryOf(each.value).cuda);
+    if (after.options.length > 1) after.selectedIndex = Math.max(cuda, 1);
     addEventListener("hashchange", fromAddress);
     fromAddress();
   }
