@@ -128,10 +128,10 @@ def site_files(catalogue: Catalogue, history: History, docs: Sequence[DocPage]) 
         )
         files |= {f"evidence/{proof.record.name}": evidence_json(proof.record) for proof in cell.proofs.proofs}
         if cell.verdict:
-            files[f"reports/{cell.target.env}.html"] = report_html(cell.verdict)
+            files[f"reports/{cell.target.env}.html"] = report_html(cell.verdict, f"../{cell.entry.page}")
     for row in catalogue.local:
         if row.verdict:
-            files[f"reports/{row.target.env}.html"] = report_html(row.verdict)
+            files[f"reports/{row.target.env}.html"] = report_html(row.verdict, "../index.html#wheels")
     for env in catalogue.index.environments:
         mine = [cell for cell in catalogue.cells if cell.target.env == env.name]
         verifications = [cell.entry.verification for cell in mine]

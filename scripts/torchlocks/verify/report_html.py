@@ -53,15 +53,18 @@ class Fact:
     long: bool
 
 
-def report_html(verdict: Verdict) -> str:
+def report_html(verdict: Verdict, catalogue: str | None = None) -> str:
     """The page: what came of it, failures first with their full text, then every check by tier with its time drawn,
     what was skipped and why, the environment's facts and the machine. It loads nothing from anywhere.
+
+    `catalogue` is the link to the page of environments, where the report is part of the site.
     """
     return (
         templates()
         .get_template("report.html")
         .render(
             verdict=verdict,
+            catalogue=catalogue,
             style=asset("style.css"),
             tiers=tier_rows(verdict),
             timeline=timeline(verdict),
