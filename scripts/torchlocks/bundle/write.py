@@ -48,6 +48,7 @@ from torchlocks.lockfile.models import Lock, LockedPackage
 # Room for packages that grow when they are repacked: conda-forge compresses harder than bzip2 can.
 _REPACKED = 2
 
+_LISTED = "packages.txt"
 _README = """\
 {name} for {platform}: a PyTorch environment as its lock says, with all of its packages.
 Nothing here needs a network. All commands are meant for this folder.
@@ -62,13 +63,26 @@ With conda, mamba or micromamba:
     python3 install.py --explicit here.txt
     conda create --offline -p PREFIX --file here.txt        (or: micromamba create --offline -p PREFIX --file here.txt)
 
-With a conda client and no Python:
+With a conda client and no Python (the packages are in {listed} in the order in which they must be linked, Python before
+its modules, and with their hashes):
 
     sha256sum -c {sums}
-    (echo @EXPLICIT; find "$PWD/channel" -name '*.{extension}' | sed 's|^|file://|') > here.txt
+    sed "s|BUNDLE|$PWD|" {listed} > here.txt
     micromamba create --offline -p PREFIX --file here.txt
 
 The folder channel/ is a conda channel of its own: file://$PWD/channel.
+
+Use the environment:
+
+    PREFIX/bin/python -c "import torch; print(torch.__version__)"       (on Windows: PREFIX\\python.exe)
+    conda activate PREFIX                                               (or: micromamba activate PREFIX)
+    eval "$(micromamba shell hook -s posix)"                            (first, where no shell was set up)
+
+Check it, now or later, with torchlocks:
+
+    torchlocks verify PREFIX       run the suite in it
+    torchlocks fsck PREFIX         compare its files with its packages
+    torchlocks shell PREFIX        work in it
 {torchlocks}"""
 _ZSTD = """
 The packages are compressed with Zstandard. Python 3.14 reads it; older ones use the system's libzstd (nearly every
@@ -175,14 +189,18 @@ def make_bundle(
         packages = [replace(each, url=strip_credentials(each.url)) for each in packages]
         _write_lock(replace(lock, packages={platform: tuple(packages)}), platform, folder, progress)
         manifest = _write_manifest(lock, platform, name, packages, files, folder, portable)
-        extensions = sorted({"tar.bz2" if each.file.endswith(".bz2") else "conda" for each in files})
+        python = tuple(f"/python-{each.version}-{each.build}." for each in packages if each.name == "python")
+        # In a cycle of dependencies, packages of its modules can stand before it.
+        ordered = sorted(files, key=lambda each: not any(name in each.file for name in python))
+        listed = [f"file://BUNDLE/{each.file}#{each.sha256}" for each in ordered]
+        (folder / _LISTED).write_text("\n".join(["@EXPLICIT", *listed, ""]), encoding="utf-8")
         (folder / "README.txt").write_text(
             _README.format(
                 name=name,
                 platform=platform,
                 lock=f"conda-{platform}.lock",
                 sums=SUMS,
-                extension="' -o -name '*.".join(extensions),
+                listed=_LISTED,
                 zstd=(_PORTABLE if portable else _ZSTD).format(lock=f"conda-{platform}.lock", sums=SUMS),
                 torchlocks="" if portable else _TORCHLOCKS,
             ),

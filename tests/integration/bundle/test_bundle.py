@@ -29,6 +29,7 @@ from torchlocks.bundle.installer import zstd
 from torchlocks.bundle.installer.command import host_platform as bundle_platform
 from torchlocks.bundle.installer.command import main as install_bundle
 from torchlocks.bundle.installer.extract import extract
+from torchlocks.bundle.installer.files import Counted
 from torchlocks.bundle.installer.model import BundleError
 from torchlocks.bundle.installer.reading import read_bundle
 from torchlocks.bundle.unpack import unpack_bundle
@@ -42,6 +43,7 @@ from torchlocks.core.errors import (
     MissingFileError,
     NoSuchRowError,
 )
+from torchlocks.core.files import hash_file
 from torchlocks.core.progress import Silent
 from torchlocks.install.fetch_options import FetchOptions
 from torchlocks.install.fsck import fsck
@@ -549,12 +551,34 @@ def test_an_explicit_file_for_conda_clients_names_the_files_where_they_are(
 
 def test_the_command_for_machines_without_python_lists_every_package(folder: Path, lock: Lock) -> None:
     lines = (folder / "README.txt").read_text().splitlines()
-    (command,) = (line.strip() for line in lines if line.strip().startswith("(echo"))
+    (command,) = (line.strip() for line in lines if line.strip().startswith("sed "))
     subprocess.run(["sh", "-c", command], cwd=folder, check=True)
     listed = (folder / "here.txt").read_text().splitlines()
     assert listed[0] == "@EXPLICIT"
-    assert {line.rsplit("/", 1)[-1] for line in listed[1:]} == {each.file_name for each in lock.packages[PLATFORM]}
-    assert all(Path(line.removeprefix("file://")).is_file() for line in listed[1:])
+    files = [Path(line.removeprefix("file://").partition("#")[0]) for line in listed[1:]]
+    assert {file.name for file in files} == {each.file_name for each in lock.packages[PLATFORM]}
+    assert [line.partition("#")[2] for line in listed[1:]] == [hash_file(file) for file in files]
+    # A client that links in the order of the file needs Python before its modules.
+    names = [file.name.partition("-")[0] for file in files]
+    assert names.index("python") < names.index("beta")
+    assert (folder / "packages.txt").name in (folder / "SHA256SUMS").read_text()
+
+
+def test_the_readme_says_how_to_use_and_to_check_the_environment(folder: Path) -> None:
+    text = (folder / "README.txt").read_text()
+    for command in ("PREFIX/bin/python", "conda activate PREFIX", "torchlocks verify PREFIX", "torchlocks fsck PREFIX"):
+        assert command in text
+
+
+def test_the_installer_says_how_far_it_is() -> None:
+    said: list[str] = []
+    counted = Counted("Checking files", 3, said.append, every=0)
+    for _ in range(3):
+        counted.advance()
+    assert said == ["Checking files: 1 of 3", "Checking files: 2 of 3", "Checking files: 3 of 3"]
+    quiet = Counted("Checking files", 3, said.append)
+    quiet.advance()
+    assert len(said) == 3, "at most a line each five seconds"
 
 
 # --- what the installer refuses -----------------------------------------------------------------

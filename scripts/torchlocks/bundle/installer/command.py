@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .extract import extract
-from .files import load_json, read_file, shown, workers
+from .files import Counted, load_json, read_file, shown, workers
 from .link import Linker
 from .model import Bundle, BundleError, Package
 from .reading import check_files, explicit_text, prove, read_bundle
@@ -69,6 +69,7 @@ def _link_all(bundle: Bundle, new: Path, prefix: Path, zstd: Opener | None, say:
     scratch = new / ".extracted"
     scratch.mkdir()
     say(f"Installing {len(bundle.packages)} packages into {prefix}")
+    counted = Counted("Installing packages", len(bundle.packages), say)
     with ThreadPoolExecutor(max_workers=workers()) as pool:
         results = [
             pool.submit(extract, bundle.folder / each.file, scratch / each.record_name, zstd, each.file_sha256)
@@ -84,6 +85,7 @@ def _link_all(bundle: Bundle, new: Path, prefix: Path, zstd: Opener | None, say:
                 except (ValueError, KeyError, TypeError, AttributeError) as error:
                     raise BundleError(f"{package.file} is not a package that can be linked: {error!r}.") from error
                 shutil.rmtree(str(scratch / package.record_name))
+                counted.advance()
         finally:
             for result in results:
                 result.cancel()

@@ -7,12 +7,14 @@ import json
 import os
 import posixpath
 import stat
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .model import BundleError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, BinaryIO
 
 
@@ -37,6 +39,22 @@ def shown(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in text)
+
+
+class Counted:
+    """Says how far a loop is, at most each `every` seconds: installing gigabytes takes minutes."""
+
+    def __init__(self, what: str, total: int, say: Callable[[str], None], every: float = 5.0) -> None:
+        self._what, self._total, self._say, self._every = what, total, say, every
+        self._done, self._last = 0, time.monotonic()
+
+    def advance(self) -> None:
+        """Count one as done."""
+        self._done += 1
+        now = time.monotonic()
+        if now - self._last >= self._every:
+            self._last = now
+            self._say(f"{self._what}: {self._done} of {self._total}")
 
 
 def load_json(data: bytes) -> Any:

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .files import hash_file, leaves, load_json, read_file, shown, workers
+from .files import Counted, hash_file, leaves, load_json, read_file, shown, workers
 from .model import Bundle, BundleError, Package
 
 if TYPE_CHECKING:
@@ -86,10 +86,12 @@ def check_files(bundle: Bundle, say: Callable[[str], None]) -> None:
             None if found == digest else f"{shown(name)} is damaged: its SHA-256 sum is {found}; it should be {digest}."
         )
 
+    counted = Counted("Checking files", len(expected), say)
     with ThreadPoolExecutor(max_workers=workers()) as pool:
         for what in pool.map(wrong, sorted(expected.items())):
             if what is not None:
                 raise BundleError(what)
+            counted.advance()
 
 
 def prove(bundle: Bundle, sha256: str | None, signers: Path | None, signer: str | None, unproven: bool) -> str:
