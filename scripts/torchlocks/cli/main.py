@@ -54,6 +54,7 @@ VERBS = {
     "recipes": "project",
     "dist": "project",
     "release": "project",
+    "upload": "project",
     "test": "project",
     "bench": "project",
 }

@@ -10,6 +10,7 @@ import click
 
 if TYPE_CHECKING:
     from bench.benchmark import Part
+    from torchlocks.publish.upload import Service
 
 
 @click.command()
@@ -60,6 +61,21 @@ def release(tag: str, folder: Path) -> None:
     layout.require_checkout("release")
     for path in publish_release(layout, tag, folder):
         click.echo(f"attached {path.name}")
+
+
+@click.command()
+@click.argument("channel")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--to", "service", type=click.Choice(["prefix", "anaconda"]), default="prefix", show_default=True)
+@click.option("--url", default=None, help="The server, if it is not the public one.")
+def upload(channel: str, folder: Path, service: Service, url: str | None) -> None:
+    """Upload the conda packages below FOLDER to a channel; the token is in the variable CHANNEL_TOKEN."""
+    import os
+
+    from torchlocks.publish.upload import upload_packages
+
+    for path in upload_packages(folder, service, channel, os.environ, url=url):
+        click.echo(f"uploaded {path.name}")
 
 
 @click.command()
