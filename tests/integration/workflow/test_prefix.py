@@ -12,7 +12,7 @@ from support import torchlocks
 from tiny_channel import PLATFORM, TinyChannel, make_channel
 from torchlocks.core.errors import LockfileError, MissingFileError
 from torchlocks.core.progress import Silent
-from torchlocks.install.fetch import FetchOptions
+from torchlocks.install.fetch_options import FetchOptions
 from torchlocks.install.installer import InstallOptions, install_environment
 from torchlocks.install.provenance import Origin
 from torchlocks.lockfile.formats import explicit_name
