@@ -59,6 +59,10 @@ def test_libraries_come_from_the_prefix(loaded: tuple[Loaded, ...], imports: Imp
     assert not outside, f"CUDA from outside the environment: {shown}"
 
 
+BRING_THEIR_OWN = ("torchvision", "torchaudio")
+"""Packages whose wheels hold copies of CUDA libraries under names of their own (libcudart.45e7f3ed.so.12)."""
+
+
 @check("a library of another version than its package's was put there by hand, or by another tool", accelerator="cuda")
 def test_library_versions(
     loaded: tuple[Loaded, ...], prefix: Prefix, expectation: Expectation, measure: Measure
@@ -72,7 +76,7 @@ def test_library_versions(
         measure(library.path.name, told)
         record = owners.get(library.path)
         owner = Package(record.name, record.version, record.build) if record else _distribution(library.path)
-        if owner is None or owner.name in cuda_versions.WHOLE_TOOLKITS:
+        if owner is None or owner.name in cuda_versions.WHOLE_TOOLKITS or owner.name in BRING_THEIR_OWN:
             continue
         locked = expectation.package(owner.name) or owner
         if not cuda_versions.agree(library.version, locked.version):

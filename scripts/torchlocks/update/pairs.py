@@ -8,6 +8,7 @@ from dataclasses import replace
 from packaging.version import Version
 
 from torchlocks.matrix.cells import Cell
+from torchlocks.matrix.model import Matrix
 from torchlocks.update.candidates import Build, Choice
 from torchlocks.update.policy import Decision, shown
 from torchlocks.update.run import Run
@@ -15,12 +16,21 @@ from torchlocks.update.search import Failed, Found
 from torchlocks.update.spots import Spot
 
 
-def pairs_wanted(decisions: Mapping[tuple[str, str], Decision], cpu: str | None) -> dict[str, list[Choice]]:
-    """What the CPU row needs on each platform, so that every CUDA default has a pair."""
+def pairs_wanted(
+    matrix: Matrix, decisions: Mapping[tuple[str, str], Decision], cpu: str | None
+) -> dict[str, list[Choice]]:
+    """What the CPU row needs on each platform, so that every CUDA default has a pair.
+
+    Rows that are not refreshed count with the default that they have in `matrix`.
+    """
+    defaults: dict[tuple[str, str], Cell | None] = {
+        (name, platform): cell for name, row in matrix.rows.items() for platform, cell in row.platforms.items()
+    }
+    defaults |= {key: decision.default for key, decision in decisions.items()}
     wanted: dict[str, list[Choice]] = {}
-    for (name, platform), decision in decisions.items():
-        default = decision.default
-        if name == cpu or default is None or decision.place.row.cuda is None or (cpu, platform) not in decisions:
+    for (name, platform), default in defaults.items():
+        row = matrix.rows.get(name)
+        if default is None or (row is not None and row.cuda is None) or (cpu or "", platform) not in decisions:
             continue
         build = Build(pattern=decisions[cpu or "", platform].place.base.build)
         wanted.setdefault(platform, []).append(

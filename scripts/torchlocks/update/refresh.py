@@ -71,7 +71,7 @@ def plan(
         key: _decide(spot, results[key], preferred.get(spot.platform), (), allow) for spot in spots if (key := spot.id)
     }
     # Pairs: a second round, for what the CPU rows have not tried yet.
-    wanted = pairs_wanted(decisions, cpu)
+    wanted = pairs_wanted(wider, decisions, cpu)
     by_id = {spot.id: spot for spot in spots}
     missing = [
         (by_id[cpu or "", place], [[pair]])

@@ -178,3 +178,22 @@ def test_a_snapshot_that_is_none_is_refused_before_anything(checkout: Path) -> N
     run = update(checkout, "--snapshot", str(checkout / "nowhere"))
     assert run.returncode == 14, run.stderr
     assert not (checkout / "reports").exists()
+
+
+def test_a_newer_matrix_is_part_of_the_update_and_of_its_account(checkout: Path) -> None:
+    command = [str(TORCHLOCKS), "update-all", "--snapshot", SNAPSHOT, *ONE]
+    run = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False)
+    assert "Traceback" not in run.stderr, run.stderr
+    matrix = load_matrix(checkout / "matrix.yml")
+    new = [name for name in matrix.environments if name != "cpu"]
+    assert new
+    assert all((checkout / "locks" / name / "conda-lock.yml").is_file() for name in new)
+    text = account(checkout)
+    assert "### Matrix" in text
+    assert all(f"new: {name}" in text.replace("\\", "") for name in new)
+    # The account that is written after the verification has it, too.
+    again = subprocess.run(
+        [str(TORCHLOCKS), "update-all", "--since", "HEAD"], cwd=checkout, capture_output=True, text=True, check=False
+    )
+    assert "Traceback" not in again.stderr, again.stderr
+    assert "### Matrix" in account(checkout)

@@ -285,6 +285,17 @@ def test_comments_and_what_did_not_move_are_kept(checkout: Layout) -> None:
     assert lines.index("# Left out on purpose.") > lines.index("  gpu-cu1210:")
 
 
+def test_the_pair_of_a_row_that_is_not_refreshed_stays(checkout: Layout) -> None:
+    newer = [
+        each
+        for minor, vision in (("2.11", "0.26"), ("2.12", "0.27"), ("2.13", "0.28"))
+        for each in (torch(f"{minor}.0", "3.12"), companion("torchvision", f"{vision}.0", minor, "3.12"))
+    ]
+    _, matrix = refresh(checkout, world(*newer), env="cpu")
+    assert held(matrix, "cpu") == "torch 2.13 torchvision 0.28 py3.12"
+    assert held(matrix, "cpu-torch2.10-py312") == "torch 2.10 torchvision 0.25 py3.12"
+
+
 def test_one_row_can_be_refreshed_alone(checkout: Layout) -> None:
     new = [torch("2.11.0", "3.12", kind) for kind in ("cpu", "cuda129")]
     found, matrix = refresh(checkout, world(*new), env="cpu")
