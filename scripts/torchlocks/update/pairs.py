@@ -64,8 +64,11 @@ def same_releases(
     tried = run.try_all([(spots[key], [[choice]]) for key, _, choice in held])
     solved = {(key, each.choice) for key, each_of in tried.items() for each in each_of if isinstance(each, Found)}
     releases = {(key, cell.pytorch, cell.python): c.release for key, cell, c in held if (key, c) in solved}
-    found = {}
+    found = dict(decisions)
     for key, decision in decisions.items():
+        if key[0] == cpu or (cpu or "", key[1]) not in decisions:
+            # Where the CPU row is not refreshed, what its pairs are held at stays.
+            continue
         cells = [
             cell.model_copy(update={"release": releases.get((key, cell.pytorch, cell.python))})
             if _version(cell, decision)

@@ -261,6 +261,8 @@ def test_an_old_variant_goes_when_its_python_has_a_newer_torch_with_as_much(chec
 def test_the_cuda_side_of_a_pair_is_held_at_the_patch_of_the_cpu_side(checkout: Layout) -> None:
     _, matrix = refresh(checkout, world(torch("2.10.1", "3.12", "cuda129")))
     assert matrix.target("gpu-cu129", "linux-64").release == "2.10.0"
+    _, matrix = refresh(checkout, world(torch("2.10.1", "3.12", "cuda129")), env="gpu-cu129")
+    assert matrix.target("gpu-cu129", "linux-64").release == "2.10.0"
     _, matrix = refresh(checkout, world(torch("2.10.1", "3.12", "cuda129"), torch("2.10.1", "3.12")))
     assert matrix.target("gpu-cu129", "linux-64").release is None
 

@@ -145,13 +145,13 @@ def update_all(
             lines = plan_lines(planned, moved_only=True)
             if planned.changed:
                 matrix = write_plan(layout, planned)
+                remove_locks(layout, before, matrix)
         targets = matrix.select(env_name, platform)
         if env_name is not None:
             # The variants of the row move with it.
             row = matrix.row_of(env_name)
             targets = tuple(each for each in matrix.select(None, platform) if matrix.row_of(each.env) == row)
         found = update(layout, matrix, targets, options, progress)
-        remove_locks(layout, before, matrix)
         keep_plan(layout, lines)
     write_or_print(body(found, lines), output or layout.reports / "update.md", folder=True)
     click.echo(headline(found))
