@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import torchlocks
 from built_wheel import COMMITTED, ROOT, Installed, build
 from conftest import LAYOUT
 from tiny_channel import PLATFORM, make_channel
@@ -68,6 +69,41 @@ def test_the_source_distribution_builds_the_same_wheel(wheel: Path, source: Path
         assert {item.filename: item.CRC for item in one.infolist()} == {
             item.filename: item.CRC for item in other.infolist()
         }
+
+
+def test_what_a_release_uploads_is_as_the_index_wants_it(wheel: Path, source: Path, tmp_path: Path) -> None:
+    """Metadata and description, by twine; what is in the wheel, by check-wheel-contents; a version that is a date."""
+    from packaging.version import Version
+
+    tools = Path(sys.executable).parent
+    built = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])",
+            str(tmp_path),
+        ],
+        cwd=shutil.copytree(source, tmp_path / "source"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert built.returncode == 0, built.stderr
+    (sdist,) = tmp_path.glob("*.tar.gz")
+    checked = subprocess.run(
+        [str(tools / "twine"), "check", "--strict", str(wheel), str(sdist)], capture_output=True, text=True, check=False
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    # W002: LICENSE is also among the data. W004: the suite and the recipes lie in folders that are no modules.
+    contents = subprocess.run(
+        [str(tools / "check-wheel-contents"), "--ignore", "W002,W004", str(wheel)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert contents.returncode == 0, contents.stdout + contents.stderr
+    release = Version(torchlocks.__version__).release
+    assert release == (0, 1, 0) or (len(release) == 3 and release[0] >= 2026 and 1 <= release[1] <= 12)
 
 
 def test_in_an_empty_folder_it_knows_its_environments(installed: Installed) -> None:
