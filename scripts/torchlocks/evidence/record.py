@@ -67,6 +67,12 @@ def record_of(
             fix="make it again with `torchlocks verify`; it is of another suite than tests/torch, or was edited",
             details="\n".join(f"  not proven: {id}" for id in missing) or None,
         )
+    if client is None and verdict.client == "unknown":
+        raise EvidenceError(
+            "The report does not say which client installed the environment.",
+            where=str(report),
+            fix="name it: --client conda",
+        )
     if verdict.started_at > datetime.now(timezone.utc) + CLOCK:
         raise EvidenceError("The report is dated in the future.", where=str(report), fix="set the machine's clock")
     gpus = any(each.tier == "gpu" and each.result == "passed" for each in required)

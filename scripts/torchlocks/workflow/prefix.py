@@ -19,6 +19,7 @@ from torchlocks.core.files import hash_file
 from torchlocks.core.layout import Layout, builtin_layout, find_layout
 from torchlocks.cuda.packages import built_for, cuda_version, torch_package
 from torchlocks.diff.read import read_prefix
+from torchlocks.install.made_by import client_of
 from torchlocks.install.provenance import mark_verified, read_provenance
 from torchlocks.lockfile.formats import CONDA_LOCK, PIXI, explicit_name
 from torchlocks.lockfile.models import Lock, LockedPackage
@@ -120,6 +121,7 @@ def verify_prefix(
             progress=progress,
             select=select,
             quick=quick,
+            client=client_of(prefix),
         )
         env = found.target.env
     else:
@@ -136,6 +138,7 @@ def verify_prefix(
             progress=progress,
             select=select,
             quick=quick,
+            client=client_of(prefix),
         )
     if verdict.complete and read_provenance(prefix) is not None:
         mark_verified(prefix, verdict.ok, str(reports / f"{env}.json"))

@@ -165,6 +165,13 @@ def test_a_report_that_was_edited_is_refused(layout: Layout) -> None:
             record_of(layout, written(layout, broken), environ={})
 
 
+def test_the_client_is_known_or_named(layout: Layout) -> None:
+    report = written(layout, proving(layout, "cpu", client="unknown"))
+    with pytest.raises(EvidenceError):
+        record_of(layout, report, environ={})
+    assert record_of(layout, report, client="conda", environ={}).client == "conda"
+
+
 def test_a_report_with_gaps_is_partial(layout: Layout) -> None:
     record = record_of(layout, written(layout, proving(layout, "cpu", left_out=MATMUL)), environ={})
     assert (record.state, record.gaps) == ("partial", (MATMUL,))
