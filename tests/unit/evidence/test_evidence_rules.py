@@ -24,7 +24,7 @@ SSH = shutil.which("ssh-keygen") is None
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Layout:
-    layout = repository(tmp_path_factory.mktemp("made"), "cpu", "gpu-cu126")
+    layout = repository(tmp_path_factory.mktemp("made"), "gpu-cu126")
     write_record(layout, record_of(layout, written(layout, proving(layout, "gpu-cu126", host=A100)), environ={}))
     return layout
 
