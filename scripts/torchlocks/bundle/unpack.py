@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 import shutil
 import tarfile
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from torchlocks.bundle.installer.files import leaves
-from torchlocks.bundle.installer.model import BundleError
+from torchlocks.bundle.installer.model import Bundle, BundleError
 from torchlocks.bundle.installer.reading import check_files, read_bundle
 from torchlocks.core.disk import disk_full_as_error, require_space
 from torchlocks.core.errors import (
@@ -16,26 +18,35 @@ from torchlocks.core.errors import (
     IntegrityError,
     MissingFileError,
 )
+from torchlocks.core.files import write_whole
 from torchlocks.core.package_cache import cache_folder
 from torchlocks.core.progress import Progress, Task
+from torchlocks.core.reading import LOCK_BYTES, read_bytes
 from torchlocks.install.cache import PackageStore
 from torchlocks.install.fetch import ensure_cached
 from torchlocks.install.fetch_options import FetchOptions
 from torchlocks.install.installer import interruptible
+from torchlocks.lockfile.formats import CONDA_LOCK, PIXI
 from torchlocks.lockfile.models import LockedPackage
 
 
 @dataclass(frozen=True, kw_only=True)
 class Unpacked:
-    """A bundle whose packages are in the package cache."""
+    """A bundle whose packages are in the package cache; `lock` is the file that its lock was written to, if any."""
 
     name: str
     platform: str
     packages: int
+    lock: Path | None = None
 
 
-def unpack_bundle(bundle: Path, *, fetch: FetchOptions, progress: Progress) -> Unpacked:
+def unpack_bundle(
+    bundle: Path, *, fetch: FetchOptions, progress: Progress, local_locks: Path | None = None
+) -> Unpacked:
     """Copy the packages of the file `bundle` into the package cache, each compared with the lock inside.
+
+    The lock of an environment of the local channel is written into its folder in `local_locks`, if given: no other
+    checkout has it.
 
     Raises MissingFileError if the file does not exist, IntegrityError if it is damaged, hostile or no bundle,
     InstallError for a portable one, DiskFullError, and InterruptedByUserError.
@@ -74,7 +85,26 @@ def unpack_bundle(bundle: Path, *, fetch: FetchOptions, progress: Progress) -> U
             for each in found.packages
         ]
         ensure_cached(packages, replace(fetch, offline=False, mirrors={}), progress)
-    return Unpacked(name=found.name, platform=found.platform, packages=len(packages))
+        lock = _keep_lock(found, folder, local_locks) if local_locks is not None else None
+    return Unpacked(name=found.name, platform=found.platform, packages=len(packages), lock=lock)
+
+
+def _keep_lock(found: Bundle, folder: Path, local_locks: Path) -> Path | None:
+    """Write the lock of an environment of the local channel into `local_locks`; None for other bundles."""
+    inside = folder / CONDA_LOCK
+    local = all(each.url.startswith("file://") for each in found.packages)
+    if not local or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", found.name) or not inside.is_file():
+        return None
+    data = read_bytes(inside, LOCK_BYTES)
+    if hashlib.sha256(data).hexdigest() != found.lock_sha256:
+        return None
+    target = local_locks / found.name
+    target.mkdir(parents=True, exist_ok=True)
+    pixi = folder / PIXI
+    if pixi.is_file():
+        write_whole(target / PIXI, read_bytes(pixi, LOCK_BYTES).decode())
+    write_whole(target / CONDA_LOCK, data.decode())
+    return target / CONDA_LOCK
 
 
 def _extract(bundle: Path, folder: Path, task: Task) -> None:

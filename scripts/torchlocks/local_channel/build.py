@@ -60,6 +60,7 @@ def build_local_channel(
     channel: Path | None = None,
     accelerator: str = CPU,
     installs_into: Path | None = None,
+    offline: bool = False,
     progress: Progress,
 ) -> LocalChannel:
     """Update the local channel: build missing, changed and damaged packages, and no others.
@@ -68,14 +69,15 @@ def build_local_channel(
     (default `local_channel(layout, accelerator)`) can be other folders. Wheels are kept in `<layout.build>/wheels` and
     logs in `<layout.build>/logs`. An existing channel stays until the new one is complete. Raises RecipeError,
     WheelError, FetchError or DiskFullError: the last before any download if a CUDA build does not fit on the disk,
-    together with the environment in the folder `installs_into`, if given.
+    together with the environment in the folder `installs_into`, if given. With `offline`, nothing is downloaded, and
+    FetchError names the wheels that are missing.
     """
     recipes = recipes or layout.recipes / "local"
     channel = (channel or local_channel(layout, accelerator)).absolute()
     with disk_full_as_error(channel.parent, "the local channel could not be built", NOTHING_LOST):
         channel.parent.mkdir(parents=True, exist_ok=True)
         with channel_lock(channel, progress):
-            return _bring_up_to_date(layout, recipes, channel, accelerator, installs_into, progress)
+            return _bring_up_to_date(layout, recipes, channel, accelerator, installs_into, offline, progress)
 
 
 def local_channel(layout: Layout, accelerator: str = CPU) -> Path:
@@ -90,6 +92,7 @@ def _bring_up_to_date(
     channel: Path,
     accelerator: str,
     installs_into: Path | None,
+    offline: bool,
     progress: Progress,
 ) -> LocalChannel:
     from torchlocks.local_channel.manifest import (
@@ -114,9 +117,12 @@ def _bring_up_to_date(
     records = _prepare(following, channel, intact, plan)
     missing = [recipe for recipe in plan.recipes if recipe.name not in records]
     pins = [plan.pins[recipe.distribution] for recipe in missing if recipe.distribution]
-    large = announce(layout, folder, accelerator, pins, installs_into, progress)
     store = layout.build / "wheels"
-    wheels = fetch_wheels([pin for pin in pins if pin.name not in large], store, progress)
+    if offline:
+        # All of them first, so that nothing is built in vain.
+        fetch_wheels(pins, store, progress, offline=True)
+    large = announce(layout, folder, accelerator, pins, installs_into, progress)
+    wheels = fetch_wheels([pin for pin in pins if pin.name not in large], store, progress, offline=offline)
     logs = layout.build / "logs" / (channel.name if accelerator != CPU else "")
     logs.mkdir(parents=True, exist_ok=True)
 
@@ -142,7 +148,7 @@ def _bring_up_to_date(
             for recipe in due:
                 if recipe.distribution and recipe.distribution in large:
                     pin = plan.pins[recipe.distribution]
-                    wheels |= fetch_wheels([pin], store, progress, large=large)
+                    wheels |= fetch_wheels([pin], store, progress, large=large, offline=offline)
                     with progress.task(f"Building {recipe.name}", total=1) as task:
                         build([recipe], task)
                     wheels[pin.name].path.unlink(missing_ok=True)

@@ -27,6 +27,7 @@ from torchlocks.core.disk import reports_disk_full
 from torchlocks.core.errors import DiskFullError, FetchError, WheelError
 from torchlocks.core.files import hash_file
 from torchlocks.core.progress import Progress, Task
+from torchlocks.core.quantities import shortened
 from torchlocks.local_channel.pins import Pin
 
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
@@ -60,19 +61,26 @@ class Wheel:
 
 
 def fetch_wheels(
-    pins: Iterable[Pin], folder: Path, progress: Progress, *, large: Collection[str] = ()
+    pins: Iterable[Pin], folder: Path, progress: Progress, *, large: Collection[str] = (), offline: bool = False
 ) -> dict[str, Wheel]:
     """Return the wheel of every pin, from `folder` if its hash is right, else downloaded by pip into `folder`.
 
     A wheel in the folder with another hash is removed and downloaded again. The `large` ones, by name, are downloaded
     one by one, so that an interrupted run loses at most one of them. CPU builds (`+cpu`) that pip does not find where
-    it is set up to look come from PyTorch's own index. Raises WheelError if pip finds no wheel with a pinned hash,
-    FetchError if it reaches no index, DiskFullError.
+    it is set up to look come from PyTorch's own index. With `offline`, nothing is downloaded. Raises WheelError if pip
+    finds no wheel with a pinned hash, FetchError if it reaches no index or may not, DiskFullError.
     """
     folder.mkdir(parents=True, exist_ok=True)
     pins = tuple(pins)
     wheels = {pin.name: wheel for pin in pins if (wheel := _stored_wheel(pin, folder, progress))}
     missing = [pin for pin in pins if pin.name not in wheels]
+    if missing and offline:
+        raise FetchError(
+            f"Offline, and {len(missing)} wheels for the local channel are not here: "
+            f"{shortened(sorted(f'{pin.name} {pin.version}' for pin in missing))}.",
+            where=str(folder),
+            fix="unpack a bundle of this environment (make bundle FILE=…), or build it once with a network.",
+        )
     if missing:
         # torch first: without it, the others are useless.
         missing.sort(key=lambda pin: (pin.name != "torch", pin.name))

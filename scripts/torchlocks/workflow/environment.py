@@ -137,7 +137,7 @@ def _verify(
 def _choose(layout: Layout, target: Target, request: Request, fetch: FetchOptions, progress: Progress) -> Lock:
     """Return the committed lock if its packages are available, else (`auto`, CPU) a lock of the local channel."""
     if request.channel == "local":
-        return _local_lock(layout, target, progress)
+        return _local_lock(layout, target, fetch, progress)
     from torchlocks.install.availability import packages_available
     from torchlocks.workflow.unreachable import packages_unavailable
 
@@ -168,7 +168,7 @@ def _choose(layout: Layout, target: Target, request: Request, fetch: FetchOption
         "PyPI wheels and this machine's Python. CHANNEL=conda-forge requires the committed lock, CHANNEL=local "
         "requests this."
     )
-    return _local_lock(layout, target, progress)
+    return _local_lock(layout, target, fetch, progress)
 
 
 def _local_rows(layout: Layout, platform: str) -> list[RowSize]:
@@ -203,6 +203,8 @@ def _committed_lock(layout: Layout, target: Target, request: Request, progress: 
             f"{_short(layout, committed)} is older than {target.template} or matrix.yml; locking {target.env} again. "
             "`make lock` updates the committed lock."
         )
+    if request.offline:
+        return f"offline, and {_short(layout, committed)} does not exist or is older than its inputs"
     options = LockOptions(source=RecordSource(mirror=request.mirror), solver=find_solver())
     folder = layout.build / "relocked"
     results, failures = lock_environments(layout, [target], folder, options, progress)
@@ -213,16 +215,33 @@ def _committed_lock(layout: Layout, target: Target, request: Request, progress: 
     return _read(results[0].folder / CONDA_LOCK)
 
 
-def _local_lock(layout: Layout, target: Target, progress: Progress) -> Lock:
-    """Build the local channel, and return a lock of the target from it."""
-    from torchlocks.local_channel.build import build_local_channel
+def _local_lock(layout: Layout, target: Target, fetch: FetchOptions, progress: Progress) -> Lock:
+    """Build the local channel, and return a lock of the target from it.
+
+    Offline, an existing lock whose packages are all in the package cache is the one: so it is with a bundle that was
+    unpacked. Raises FetchError, offline, for wheels that are not here.
+    """
     from torchlocks.lockfile.formats import CONDA_LOCK
+
+    existing = layout.local_locks / target.env / CONDA_LOCK
+    if fetch.offline and existing.is_file():
+        from torchlocks.install.availability import packages_available
+
+        lock = _read(existing)
+        if target.platform in lock.packages and packages_available(lock, target.platform, fetch).ok:
+            progress.say(f"Offline: using {_short(layout, existing)}, whose packages are all in the package cache")
+            return lock
+    from torchlocks.local_channel.build import build_local_channel
     from torchlocks.locking.environments import lock_environments
     from torchlocks.locking.options import LockOptions, find_solver
     from torchlocks.solve.repodata import RecordSource
 
     channel = build_local_channel(
-        layout, accelerator=target.cuda or "cpu", installs_into=layout.envs, progress=progress
+        layout,
+        accelerator=target.cuda or "cpu",
+        installs_into=layout.envs,
+        offline=fetch.offline,
+        progress=progress,
     )
     here = target.on_channel(channel.url, python=channel.python, pytorch=channel.versions["pytorch"])
     options = LockOptions(source=RecordSource(), solver=find_solver())

@@ -122,6 +122,7 @@ def bundle(
     from torchlocks.bundle.unpack import unpack_bundle
     from torchlocks.bundle.write import bundle_environment
     from torchlocks.cli.console import make_progress
+    from torchlocks.core.errors import MissingFileError
     from torchlocks.core.layout import find_layout
     from torchlocks.host.detect import host_platform
     from torchlocks.install.fetch_options import FetchOptions
@@ -131,8 +132,14 @@ def bundle(
         raise click.UsageError("name an environment to bundle, or a bundle to --unpack")
     fetch = FetchOptions(offline=offline, mirrors=mirrors(mirror or None))
     if unpack is not None:
-        found = unpack_bundle(unpack, fetch=fetch, progress=make_progress())
+        try:
+            local_locks = find_layout().local_locks
+        except MissingFileError:
+            local_locks = None
+        found = unpack_bundle(unpack, fetch=fetch, progress=make_progress(), local_locks=local_locks)
         click.echo(f"{found.packages} packages of {found.name} for {found.platform} are in the package cache")
+        if found.lock is not None:
+            click.echo(f"Its lock is {found.lock}, for CHANNEL=local OFFLINE=1")
         return
     made = bundle_environment(
         find_layout(),
