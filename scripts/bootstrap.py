@@ -190,7 +190,8 @@ def uv_environment(listed):
             continue
     if "client-cert" in settings:
         return None
-    environment = dict(os.environ)
+    # As pip does: a proxy's own certificate is among the system's.
+    environment = {"UV_SYSTEM_CERTS": "true", **os.environ}
     for name, variable in UV_NAMES.items():
         found = settings.get(name, {})
         # As pip has it: the environment before the command's own section, and that before the general one.

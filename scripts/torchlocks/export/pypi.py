@@ -5,6 +5,7 @@ Needs the package index that uv is set up to use.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -83,7 +84,13 @@ def uv_resolver(python: str, platform: str) -> Resolver:
             (Path(folder) / "in.txt").write_text("\n".join(wanted), encoding="utf-8")
             (Path(folder) / "c.txt").write_text("\n".join(constraints), encoding="utf-8")
             run = subprocess.run(
-                [*command, "-c", "c.txt", "in.txt"], cwd=folder, capture_output=True, text=True, check=False
+                [*command, "-c", "c.txt", "in.txt"],
+                cwd=folder,
+                # As pip does: a proxy's own certificate is among the system's.
+                env={"UV_SYSTEM_CERTS": "true", **os.environ},
+                capture_output=True,
+                text=True,
+                check=False,
             )
         if run.returncode == 0:
             lines = (line.split(";")[0].strip() for line in run.stdout.splitlines())
