@@ -20,7 +20,7 @@ from typing import Any
 #: Few enough for a quick start, many enough that NCCL splits a message over its channels.
 ELEMENTS = 1 << 20
 
-TIMEOUT = timedelta(seconds=60)
+TIMEOUT = timedelta(seconds=150)
 
 
 def main(backend: str, folder: Path) -> None:

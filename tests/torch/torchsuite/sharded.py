@@ -16,7 +16,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-TIMEOUT = timedelta(seconds=90)
+TIMEOUT = timedelta(seconds=200)
 
 
 def main(backend: str, folder: Path) -> None:
