@@ -29,7 +29,10 @@ def data_script(catalogue: Catalogue) -> str:
     channels = sorted({package.channel for package in ordered})
     ranks = _ranks(ordered)
     data: dict[str, Any] = {
-        "index": catalogue.index.model_dump(mode="json"),
+        # The picker and the comparison do not use the records of evidence, which grow.
+        "index": catalogue.index.model_dump(
+            mode="json", exclude={"environments": {"__all__": {"platforms": {"__all__": {"evidence", "not_covered"}}}}}
+        ),
         "gpus": dict(gpu_names()),
         "licences": licences,
         "channels": channels,

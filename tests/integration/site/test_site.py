@@ -23,10 +23,13 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from conftest import LAYOUT
+from evidence_samples import A100, proving, written
 from support import SNAPSHOT, needs_snapshot, torchlocks
 from torchlocks.core.files import hash_file
 from torchlocks.core.layout import Layout
 from torchlocks.diff.compare import changes
+from torchlocks.evidence.record import record_of
+from torchlocks.evidence.store import write_record
 from torchlocks.host.compatibility import check_compatibility
 from torchlocks.host.doctor import best
 from torchlocks.matrix.load import load_matrix
@@ -92,6 +95,13 @@ def site(environment: Path, tmp_path_factory: pytest.TempPathFactory) -> Site:
     # The verification of this machine's own CPU environment, which is one of the local channel.
     layout.reports.mkdir()
     shutil.copy(LAYOUT.reports / "cpu.json", layout.reports)
+    # Evidence on a lock, as machines with GPUs would have brought it.
+    (layout.suite / "torchsuite").mkdir(parents=True)
+    shutil.copy(LAYOUT.suite / "torchsuite" / "required.py", layout.suite / "torchsuite")
+    for host in (A100, A100.model_copy(update={"gpus": ("NVIDIA H100 80GB HBM3",) * 2, "driver": "580.65.06"})):
+        report = written(layout, proving(layout, "gpu-cu126", host=host), "gpu-cu126")
+        write_record(layout, record_of(layout, report, environ={}))
+        report.unlink()
     layout.envs.mkdir()
     layout.prefix("cpu").symlink_to(environment)
     began = time.monotonic()
@@ -165,6 +175,7 @@ def test_the_index_is_true(site: Site) -> None:
                 assert hash_file(root / file.path) == file.sha256
     states = {f"{env.name}/{entry.platform}": entry.verification.state for env, entry in index.cells()}
     assert states.pop("cpu/linux-64") == "local"
+    assert states.pop("gpu-cu126/linux-64") == "verified"
     assert set(states.values()) == {"none"}
 
 
@@ -365,6 +376,7 @@ def test_a_walk_through_the_site(site: Site, window: Window, catalogue: Catalogu
 def test_every_kind_of_page_fits_the_window(site: Site, window: Window) -> None:
     pages = ["index.html", "compare.html", "packages.html", "changes.html", "reports/cpu.html"]
     pages += ["compare.html#cpu/linux-64...gpu-cu129/win-64", "packages.html#lib"]
+    assert "2 x H100" in (site.root / "env" / "gpu-cu126" / "linux-64.html").read_text(encoding="utf-8")
     pages += [f"env/{name}.html" for name in ("cpu/osx-arm64", "gpu-cu124/win-64", "gpu-cu126/linux-64")]
     if window.page.viewport_size == {"width": WIDTHS[0], "height": 900}:  # What is narrow enough there fits everywhere.
         pages += [f"docs/{path.name}" for path in (site.root / "docs").glob("*.html")]
