@@ -75,6 +75,7 @@ def _write_pixi_lock(name: str, locked: LockedTarget, folder: Path) -> None:
     """Write the pixi.lock of the same lock into `folder`, beside the manifest."""
     from torchlocks.core.layout import find_layout
     from torchlocks.export.environment import is_lockfile
+    from torchlocks.lockfile.fields import secret_line
 
     source = locked.lock.path.with_name("pixi.lock") if is_lockfile(name) else None
     if source is None:
@@ -82,7 +83,11 @@ def _write_pixi_lock(name: str, locked: LockedTarget, folder: Path) -> None:
     if not source.is_file():
         click.echo("note: there is no pixi.lock beside this lock; `pixi install` makes one from pixi.toml", err=True)
     elif source.resolve() != (folder / "pixi.lock").resolve():
-        write_or_print(source.read_text(encoding="utf-8"), folder / "pixi.lock")
+        text = source.read_text(encoding="utf-8")
+        if secret_line(text) is not None:
+            click.echo("note: the pixi.lock is not copied: it holds credentials; `pixi install` makes one", err=True)
+        else:
+            write_or_print(text, folder / "pixi.lock")
 
 
 def _every(name: str, locked: LockedTarget, platform: str | None, environment: str | None) -> Sequence[LockedTarget]:
