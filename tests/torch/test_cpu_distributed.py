@@ -11,7 +11,7 @@ from torchsuite import nodes
 from torchsuite.tiers import Measure, check
 
 
-@check("gloo needs sockets, a loopback interface and libraries that nothing else loads; torchrun starts it", seconds=200)
+@check("gloo needs sockets, a loopback interface and libraries that nothing else loads", seconds=200)
 def test_gloo(tmp_path: Path, measure: Measure) -> None:
     if not (torch.distributed.is_available() and torch.distributed.is_gloo_available()):
         pytest.skip("this build has no gloo")
