@@ -1,6 +1,6 @@
 """Pin the wheels of a CUDA row anew: `.venv/bin/python recipes/local/pin.py cu130`, or no name for all rows.
 
-From `torch-<row>.in` uv resolves `torch-<row>.txt`: the wheels of CPython 3.10 to 3.13 on Linux, with their hashes.
+From `torch-<row>.in` uv resolves `torch-<row>.txt`: the wheels of CPython 3.10 to 3.14 on Linux, with their hashes.
 What `wheels.txt` pins holds here too, and is not repeated. `wheel-sizes.json` gets each wheel's size from the index and
 the size of its contents from the wheel's own table of contents, of which only that part is fetched.
 Needs Python 3.11 and the network; the index is the one that uv is set up to use.
@@ -26,7 +26,7 @@ from packaging.utils import parse_wheel_filename
 
 HERE = Path(__file__).resolve().parent
 SIZES = HERE / "wheel-sizes.json"
-INTERPRETERS = {"py2", "py3", "cp310", "cp311", "cp312", "cp313"}
+INTERPRETERS = {"py2", "py3", "cp310", "cp311", "cp312", "cp313", "cp314"}
 MACHINES = ("x86_64", "aarch64")
 
 
