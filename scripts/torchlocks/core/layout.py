@@ -104,8 +104,9 @@ def find_layout(start: Path | None = None) -> Layout:
     """Return the layout of `$TORCHLOCKS_ROOT`, else of the checkout that contains `start`, else of the wheel.
 
     `start` defaults to the current folder. Generated folders are in `$TORCHLOCKS_HOME` if that is set, else in the
-    checkout, and with a wheel's files in `start`. Raises MissingFileError when no folder from `start` upwards has a
-    `matrix.yml` and this torchlocks was not installed from a wheel.
+    checkout, and with a wheel's files in `start`. A checkout has a `matrix.yml` and a template beside it, since other
+    projects have a `matrix.yml`, too. Raises MissingFileError when no folder from `start` upwards is a checkout and
+    this torchlocks was not installed from a wheel.
     """
     named = os.environ.get("TORCHLOCKS_ROOT")
     home = os.environ.get("TORCHLOCKS_HOME")
@@ -113,7 +114,7 @@ def find_layout(start: Path | None = None) -> Layout:
     begin = Path(named) if named else (start or Path.cwd())
     begin = begin.resolve()
     for folder in (begin,) if named else (begin, *begin.parents):
-        if (folder / "matrix.yml").is_file():
+        if (folder / "matrix.yml").is_file() and (named or _has_template(folder)):
             return Layout(folder, made_in)
     if not named and (PACKAGED / "matrix.yml").is_file():
         return Layout(PACKAGED, made_in or begin)
@@ -122,6 +123,10 @@ def find_layout(start: Path | None = None) -> Layout:
         where=str(begin),
         fix="change into a clone of torchlocks, or set TORCHLOCKS_ROOT to one.",
     )
+
+
+def _has_template(folder: Path) -> bool:
+    return any(folder.glob("environment-*.yml"))
 
 
 def builtin_layout() -> Layout:

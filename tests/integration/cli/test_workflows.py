@@ -197,7 +197,7 @@ def repository(tmp_path: Path) -> Path:
     programs.mkdir()
     (programs / "gh").write_text(_GH)
     (programs / "gh").chmod(0o755)
-    for name in ("matrix.yml", "README.md"):
+    for name in ("matrix.yml", "environment-cpu.yml", "README.md"):
         (root / name).write_bytes((ROOT / name).read_bytes())
     git(tmp_path, "init", "-q", "--bare", str(remote))
     git(root, "init", "-q", "-b", "main")

@@ -21,7 +21,8 @@ def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     (tmp_path / "checkout" / "deep" / "inside").mkdir(parents=True)
-    (tmp_path / "checkout" / "matrix.yml").touch()
+    for name in ("matrix.yml", "environment-cpu.yml"):
+        (tmp_path / "checkout" / name).touch()
     return tmp_path / "checkout"
 
 
@@ -59,6 +60,12 @@ def test_a_wheel_stands_in_where_there_is_no_checkout(packaged: Path, checkout: 
     with pytest.raises(NotACheckoutError, match=r"`update` works on the files of a checkout"):
         layout.require_checkout("update")
     assert find_layout(checkout).root == checkout
+
+
+def test_another_projects_matrix_is_no_checkout(packaged: Path, tmp_path: Path) -> None:
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / "matrix.yml").write_text("jobs: []\n")
+    assert find_layout(tmp_path / "project").packaged
 
 
 def test_a_root_that_is_named_and_none_is_not_passed_over(
