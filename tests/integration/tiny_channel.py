@@ -12,6 +12,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Literal
 
+import yaml
+
 from torchlocks.lockfile.models import Lock, LockedPackage
 
 PLATFORM = "linux-64"
@@ -189,3 +191,29 @@ def make_channel(root: Path) -> TinyChannel:
     )
     channel.package("many", {f"share/many/{i}.txt": f"{i} " * 300 for i in range(200)}, depends=["alpha"])
     return channel
+
+
+def conda_lock(channel: TinyChannel, path: Path) -> Path:
+    """Write a conda-lock.yml of all packages of a channel."""
+    packages = [
+        {
+            "name": each.name,
+            "version": each.version,
+            "manager": "conda",
+            "platform": PLATFORM,
+            "dependencies": {},
+            "url": each.url,
+            "hash": {"md5": each.md5, "sha256": each.sha256},
+            "category": "main",
+            "optional": False,
+        }
+        for each in channel.packages
+    ]
+    metadata = {
+        "content_hash": {PLATFORM: "0" * 64},
+        "channels": [{"url": channel.root.as_uri(), "used_env_vars": []}],
+        "platforms": [PLATFORM],
+        "sources": [],
+    }
+    path.write_text(yaml.safe_dump({"version": 1, "metadata": metadata, "package": packages}, sort_keys=False))
+    return path

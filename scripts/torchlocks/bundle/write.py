@@ -16,9 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -27,7 +25,7 @@ from torchlocks import __version__
 from torchlocks.bundle.archive import SUMS, write_tar
 from torchlocks.bundle.channel import BundledFile, write_channel
 from torchlocks.bundle.installer.model import Package as BundledPackage
-from torchlocks.core.disk import disk_full_as_error, is_disk_full, require_space
+from torchlocks.core.disk import require_space, scratch_beside, written_to
 from torchlocks.core.errors import (
     InstallError,
     LockfileError,
@@ -181,7 +179,10 @@ def make_bundle(
     """
     packages = _bundled(lock, platform)
     output = output.absolute()
-    with interruptible(), _written_to(output), _scratch(output) as scratch:
+    if output.is_dir():
+        raise InstallError("The bundle is a file, and this is a folder.", where=str(output), fix="name a file.")
+    writing = written_to(output, InstallError, "The bundle", "choose another file.")
+    with interruptible(), writing, scratch_beside(output) as scratch:
         _require_room(packages, scratch, portable)
         folder = scratch / "bundle"
         files = write_channel(packages, folder / "channel", platform, scratch, fetch, progress, portable)
@@ -237,34 +238,6 @@ def _bundled(lock: Lock, platform: str) -> list[LockedPackage]:
                 f"The lock has {each.file_name} twice.", where=f"{other.url} and {each.url}", fix="lock again."
             )
     return packages
-
-
-@contextmanager
-def _written_to(output: Path) -> Iterator[None]:
-    with disk_full_as_error(output.parent):
-        try:
-            output.parent.mkdir(parents=True, exist_ok=True)
-            yield
-        except OSError as error:
-            if is_disk_full(error):
-                raise
-            raise InstallError(
-                f"The bundle cannot be written: {error.strerror or error}.",
-                where=str(error.filename or output),
-                fix="choose another file.",
-            ) from error
-
-
-@contextmanager
-def _scratch(output: Path) -> Iterator[Path]:
-    """Yield a folder beside the output file, on the same disk."""
-    if output.is_dir():
-        raise InstallError("The bundle is a file, and this is a folder.", where=str(output), fix="name a file.")
-    folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _require_room(packages: Sequence[LockedPackage], folder: Path, portable: bool) -> None:

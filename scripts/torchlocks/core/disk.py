@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,6 +53,36 @@ def disk_full_as_error(
         if is_disk_full(error):
             raise disk_full(where, what, fix) from error
         raise
+
+
+@contextmanager
+def written_to(output: Path, error: type[TorchlocksError], what: str, fix: str) -> Iterator[None]:
+    """Make the folder of `output`, and turn errors of the system while it is written into `error` or DiskFullError.
+
+    `what` is the thing in words, "The bundle".
+    """
+    with disk_full_as_error(output.parent):
+        try:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            yield
+        except OSError as failure:
+            if is_disk_full(failure):
+                raise
+            raise error(
+                f"{what} cannot be written: {failure.strerror or failure}.",
+                where=str(failure.filename or output),
+                fix=fix,
+            ) from failure
+
+
+@contextmanager
+def scratch_beside(output: Path) -> Iterator[Path]:
+    """Yield a hidden folder beside `output`, on the same disk, and remove it afterwards."""
+    folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def disk_full(where: Path, what: str, fix: str) -> DiskFullError:

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from torchlocks.core.disk import disk_full_as_error, is_disk_full
 from torchlocks.core.errors import ImageError
 from torchlocks.core.progress import Progress
 from torchlocks.image import documents as oci
@@ -31,33 +26,6 @@ def refuse_other(output: Path) -> None:
             where=str(output),
             fix="name another path (torchlocks image --output), or remove what is there",
         )
-
-
-@contextmanager
-def written_to(output: Path) -> Iterator[None]:
-    """Convert errors of the disk to ImageError and DiskFullError while `output` is written."""
-    with disk_full_as_error(output.parent):
-        try:
-            output.parent.mkdir(parents=True, exist_ok=True)
-            yield
-        except OSError as error:
-            if is_disk_full(error):
-                raise
-            raise ImageError(
-                f"The image cannot be written: {error.strerror or error}.",
-                where=str(error.filename or output),
-                fix="name another path (torchlocks image --output)",
-            ) from error
-
-
-@contextmanager
-def scratch_beside(output: Path) -> Iterator[Path]:
-    """A hidden folder beside the image, on the same disk."""
-    folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def put_in_place(made: Path, output: Path, scratch: Path, progress: Progress) -> int:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from torchlocks.core.disk import disk_of, require_space
+from torchlocks.core.disk import disk_of, require_space, scratch_beside, written_to
 from torchlocks.core.errors import ImageError, LockfileError, MissingFileError
 from torchlocks.core.package_cache import cache_folder
 from torchlocks.core.quantities import shortened
@@ -25,7 +25,7 @@ from torchlocks.image.blobs import Layout, Written
 from torchlocks.image.compression import Compression, compressed
 from torchlocks.image.config import CREATED, annotations_of, config_document, created, valid_prefix, write_entry_point
 from torchlocks.image.layers import Layer, plan_layers, settle_records, size_of, write_layer
-from torchlocks.image.output import put_in_place, refuse_other, scratch_beside, written_to
+from torchlocks.image.output import put_in_place, refuse_other
 from torchlocks.install.fetch import ensure_cached
 from torchlocks.install.fetch_options import FetchOptions, packages_for, require_hashes, with_variables
 from torchlocks.install.installer import describe, interruptible, write_history
@@ -114,7 +114,8 @@ def make_image(locked: LockedTarget, output: Path, options: ImageOptions, progre
     packages = packages_for(locked.lock, locked.platform)
     require_hashes(packages, allow_md5=options.fetch.allow_md5)
     fetch = with_variables(options.fetch, locked.lock, packages, progress)
-    with interruptible(), written_to(output), scratch_beside(output) as scratch:
+    writing = written_to(output, ImageError, "The image", "name another path (torchlocks image --output)")
+    with interruptible(), writing, scratch_beside(output) as scratch:
         _require_room(locked, output, options)
         layout = Layout(scratch / "layout")
         base = take_base(

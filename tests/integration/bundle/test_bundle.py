@@ -24,7 +24,7 @@ import pytest
 from conftest import LAYOUT, TORCHLOCKS, Checkout
 from faulty_server import faulty_server
 from support import small_disk
-from tiny_channel import PLACEHOLDER, PLATFORM, TinyChannel, locked_file, make_channel
+from tiny_channel import PLACEHOLDER, PLATFORM, TinyChannel, conda_lock, locked_file, make_channel
 from torchlocks.bundle.installer import zstd
 from torchlocks.bundle.installer.command import host_platform as bundle_platform
 from torchlocks.bundle.installer.command import main as install_bundle
@@ -250,28 +250,7 @@ def test_the_committed_lockfiles_are_in_it_unchanged(channel: TinyChannel, tmp_p
     env = tmp_path / "locks"
     env.mkdir()
     file = env / "conda-lock.yml"
-    packages = [
-        {
-            "name": each.name,
-            "version": each.version,
-            "manager": "conda",
-            "platform": PLATFORM,
-            "dependencies": {},
-            "url": each.url,
-            "hash": {"md5": each.md5, "sha256": each.sha256},
-            "category": "main",
-            "optional": False,
-        }
-        for each in channel.packages
-    ]
-    metadata = {
-        "content_hash": {PLATFORM: "0" * 64},
-        "channels": [{"url": channel.root.as_uri(), "used_env_vars": []}],
-        "platforms": [PLATFORM],
-        "sources": [],
-    }
-    text = "version: 1\nmetadata: " + json.dumps(metadata) + "\npackage: " + json.dumps(packages) + "\n"
-    file.write_text(text)
+    text = conda_lock(channel, file).read_text()
     lock = read_lock(file)
     inside = unpacked(make(lock, tmp_path / "b.tar"), tmp_path / "b")
     assert (inside / "conda-lock.yml").read_text() == text

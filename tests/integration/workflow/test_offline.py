@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
-import yaml
 
 from conftest import LAYOUT
-from tiny_channel import PLATFORM, TinyChannel, make_channel
+from tiny_channel import PLATFORM, conda_lock, make_channel
 from torchlocks.bundle.unpack import unpack_bundle
 from torchlocks.bundle.write import make_bundle
 from torchlocks.core.errors import FetchError
@@ -22,31 +21,6 @@ from torchlocks.local_channel.build import build_local_channel
 from torchlocks.lockfile.open import open_lock
 from torchlocks.matrix.load import load_matrix
 from torchlocks.workflow import environment
-
-
-def conda_lock(channel: TinyChannel, path: Path) -> Path:
-    packages = [
-        {
-            "name": each.name,
-            "version": each.version,
-            "manager": "conda",
-            "platform": PLATFORM,
-            "dependencies": {},
-            "url": each.url,
-            "hash": {"md5": each.md5, "sha256": each.sha256},
-            "category": "main",
-            "optional": False,
-        }
-        for each in channel.packages
-    ]
-    metadata = {
-        "content_hash": {PLATFORM: "0" * 64},
-        "channels": [{"url": channel.root.as_uri(), "used_env_vars": []}],
-        "platforms": [PLATFORM],
-        "sources": [],
-    }
-    path.write_text(yaml.safe_dump({"version": 1, "metadata": metadata, "package": packages}, sort_keys=False))
-    return path
 
 
 def no_process(*arguments: object, **options: object) -> NoReturn:
