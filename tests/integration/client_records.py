@@ -25,14 +25,19 @@ def as_made_by(client: str, prefix: Path) -> None:
         record = json.loads(path.read_text())
         entries = record["paths_data"]["paths"]
         if client in ("conda", "conda-lock"):
-            _as_conda(record, entries)
+            _as_conda(prefix, record, entries)
         else:
             _as_micromamba(prefix, entries)
         path.write_text(json.dumps(record, indent=2))
 
 
-def _as_conda(record: dict[str, Any], entries: list[dict[str, Any]]) -> None:
-    """conda: paths of packages of Python modules as in the package, real ones and bytecode in `files`."""
+def _as_conda(prefix: Path, record: dict[str, Any], entries: list[dict[str, Any]]) -> None:
+    """conda: links have the hash of their file, modules their path in the package, and `files` the real one."""
+    for entry in entries:
+        file = prefix / entry["_path"]
+        if entry.get("path_type") == "softlink" and file.is_file():
+            entry.pop("sha256_in_prefix", None)
+            entry["sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
     if record.get("noarch") != "python":
         return
     for entry in entries:

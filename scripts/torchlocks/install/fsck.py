@@ -153,6 +153,8 @@ def files_of(record: Path, inventory: Inventory | None = None) -> list[_File]:
     for each in paths:
         path = sources.get(each["_path"], each["_path"])
         patched = each.get("sha256_in_prefix") not in (None, each.get("sha256"))
+        # conda records of a link the hash of the file that it leads to, and rattler that of its text.
+        untold = each.get("prefix_placeholder") or each.get("path_type") == "softlink"
         files.append(
             _File(
                 path=path,
@@ -161,7 +163,7 @@ def files_of(record: Path, inventory: Inventory | None = None) -> list[_File]:
                 folder=each.get("path_type") == "directory",
                 # The recorded size is the package's.
                 size=None if patched or each.get("prefix_placeholder") else each.get("size_in_bytes"),
-                sha256=each.get("sha256_in_prefix") or (None if each.get("prefix_placeholder") else each.get("sha256")),
+                sha256=each.get("sha256_in_prefix") or (None if untold else each.get("sha256")),
                 mode=inventory.mode(path, folder=False) if inventory else None,
             )
         )
@@ -201,7 +203,9 @@ def _check(prefix: Path, file: _File) -> Damage | None:
             if not path.is_symlink():
                 return damage("changed", "it should be a symbolic link")
             target = os.fsencode(path.readlink())
-            if file.sha256 is None or file.sha256 == hashlib.sha256(target).hexdigest():
+            if file.sha256 is None:
+                return None if path.exists() else damage("changed", "it is a link to nothing")
+            if file.sha256 == hashlib.sha256(target).hexdigest():
                 return None
             return damage("changed", f"it is a link to {os.fsdecode(target)!r}")
         if path.is_symlink() or not path.is_file():

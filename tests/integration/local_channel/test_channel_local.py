@@ -19,6 +19,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
+from conftest import LAYOUT as BUILT
 from torchlocks.core.errors import FetchError, WheelError
 from torchlocks.core.layout import Layout
 from torchlocks.core.progress import Silent
@@ -99,7 +100,7 @@ def test_run_requirements_are_those_of_the_wheels(channel: LocalChannel) -> None
     }
     plan = read_plan(RECIPES, "cpu")
     pins = {recipe.name: plan.pins[recipe.distribution] for recipe in plan.recipes if recipe.distribution}
-    wheels = fetch_wheels(pins.values(), LAYOUT.build / "wheels", Silent())
+    wheels = fetch_wheels(pins.values(), BUILT.build / "wheels", Silent())
     for name, pin in pins.items():
         with zipfile.ZipFile(wheels[pin.name].path) as archive:
             (metadata,) = (n for n in archive.namelist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", n))

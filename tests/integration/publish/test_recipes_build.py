@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
+from conftest import LAYOUT as BUILT
 from torchlocks.core.errors import DiskFullError, NoSuchRowError, RecipeError
 from torchlocks.core.layout import Layout
 from torchlocks.core.progress import Silent
@@ -160,10 +161,10 @@ def test_a_platform_that_is_not_in_the_matrix_is_refused(tmp_path: Path) -> None
 
 
 def test_a_suite_whose_command_does_not_run_is_not_published(checkout: Layout) -> None:
-    if not (LAYOUT.channel / "noarch" / "repodata.json").is_file():
+    if not (BUILT.channel / "noarch" / "repodata.json").is_file():
         pytest.skip("there is no local channel to take Python from: make channel")
     (checkout.build).mkdir()
-    (checkout.build / "channel").symlink_to(LAYOUT.channel)
+    (checkout.build / "channel").symlink_to(BUILT.channel)
     assert build(checkout, checkout.root / "channel").tested == ("torch-verify",)
     command = checkout.suite / "torchsuite" / "command.py"
     command.write_text("import no_such_module\n" + command.read_text())

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from conftest import LAYOUT as BUILT
 from torchlocks.core.layout import Layout
 from torchlocks.core.progress import Silent
 from torchlocks.host.detect import host_platform
@@ -92,7 +93,7 @@ def locked(environment: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
         size=package.size,
         depends=("python >=3.10", "numpy", "pytest >=7"),
     )
-    lock = read_lock(LAYOUT.local_locks / "cpu" / "conda-lock.yml")
+    lock = read_lock(BUILT.local_locks / "cpu" / "conda-lock.yml")
     lock = replace(lock, packages={platform: (*lock.packages[platform], suite)})
     install_environment(lock, platform, work / "env", provenance=Origin(name="env", channel="local"), progress=Silent())
     return work / "env", lock
@@ -214,7 +215,7 @@ def venv(environment: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run([*pip, "wheel", *quiet, "--no-build-isolation", "-w", work / "wheels", work / "suite"], check=True)
     base = Path(sys.base_prefix) / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
     subprocess.run([base, "-m", "venv", "--without-pip", work / "venv"], check=True)
-    wheels = [*(LAYOUT.build / "wheels").glob("*.whl"), *(work / "wheels").glob("*.whl")]
+    wheels = [*(BUILT.build / "wheels").glob("*.whl"), *(work / "wheels").glob("*.whl")]
     into = [*pip, "--python", str(work / "venv" / "bin" / "python"), "install", *quiet, "--no-compile"]
     subprocess.run([*into, *wheels], check=True)
     return work / "venv"

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from conftest import LAYOUT as BUILT
 from driver_stand_in import NAME, compiler, make_driver
 from suite_sabotages import OF_CUDA_BUILDS
 from torchlocks.core.layout import Layout
@@ -71,7 +72,7 @@ class Installed:
 def _installed(prefix: Path, cuda: str | None = None) -> Installed:
     provenance = read_provenance(prefix)
     assert provenance is not None, f"{prefix} was not installed by torchlocks"
-    for folder in (LAYOUT.local_locks, LAYOUT.locks):
+    for folder in (BUILT.local_locks, LAYOUT.local_locks, LAYOUT.locks):
         path = folder / provenance.name / provenance.lock_name
         if path.is_file() and (lock := read_lock(path)).sha256 == provenance.lock_sha256:
             return Installed(prefix, lock, provenance.name, cuda)
@@ -246,7 +247,7 @@ def test_a_cpu_torch_copied_over_the_cuda_one_is_found(environment: Path, broken
 
 def test_a_torch_that_pip_installed_over_the_locked_one_is_found(broken: Broken) -> None:
     tag = f"cp{broken.site_packages.parent.name.removeprefix('python').replace('.', '')}"
-    wheels = [wheel for wheel in (LAYOUT.build / "wheels").glob("torch-*.whl") if f"-{tag}-" in wheel.name]
+    wheels = [wheel for wheel in (BUILT.build / "wheels").glob("torch-*.whl") if f"-{tag}-" in wheel.name]
     if not wheels:
         pytest.skip("the local channel's wheels are not here: make env-cpu CHANNEL=local")
     # pip writes into none of the files that are there: it removes them, and puts its own in their place.

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from conftest import LAYOUT as BUILT
 from torchlocks.core.layout import Layout
 from torchlocks.core.progress import Silent
 from torchlocks.host.detect import host_platform
@@ -34,7 +35,7 @@ def lock(environment: Path) -> Lock:
     """The lock that the environment was made from, found by its hash."""
     provenance = read_provenance(environment)
     assert provenance is not None
-    for folder in (LAYOUT.local_locks, LAYOUT.locks):
+    for folder in (BUILT.local_locks, LAYOUT.locks):
         path = folder / "cpu" / provenance.lock_name
         if path.is_file() and (found := read_lock(path)).sha256 == provenance.lock_sha256:
             return found
