@@ -15,7 +15,6 @@ import pytest
 import yaml
 
 from conftest import LAYOUT
-from conftest import LAYOUT as BUILT
 from support import make_key
 from tiny_channel import PLATFORM, make_channel
 from torchlocks.cli.action import Inputs, make_plan, read_inputs, write_outputs
@@ -228,7 +227,7 @@ def test_a_missing_lock_fails_before_anything_is_installed(tmp_path: Path) -> No
 def test_the_whole_action_with_the_local_channel(tmp_path: Path, environment: Path) -> None:
     steps = runner(tmp_path, channel="local")
     for name in ("channel", "wheels"):
-        shutil.copytree(BUILT.build / name, steps.temp / "torchlocks" / "build" / name)
+        shutil.copytree(LAYOUT.build / name, steps.temp / "torchlocks" / "build" / name)
     assert steps.run() == 0, steps.log
     path = os.pathsep.join([*steps.path, os.environ["PATH"]])
     source = "import sys, torch; print(sys.prefix)"
