@@ -31,7 +31,8 @@ def checkout(channel: TinyChannel, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     root = tmp_path / "checkout"
     folder = root / "locks" / "tiny"
     folder.mkdir(parents=True)
-    (root / "matrix.yml").write_text("not read\n")
+    for name in ("matrix.yml", "environment-cpu.yml"):
+        (root / name).write_text("not read\n")
     lines = [f"{each.url}#sha256:{each.sha256}" for each in channel.packages]
     (folder / explicit_name(PLATFORM)).write_text("\n".join([f"# platform: {PLATFORM}", "@EXPLICIT", *lines, ""]))
     monkeypatch.chdir(root)
