@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
 
-from torchlocks.core.systems import here
-
 
 def mask(text: str) -> str:
     """Return `text` with the credentials of all URLs hidden: `user:password@`, `/t/<token>/` and secrets in the query.
@@ -66,6 +64,9 @@ _CREDENTIALS = re.compile(r"(?<=://)([^/\s@]+@)|(/t/[^/\s]+)")
 
 def file_path(url: str) -> Path:
     """Return the path that a `file:` URL names on this system: `C:\\a b` for `file:///C:/a%20b` on Windows."""
+    # Every error imports this module, and few have a path in them.
+    from torchlocks.core.systems import here
+
     return Path(here.url_path(url))
 
 

@@ -13,13 +13,13 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from torchlocks.evidence.clients import Client
+
 #: What may be proven: `cuda-build` is a CUDA build that did not compute on a GPU, `partial` a run with gaps.
 ProvenState = Literal["cpu", "cuda-build", "gpu", "partial"]
 
 #: What came of a required check. `not-applicable`: skipped with a reason of the suite's closed list.
 Result = Literal["passed", "not-applicable", "not-proven"]
-
-Client = Literal["torchlocks", "conda", "mamba", "micromamba", "pixi", "conda-lock"]
 
 SYSTEMS = (
     *("Ubuntu", "Debian", "Fedora", "RHEL", "Rocky Linux", "AlmaLinux", "CentOS", "SLES", "openSUSE", "Amazon Linux"),

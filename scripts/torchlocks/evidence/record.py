@@ -15,8 +15,9 @@ from torchlocks.core.files import hash_file
 from torchlocks.core.layout import Layout
 from torchlocks.core.reading import RECORD_BYTES, load_json, read_bytes
 from torchlocks.evidence.claims import required_table, results, state_of, table_hash
+from torchlocks.evidence.clients import Client
 from torchlocks.evidence.machine import machine_of
-from torchlocks.evidence.model import Client, Evidence, Workflow
+from torchlocks.evidence.model import Evidence, Workflow
 from torchlocks.lockfile.formats import CONDA_LOCK
 from torchlocks.lockfile.models import Lock, LockedPackage
 from torchlocks.lockfile.open import open_lock

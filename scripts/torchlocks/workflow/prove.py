@@ -12,7 +12,7 @@ from pathlib import Path
 from torchlocks.core.errors import InstallError, MissingFileError, TorchlocksError
 from torchlocks.core.layout import Layout
 from torchlocks.core.progress import Progress
-from torchlocks.evidence.model import Client
+from torchlocks.evidence.clients import Client
 from torchlocks.export.clients import find_client
 from torchlocks.lockfile.formats import CONDA_LOCK
 from torchlocks.lockfile.models import Lock

@@ -11,7 +11,8 @@ from torchlocks.core.errors import MissingFileError
 from torchlocks.core.files import hash_file
 from torchlocks.core.git import GitError, git
 from torchlocks.core.layout import Layout
-from torchlocks.evidence.model import Client, Evidence
+from torchlocks.evidence.clients import Client
+from torchlocks.evidence.model import Evidence
 from torchlocks.evidence.store import records
 from torchlocks.lockfile.formats import CONDA_LOCK, explicit_name
 from torchlocks.matrix.model import Matrix

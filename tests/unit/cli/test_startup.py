@@ -178,3 +178,16 @@ def test_the_command_prints_it(checkout: Path) -> None:
     run = subprocess.run([str(torchlocks), *ASKED], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert run.stdout == f"{quick_answer(ASKED)}\n"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["evidence", "--help"], ["run", "--help"]])
+def test_help_imports_nothing_that_only_work_needs(arguments: list[str]) -> None:
+    heavy = {"pydantic", "rattler", "yaml", "rich", "ctypes", "torchlocks.core.systems", "torchlocks.matrix.model"}
+    script = (
+        "import sys; from torchlocks.cli.commands.root import root; from torchlocks.cli.main import VERBS\n"
+        f"root(VERBS).main({arguments!r}, standalone_mode=False)\n"
+        "print(*sorted(sys.modules), file=sys.stderr)"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env={**os.environ})
+    assert "Usage:" in run.stdout
+    assert not heavy & set(run.stderr.split())

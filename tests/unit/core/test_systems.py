@@ -69,7 +69,7 @@ def test_a_file_url_is_a_path_elsewhere(system: ModuleType) -> None:
 
 
 def test_channels_on_a_drive_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(urls, "here", windows)
+    monkeypatch.setattr(systems, "here", windows)
     url = "file:///D:/build/channel"
     assert str(urls.file_path(url)) == str(RecordSource().folder(url)) == r"D:\build\channel"
 

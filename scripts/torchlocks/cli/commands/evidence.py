@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, get_args
 
 import click
 
-from torchlocks.evidence.model import Client
+from torchlocks.evidence.clients import Client
 
 if TYPE_CHECKING:
     from torchlocks.evidence.summary import Proof
