@@ -18,6 +18,9 @@ from torchlocks.core.progress import Progress
 
 BIN = Path(sys.executable).parent
 
+OF_MAKE = ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "GNUMAKEFLAGS", "MAKEFILES")
+"""Variables with which `make` passes its own command line on to a make that it runs."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
@@ -90,6 +93,14 @@ def compare(
     )
 
 
+def variables(what: Command) -> dict[str, str]:
+    """Return the environment variables of a command: this process' own and its own, without those of an outer make.
+
+    A measured make would otherwise take the variables of `make bench SNAPSHOT=…` for its own and refuse them.
+    """
+    return {**{name: value for name, value in os.environ.items() if name not in OF_MAKE}, **what.env}
+
+
 def seconds_of(*commands: Command) -> float:
     """Return how long commands take, one after another."""
     started = time.perf_counter()
@@ -99,9 +110,7 @@ def seconds_of(*commands: Command) -> float:
 
 
 def _run(what: Command) -> None:
-    done = subprocess.run(
-        what.arguments, capture_output=True, cwd=what.cwd, env={**os.environ, **what.env}, check=False
-    )
+    done = subprocess.run(what.arguments, capture_output=True, cwd=what.cwd, env=variables(what), check=False)
     if done.returncode != 0:
         raise _failed(what, done.returncode, done.stdout + done.stderr)
 
@@ -133,7 +142,7 @@ def _peak_of(what: Command) -> float:
             stdout=output,
             stderr=subprocess.STDOUT,
             cwd=what.cwd,
-            env={**os.environ, **what.env},
+            env=variables(what),
         )
         peak, started = 0, time.monotonic()
         while process.poll() is None:

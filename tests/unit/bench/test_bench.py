@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from bench.benchmark import BenchOptions, bench
 from bench.growth import _multiply, _write_matrix
 from bench.model import Bench, Check, Curve, Measure, slope, this_machine
 from bench.report import as_markdown, write_bench
-from bench.run import Side, command, compare
+from bench.run import Side, command, compare, seconds_of
 from torchlocks.core.errors import BenchError, MissingFileError
 from torchlocks.core.layout import Layout
 from torchlocks.core.progress import Silent
@@ -84,6 +85,23 @@ def test_a_command_that_fails_is_an_error_with_its_last_words() -> None:
     assert "that is why" in str(caught.value)
     with pytest.raises(BenchError):
         compare("group", failing, failing, 1, Silent(), long=True)
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
+@pytest.mark.parametrize("how", ["timed", "memory"])
+def test_a_measured_make_does_not_take_the_variables_of_the_make_that_measures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    (tmp_path / "Makefile").write_text('all:\n\t@echo "$(origin SNAPSHOT) $(MAKELEVEL)" > found\n')
+    monkeypatch.setenv("MAKEFLAGS", "--no-print-directory -- SNAPSHOT=here GROWTH=3")
+    monkeypatch.setenv("MAKEOVERRIDES", "${-*-command-variables-*-}")
+    monkeypatch.setenv("MAKELEVEL", "1")
+    make = command("make", cwd=tmp_path)
+    if how == "timed":
+        seconds_of(make)
+    else:
+        compare("group", Side(name="make", commands=(make,)), Side(name="none", function=lambda: None), 1, Silent())
+    assert (tmp_path / "found").read_text() == "undefined 0\n"
 
 
 def test_the_report_has_every_figure_and_says_what_is_missing(tmp_path: Path) -> None:
