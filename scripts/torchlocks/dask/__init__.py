@@ -1,5 +1,5 @@
-"""Lock and verify on many machines: the same work as `locking` and `verify`, sent to the workers of a Dask scheduler.
+"""Lock and verify on the workers of a Dask scheduler: the tasks of `locking` and `verify`, sent to other machines.
 
-In: the address of a scheduler, and cells to solve or an environment to verify. Out: the files that were locked, or one
-verdict for each kind of GPU node. Read `lock.py` first; `verify.py` uses its connection to the scheduler.
+In: the address of a scheduler, and cells to solve or an environment to verify. Out: lockfiles, or a verdict for each
+node or kind of node. Read `lock.py` first; `verify.py` uses its connection to the scheduler.
 """

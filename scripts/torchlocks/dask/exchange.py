@@ -1,4 +1,4 @@
-"""An executor that sends tasks to Dask's workers as text, and reads their answers."""
+"""An executor that sends tasks to Dask's workers as JSON text, and parses their answers."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from torchlocks.dask.worker import perform
 
 
 class Exchange(Executor):
-    """Submits tasks as text to the workers of `client`, and reads what they answer.
+    """Submits tasks as text to the workers of `client`, and parses their answers.
 
-    `versions` are what a worker must have; `records` is the name of the snapshot that was sent to the workers.
+    `versions` are required of a worker; `records` is the name of the snapshot that was sent to the workers.
     """
 
     def __init__(self, client: Any, versions: Mapping[str, str | None], records: str | None = None) -> None:
@@ -33,7 +33,7 @@ class Exchange(Executor):
     def send(self, kind: messages.Kind, task: object, workers: Sequence[str] | None = None) -> Future[Any]:
         """Submit a task, to one of `workers` (addresses) if given; the future's result is the task's.
 
-        The future raises FleetError for an answer that cannot be read, and where the worker itself failed.
+        The future raises FleetError if the answer is not valid, or the worker itself failed.
         """
         text = messages.request(kind, task, self._versions, self._records)
         where = {} if workers is None else {"workers": list(workers)}
@@ -43,13 +43,13 @@ class Exchange(Executor):
         return answer
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Cancel what was submitted."""
+        """Cancel all submitted tasks."""
         for answer in list(self._answers):
             answer.cancel()
 
 
 class _Answer(Future[Any]):
-    """A future of a worker's answer, which is read by the thread that wants it: Dask's own must not wait."""
+    """A future of a worker's answer, parsed in the thread that calls `result`: Dask's own thread must not block."""
 
     def __init__(self, client: Any, sent: Any, kind: messages.Kind, task: object) -> None:
         super().__init__()
@@ -75,23 +75,23 @@ class _Answer(Future[Any]):
         if self.done():
             return False
 
-        async def tell() -> None:
-            # Without the scheduler, there is nobody to tell.
+        async def cancel() -> None:
+            # The scheduler may be gone.
             with suppress(OSError, RuntimeError, CancelledError):
                 await self._client.cancel([self._sent], asynchronous=True)
 
         with suppress(RuntimeError):
-            asyncio.run_coroutine_threadsafe(tell(), self._client.loop.asyncio_loop)
+            asyncio.run_coroutine_threadsafe(cancel(), self._client.loop.asyncio_loop)
         return self._end()
 
     def _end(self) -> bool:
-        # The second call is what wakes those that wait.
+        # The second call notifies waiting threads.
         return super().cancel() and not self.set_running_or_notify_cancel()
 
     def result(self, timeout: float | None = None) -> Any:
         """Return the result of the task.
 
-        Raises FleetError as `Exchange.send` says, and Dask's own errors where the task was lost.
+        Raises FleetError (see `Exchange.send`), and Dask's own errors if the task was lost.
         """
         from distributed.comm.core import CommClosedError
         from distributed.scheduler import KilledWorker
@@ -105,13 +105,13 @@ class _Answer(Future[Any]):
             raise FleetError(
                 f"The worker {worker} failed: {type(error).__name__}: {_first_line(error)}",
                 where=worker,
-                fix="read the worker's log, and see that it is one of yours and has this version of torchlocks",
+                fix="read the worker's log, and check that it is one of yours and has this version of torchlocks",
             ) from error
         return messages.read_answer(answer, self._kind, self._task, lambda: worker_of(self._client, self._sent.key))
 
 
 def worker_of(client: Any, key: str) -> str:
-    """The name and address of the worker that ran the task `key`, for a message."""
+    """Return name and address of the worker that ran the task `key`, for messages."""
 
     def ran(dask_scheduler: Any) -> list[str]:
         task = dask_scheduler.tasks.get(key)

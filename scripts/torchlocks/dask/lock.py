@@ -1,8 +1,8 @@
 """An executor whose workers are those of a Dask scheduler.
 
-Dask (distributed) schedules, retries the tasks of lost workers, and moves texts (see `messages`). This module checks
-that workers have the same torchlocks, sends them the snapshot of channel records, and reports errors. Workers need not
-share files with this machine, and leave none behind: results are returned as values, so that a task can run twice.
+Dask (distributed) schedules, retries the tasks of lost workers, and transports messages (see `messages`). This module
+checks that workers have the same torchlocks, sends them the snapshot of channel records, and reports errors. Workers
+share no files with this machine and leave none behind: results are returned as values, so that a task can run twice.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ CONNECT_SECONDS = 10.0
 """Seconds to wait for the scheduler's answer, and for a first worker."""
 
 _UNPICKLED = ["dask", "msgpack", "error"]
-"""The ways in which results may come: bytes come as they are; a pickled one is refused instead of unpickled."""
+"""Deserializers for results: bytes need none, and pickled results are refused instead of unpickled."""
 
 PATIENCE_SECONDS = 60.0
-"""Seconds to wait for new workers when all are lost: a batch system needs time to start others."""
+"""Seconds to wait for new workers when all are lost; batch systems need time to start them."""
 
 
 @contextmanager
 def open_cluster(address: str, tasks: Sequence[RecordTask], patience: float = PATIENCE_SECONDS) -> Iterator[Executor]:
-    """Yield an executor on the scheduler at `address`, whose workers have the records that `tasks` are solved from.
+    """Yield an executor on the scheduler at `address`, whose workers have the records for `tasks`.
 
     Raises FleetError when the scheduler cannot be reached, a worker does not have the same versions, or all workers
     are lost and no new one appears within `patience` seconds.
@@ -64,7 +64,7 @@ def open_cluster(address: str, tasks: Sequence[RecordTask], patience: float = PA
 def connected(address: str) -> Iterator[Any]:
     """Yield a client of the scheduler at `address`, a URL or a scheduler file (`*.json`), with at least one worker.
 
-    Raises FleetError if there is none, and when the connection or a task is lost for good inside the block.
+    Raises FleetError if there is none, and if the connection or a task is lost inside the block.
     """
     try:
         import distributed
@@ -99,13 +99,13 @@ def connected(address: str) -> Iterator[Any]:
         yield client
     except KilledWorker as error:
         raise FleetError(
-            "A task ended several workers, one after another, so it was given up.",
+            "A task was abandoned after several workers ended while they ran it.",
             where=str(error).splitlines()[0],
-            fix="read the workers' logs; most often they have too little memory (`dask worker --memory-limit`)",
+            fix="read the workers' logs; the usual cause is too little memory (`dask worker --memory-limit`)",
         ) from error
     except (CancelledError, CommClosedError) as error:
         raise FleetError(
-            "The fleet was lost: its scheduler, or all of its workers, are gone.",
+            "The connection to the scheduler, or to all of its workers, was lost.",
             where=address,
             fix="start them and run this again: locks that were written are not solved again",
         ) from error
@@ -114,16 +114,16 @@ def connected(address: str) -> Iterator[Any]:
 
 
 def _without_login(text: str, address: str) -> str:
-    """Dask's message without the user and password of `address`, which it repeats outside of a URL."""
+    """Return Dask's message without the user and password of `address`, which it repeats outside of a URL."""
     login = address.partition("://")[2].rpartition("@")[0]
     return text.replace(login, "***") if login else text
 
 
 @contextmanager
 def watched(client: Any, give_up: Callable[[], object], patience: float) -> Iterator[None]:
-    """Call `give_up` when the scheduler has no worker, or does not answer, for `patience` seconds.
+    """Call `give_up` if the scheduler has no worker, or does not answer, for `patience` seconds.
 
-    Dask itself would wait forever for new workers.
+    Dask itself would wait forever.
     """
     stop = threading.Event()
 
@@ -152,23 +152,26 @@ def same_versions(client: Any, names: Sequence[str]) -> dict[str, str | None]:
 
     Raises FleetError with the workers that have other versions: a lock records the versions that made it.
     """
-    mine = versions_here(list(names))
+    here = versions_here(list(names))
     found = ask_all(client, _look_for(names))
-    differing = {worker: theirs for worker, theirs in found.items() if theirs != mine}
+    differing = {worker: there for worker, there in found.items() if there != here}
     if differing:
-        texts = [f"{worker} has {_listed_if_versions(theirs)}" for worker, theirs in sorted(differing.items())]
+        texts = [
+            f"{worker} has {listed(there) if isinstance(there, dict) else 'no versions'}"
+            for worker, there in sorted(differing.items())
+        ]
         raise FleetError(
-            f"{len(differing)} workers do not have the versions that this machine has: {listed(mine)}.",
+            f"{len(differing)} workers do not have the versions that this machine has: {listed(here)}.",
             where="; ".join(texts[:5]),
             fix="install the same torchlocks there: pip install with this checkout's requirements.txt",
         )
-    return mine
+    return here
 
 
 def ask_all(client: Any, function: Callable[[], str]) -> dict[str, Any]:
-    """Run `function` on all workers; what they answer, parsed as JSON, by address.
+    """Run `function` on all workers, and return their answers by address, parsed as JSON.
 
-    Raises FleetError, with the worker's name, where one fails or answers with anything else.
+    Raises FleetError, with the worker's name, if one fails or its answer is not JSON.
     """
     found = {}
     for address, answer in client.run(function, on_error="return").items():
@@ -176,7 +179,7 @@ def ask_all(client: Any, function: Callable[[], str]) -> dict[str, Any]:
             raise FleetError(
                 f"The worker {address} failed: {type(answer).__name__}: {answer}",
                 where=address,
-                fix="read the worker's log, and see that it has this version of torchlocks",
+                fix="read the worker's log, and check that it has this version of torchlocks",
             )
         try:
             if not isinstance(answer, str):
@@ -204,21 +207,15 @@ def _look_for(names: Sequence[str]) -> Callable[[], str]:
     return look
 
 
-def _listed_if_versions(theirs: Any) -> str:
-    if isinstance(theirs, dict):
-        return listed(theirs)
-    return "no versions"
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Records:
-    """The files of a snapshot that tasks are solved from, compressed, by path in it."""
+    """The compressed files of a snapshot that tasks require, by their path in it."""
 
     name: str
     files: Mapping[str, bytes]
 
     def plugin(self) -> Any:
-        """Return a plugin that unpacks the files on each worker, also on those that join later."""
+        """Return a plugin that unpacks the files on each worker, including those that join later."""
         from distributed import WorkerPlugin
 
         records = self
@@ -243,7 +240,7 @@ class _Records:
 
 
 def _records(tasks: Sequence[RecordTask]) -> _Records | None:
-    """Return the files that `tasks` are solved from; None without a snapshot."""
+    """Return the snapshot files that `tasks` require; None without a snapshot."""
     import zstandard
 
     paths: dict[str, Path] = {}

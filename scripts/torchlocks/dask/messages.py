@@ -1,8 +1,7 @@
 """Tasks and results of workers as JSON text, and back.
 
-Dask would pickle them, and whoever unpickles runs what the other side sent. So both directions carry text: the worker
-parses the task, and this machine parses and checks the answer. Only the name of one function, `worker.perform`, travels
-in Dask's own way.
+Dask would pickle them, and unpickling can run code of the sender. So both directions carry text: the worker parses the
+task, and this machine parses and validates the answer. Only the name of one function, `worker.perform`, is pickled.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -42,15 +41,45 @@ class NodeTask:
     select: str | None
 
 
+def as_json(kind: Any, value: object) -> Any:
+    """Return a value of the type `kind` (of dataclasses and plain values) as JSON values."""
+    return _adapter(kind).dump_python(value, mode="json")
+
+
+def from_json(kind: Any, data: object) -> Any:
+    """Return the value of `as_json`. Raises ValueError if `data` is not of the type `kind`."""
+    return _adapter(kind).validate_python(data)
+
+
+def source_as_json(source: RecordSource) -> dict[str, str | None]:
+    """Return a source of records as JSON values, without its open files."""
+    return {
+        "snapshot": str(source.snapshot) if source.snapshot else None,
+        "as_of": source.as_of.isoformat() if source.as_of else None,
+        "mirror": source.mirror,
+    }
+
+
+def source_from_json(data: Mapping[str, str | None], snapshot: Path | None) -> RecordSource:
+    """Return the source of `source_as_json`; `snapshot` replaces the folder of its snapshot, if it has one.
+
+    Raises ValueError, KeyError or TypeError for other values.
+    """
+    folder, day = data["snapshot"], data["as_of"]
+    return RecordSource(
+        snapshot=(snapshot or Path(folder)) if folder else None,
+        as_of=date.fromisoformat(day) if day else None,
+        mirror=data["mirror"],
+    )
+
+
 def pack_solve(task: CellTask) -> dict[str, Any]:
-    """The values of a cell to solve. Raises nothing: all of them are text, numbers and lists."""
+    """Return a cell to solve as JSON values."""
     return {
         "run": task.run,
-        "target": _adapter(Target).dump_python(task.target, mode="json"),
+        "target": as_json(Target, task.target),
         "rendered": task.rendered,
-        "snapshot": str(task.source.snapshot) if task.source.snapshot else None,
-        "as_of": task.source.as_of.isoformat() if task.source.as_of else None,
-        "mirror": task.source.mirror,
+        "source": source_as_json(task.source),
         "solver": str(task.solver.executable),
         "own": task.solver.own,
         "keep": task.keep,
@@ -58,66 +87,27 @@ def pack_solve(task: CellTask) -> dict[str, Any]:
     }
 
 
-def unpack_solve(said: Mapping[str, Any], snapshot: Path | None) -> CellTask:
-    """The cell to solve, with the snapshot at `snapshot` if it is solved from one.
+def unpack_solve(data: Mapping[str, Any], snapshot: Path | None) -> CellTask:
+    """Return the task of `pack_solve`; `snapshot` replaces the folder of its snapshot, if it has one.
 
-    Raises ValueError, KeyError or TypeError for anything else.
+    Raises ValueError, KeyError or TypeError for other values.
     """
-    source = RecordSource(
-        snapshot=(snapshot or Path(said["snapshot"])) if said["snapshot"] else None,
-        as_of=date.fromisoformat(said["as_of"]) if said["as_of"] else None,
-        mirror=said["mirror"],
-    )
     return CellTask(
-        run=said["run"],
-        target=_adapter(Target).validate_python(said["target"]),
-        rendered=said["rendered"],
-        source=source,
-        solver=Solver(executable=Path(said["solver"]), own=said["own"]),
-        keep=said["keep"],
-        move=tuple(said["move"]),
+        run=data["run"],
+        target=from_json(Target, data["target"]),
+        rendered=data["rendered"],
+        source=source_from_json(data["source"], snapshot),
+        solver=Solver(executable=Path(data["solver"]), own=data["own"]),
+        keep=data["keep"],
+        move=tuple(data["move"]),
     )
-
-
-def pack_files(task: FilesTask) -> dict[str, Any]:
-    """The values of an environment whose lockfiles are to be made."""
-    return {
-        "cells": [pack_cell(each) for each in task.cells],
-        "metadata": dict(task.metadata),
-        "conda_lock": task.conda_lock,
-        "pixi": task.pixi,
-    }
-
-
-def unpack_files(said: Mapping[str, Any]) -> FilesTask:
-    """The inverse of `pack_files`. Raises ValueError, KeyError or TypeError for anything else."""
-    cells = tuple(_adapter(Cell).validate_python(each) for each in said["cells"])
-    return FilesTask(cells=cells, metadata=said["metadata"], conda_lock=said["conda_lock"], pixi=said["pixi"])
-
-
-def pack_node(task: NodeTask) -> dict[str, Any]:
-    """The values of a node to verify."""
-    found: dict[str, Any] = _adapter(NodeTask).dump_python(task, mode="json")
-    return found
-
-
-def unpack_node(said: Mapping[str, Any]) -> NodeTask:
-    """The inverse of `pack_node`. Raises ValueError for anything else."""
-    task: NodeTask = _adapter(NodeTask).validate_python(said)
-    return task
-
-
-def pack_cell(cell: Cell) -> dict[str, Any]:
-    """The values of a solved cell."""
-    found: dict[str, Any] = _adapter(Cell).dump_python(cell, mode="json")
-    return found
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """A kind of task: its name in messages, its values for a worker, and its result out of a worker's answer.
+    """A kind of task: its name in messages, `pack` (task → JSON values), and `read` (answer, task → result).
 
-    `read` raises ValueError, KeyError, TypeError or TorchlocksError for an answer that is not one to this task.
+    `read` raises ValueError, KeyError, TypeError or TorchlocksError if the answer is not valid for the task.
     """
 
     name: str
@@ -125,8 +115,8 @@ class Kind:
     read: Callable[[Mapping[str, Any], Any], Any]
 
 
-def _read_cell(said: Mapping[str, Any], task: CellTask) -> Cell:
-    cell: Cell = _adapter(Cell).validate_python(said["cell"])
+def _read_cell(answer: Mapping[str, Any], task: CellTask) -> Cell:
+    cell: Cell = from_json(Cell, answer["cell"])
     if cell.target != task.target:
         raise ValueError("it is of another environment")
     if any(package.platform != task.target.platform for package in packages_of(cell)):
@@ -134,8 +124,8 @@ def _read_cell(said: Mapping[str, Any], task: CellTask) -> Cell:
     return cell
 
 
-def _read_files(said: Mapping[str, Any], task: FilesTask) -> dict[str, str]:
-    files: dict[str, str] = _adapter(dict[str, str]).validate_python(said["files"], strict=True)
+def _read_files(answer: Mapping[str, Any], task: FilesTask) -> dict[str, str]:
+    files: dict[str, str] = _adapter(dict[str, str]).validate_python(answer["files"], strict=True)
     # The names become paths on this machine.
     allowed = {CONDA_LOCK, PIXI, *(explicit_name(each) for each in task.target.row_platforms)}
     if not {CONDA_LOCK, PIXI} <= set(files) <= allowed:
@@ -146,45 +136,44 @@ def _read_files(said: Mapping[str, Any], task: FilesTask) -> dict[str, str]:
     return files
 
 
-def _read_verdict(said: Mapping[str, Any], task: NodeTask) -> Verdict:
-    return Verdict.model_validate(said["verdict"])
+def _read_verdict(answer: Mapping[str, Any], task: NodeTask) -> Verdict:
+    return Verdict.model_validate(answer["verdict"])
 
 
 SOLVE = Kind(name="solve", pack=pack_solve, read=_read_cell)
-FILES = Kind(name="files", pack=pack_files, read=_read_files)
-VERIFY = Kind(name="verify", pack=pack_node, read=_read_verdict)
+FILES = Kind(name="files", pack=partial(as_json, FilesTask), read=_read_files)
+VERIFY = Kind(name="verify", pack=partial(as_json, NodeTask), read=_read_verdict)
 KINDS: dict[Callable[..., Any], Kind] = {solve_cell: SOLVE, lock_files: FILES}
-"""The functions that `locking` submits to its executor, and the kinds of task that they are to workers."""
-
+"""The kind of task of each function that `locking` submits to its executor."""
 
 ELSEWHERE = {"search": "torchlocks.update.messages"}
-"""Kinds of tasks of packages above this one, with the module whose `perform` a worker calls."""
+"""Kinds of tasks of higher packages, with the module whose `perform` a worker calls."""
 
 
 def request(kind: Kind, task: object, versions: Mapping[str, str | None], records: str | None) -> str:
-    """The text of a task for a worker that must have `versions`; `records` names the snapshot's folder there."""
+    """Return the message for a worker that must have `versions`; `records` names the snapshot's folder there."""
     content = {"schema": SCHEMA, "task": kind.name, "versions": dict(versions), "records": records}
     return json.dumps({**content, "value": kind.pack(task)})
 
 
 def read_answer(answer: object, kind: Kind, task: object, worker: Callable[[], str]) -> Any:
-    """The result in the answer of a worker: a value, or the TorchlocksError that the task ended with there.
+    """Return the result in a worker's answer: a value, or the TorchlocksError that the task raised there.
 
-    `worker` is asked for the worker's name. Raises FleetError, with that name, for an answer that is not one to this
-    task, or that says that the worker itself failed.
+    `worker` returns the worker's name. Raises FleetError, with that name, if the answer is not valid for the task, or
+    reports that the worker itself failed.
     """
     try:
         if not isinstance(answer, bytes):
             raise ValueError(f"it is {type(answer).__name__}, not text")
-        said = load_json(answer)
-        if said["schema"] != SCHEMA:
+        data = load_json(answer)
+        if data["schema"] != SCHEMA:
             raise ValueError("it has another schema")
-        if "error" in said:
-            if not isinstance(said["error"].get("error"), str):
+        if "error" in data:
+            if not isinstance(data["error"].get("error"), str):
                 raise ValueError("its error has no text")
-            failed = TorchlocksError.from_data(said["error"], FleetError)
+            failed = TorchlocksError.from_data(data["error"], FleetError)
         else:
-            return kind.read(said, task)
+            return kind.read(data, task)
     except (ValueError, KeyError, TypeError, AttributeError, TorchlocksError) as error:
         raise bad_answer(worker(), str(error)) from error
     if isinstance(failed, FleetError):
@@ -193,11 +182,11 @@ def read_answer(answer: object, kind: Kind, task: object, worker: Callable[[], s
 
 
 def bad_answer(worker: str, reason: str) -> FleetError:
-    """The error for an answer that cannot be used."""
+    """Return the error for an invalid answer."""
     return FleetError(
-        f"The worker {worker} gave no answer that can be used.",
+        f"The answer of the worker {worker} is not valid.",
         where=worker,
-        fix="see that it runs this version of torchlocks, and that it is one of yours",
+        fix="check that it runs this version of torchlocks, and that it is one of yours",
         details=reason[:500],
     )
 

@@ -1,8 +1,8 @@
 """Verify an environment on the nodes of a Dask scheduler: on each node, or on one of each kind.
 
-The suite runs on the worker, in the environment that the node has under the same path (a cluster's shared file system),
-or in one that it installs from the lock on its own disk. Verdicts come back as JSON text (see `messages`); only this
-process writes reports.
+The suite runs on the worker, in an environment at the same path (on a shared file system), or in one that the worker
+installs from the lock on its own disk. Verdicts are returned as JSON text (see `messages`); only this process writes
+reports.
 """
 
 from __future__ import annotations
@@ -64,9 +64,9 @@ class FleetRequest:
 
 
 def installed_task(layout: Layout, env: str, select: str | None) -> Callable[[str], NodeTask]:
-    """Return a maker of tasks for an environment that is installed here and has the same path on all nodes.
+    """Return a function platform → task, for an installed environment that has the same path on all nodes.
 
-    Raises MissingFileError when its lock no longer exists.
+    Raises MissingFileError if its lock no longer exists.
     """
     from torchlocks.install.installed import installed_lock
 
@@ -92,7 +92,7 @@ def installed_task(layout: Layout, env: str, select: str | None) -> Callable[[st
 
 
 def lock_task(layout: Layout, env: str, select: str | None) -> Callable[[str], NodeTask]:
-    """Return a maker of tasks for the committed lock of `env`, which each node installs on its own disk.
+    """Return a function platform → task, for the committed lock of `env`, which each node installs on its own disk.
 
     Raises NoSuchRowError for a name that is not in the matrix, MissingFileError if there is no lock.
     """
@@ -117,8 +117,8 @@ def verify_fleet(
 ) -> list[NodeResult]:
     """Verify on all nodes in parallel, and write `reports/<env>@<node>.json`, `.xml` and `.html` for each.
 
-    A node whose workers are lost is tried again when it has a new one within `patience` seconds. Returns the results,
-    sorted by node name. Raises FleetError when the scheduler cannot be used.
+    A node whose workers are lost is verified again if it has a new one within `patience` seconds. Returns the results
+    by node name. Raises FleetError if the scheduler cannot be used.
     """
     results: dict[str, NodeResult] = {}
     with connected(request.address) as client:
@@ -187,7 +187,7 @@ def as_data(results: Sequence[NodeResult]) -> list[dict[str, object]]:
 
 
 def _nodes(client: Any, per: Per) -> list[Node]:
-    facts = {address: _facts(address, said) for address, said in ask_all(client, describe_node).items()}
+    facts = {address: _facts(address, answer) for address, answer in ask_all(client, describe_node).items()}
     names = {address: str(info["name"]) for address, info in client.scheduler_info(n_workers=-1)["workers"].items()}
     groups: dict[str, list[str]] = {}
     for address, (host, kind, _) in sorted(facts.items()):
@@ -204,9 +204,9 @@ def _nodes(client: Any, per: Per) -> list[Node]:
     ]
 
 
-def _facts(address: str, said: object) -> tuple[str, str, str]:
-    if isinstance(said, list) and len(said) == 3 and all(isinstance(each, str) for each in said):
-        return said[0], said[1], said[2]
+def _facts(address: str, answer: object) -> tuple[str, str, str]:
+    if isinstance(answer, list) and len(answer) == 3 and all(isinstance(each, str) for each in answer):
+        return answer[0], answer[1], answer[2]
     raise bad_answer(address, "it does not describe the node")
 
 
@@ -217,7 +217,7 @@ def _alive(client: Any, address: str) -> set[str]:
         raise FleetError(
             "The scheduler does not answer any more.",
             where=f"{address}: {error}",
-            fix="start it and verify again; reports that were written stay",
+            fix="start it and verify again; existing reports are kept",
         ) from error
 
 
@@ -231,7 +231,7 @@ def _result(node: Node, future: Future[Verdict | TorchlocksError], reports: Path
     except FleetError as error:
         return NodeResult(node=node, error=error)
     except Exception as error:
-        # Whatever it was, it must not stop the other nodes.
+        # No error of one node may stop the others.
         failed = FleetError(f"The worker of {node.name} failed: {type(error).__name__}: {error}", where=node.name)
         return NodeResult(node=node, error=failed)
     if isinstance(found, TorchlocksError):
@@ -242,6 +242,6 @@ def _result(node: Node, future: Future[Verdict | TorchlocksError], reports: Path
 
 def _lost(name: str) -> FleetError:
     return FleetError(
-        f"The workers of {name} were lost before they had a verdict, and no new one came.",
+        f"The workers of {name} were lost before they returned a verdict, and no new one joined.",
         fix="find out why they ended (memory, time limit of the job), and verify again",
     )

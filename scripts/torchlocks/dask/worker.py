@@ -1,4 +1,4 @@
-"""What runs on a worker: a task as JSON text → its result as JSON text."""
+"""Run on a worker: a task as JSON text → its result as JSON text."""
 
 from __future__ import annotations
 
@@ -16,18 +16,22 @@ from torchlocks.core.progress import Silent
 from torchlocks.core.reading import load_json
 from torchlocks.dask import messages
 from torchlocks.lockfile.formats import parse_lock
+from torchlocks.lockfile.models import Lock
+from torchlocks.locking.cell import Cell, solve_cell
+from torchlocks.locking.files import FilesTask, lock_files
+from torchlocks.matrix.target import Target
 from torchlocks.verify.verdict import Verdict
 
 
 def perform(request: str) -> bytes:
-    """Do the task that `request` describes (see `messages`), and return its result or its error as JSON in UTF-8.
+    """Run the task of a message (see `messages`), and return its result or its error as JSON in UTF-8.
 
     Raises nothing: an exception would be pickled by Dask.
     """
     try:
-        said = load_json(request)
-        _require_versions(said["versions"])
-        answer = _perform(said)
+        message = load_json(request)
+        _require_versions(message["versions"])
+        answer = _perform(message)
     except TorchlocksError as error:
         answer = {"error": error.as_data()}
     except Exception as error:
@@ -43,7 +47,7 @@ def perform(request: str) -> bytes:
 
 
 def own_name() -> str:
-    """The name and address of the worker that this runs on; that of the machine outside of one."""
+    """Return name and address of this worker; outside of a worker, the name of the machine."""
     import platform
 
     try:
@@ -55,39 +59,40 @@ def own_name() -> str:
     return f"{worker.name} ({worker.address})"
 
 
-def _perform(said: Mapping[str, Any]) -> dict[str, Any]:
-    from torchlocks.locking.cell import solve_cell
-    from torchlocks.locking.files import lock_files
-
-    value = said["value"]
-    if said["task"] == messages.SOLVE.name:
-        cell = solve_cell(messages.unpack_solve(value, _records_here(said["records"])))
-        return {"error": cell.as_data()} if isinstance(cell, TorchlocksError) else {"cell": messages.pack_cell(cell)}
-    if said["task"] == messages.FILES.name:
-        files = lock_files(messages.unpack_files(value))
+def _perform(message: Mapping[str, Any]) -> dict[str, Any]:
+    task, value = message["task"], message["value"]
+    if task == messages.SOLVE.name:
+        cell = solve_cell(messages.unpack_solve(value, _records_here(message["records"])))
+        return (
+            {"error": cell.as_data()} if isinstance(cell, TorchlocksError) else {"cell": messages.as_json(Cell, cell)}
+        )
+    if task == messages.FILES.name:
+        files = lock_files(messages.from_json(FilesTask, value))
         return {"error": files.as_data()} if isinstance(files, TorchlocksError) else {"files": files}
-    if said["task"] == messages.VERIFY.name:
-        return {"verdict": verify_here(messages.unpack_node(value)).model_dump(mode="json")}
-    if said["task"] in messages.ELSEWHERE:
-        module = import_module(messages.ELSEWHERE[said["task"]])
-        answer: dict[str, Any] = module.perform(value, _records_here(said["records"]))
+    if task == messages.VERIFY.name:
+        verdict = verify_here(messages.from_json(messages.NodeTask, value))
+        return {"verdict": verdict.model_dump(mode="json")}
+    if task in messages.ELSEWHERE:
+        answer: dict[str, Any] = import_module(messages.ELSEWHERE[task]).perform(
+            value, _records_here(message["records"])
+        )
         return answer
-    raise ValueError(f"unknown task {said['task']!r}")
+    raise ValueError(f"unknown task {task!r}")
 
 
 def _require_versions(wanted: Mapping[str, str | None]) -> None:
     """Raise FleetError on a worker that joined, with other versions, after versions were compared."""
-    mine = versions_here(list(wanted))
-    if mine != wanted:
+    here = versions_here(list(wanted))
+    if here != wanted:
         raise FleetError(
-            f"A worker that has joined has other versions, {listed(mine)}, than the {listed(wanted)} here.",
+            f"A worker that has joined has other versions, {listed(here)}, than the {listed(wanted)} here.",
             where=own_name(),
             fix="install the same torchlocks there",
         )
 
 
 def versions_here(names: list[str]) -> dict[str, str | None]:
-    """The versions of the distributions `names` in this Python; None if not installed."""
+    """Return the versions of the distributions `names` in this Python; None if not installed."""
     found: dict[str, str | None] = {}
     for name in names:
         try:
@@ -98,12 +103,12 @@ def versions_here(names: list[str]) -> dict[str, str | None]:
 
 
 def listed(versions: Mapping[str, str | None]) -> str:
-    """Names and versions as a message has them."""
+    """Format names and versions for a message."""
     return ", ".join(f"{name} {version or '(none)'}" for name, version in versions.items())
 
 
 def describe_node() -> str:
-    """Return name, kind and platform of the node that this runs on, as a JSON list."""
+    """Return name, kind and platform of this node, as a JSON list."""
     import platform
     from collections import Counter
 
@@ -121,12 +126,12 @@ def verify_here(task: messages.NodeTask) -> Verdict:
     from torchlocks.verify.suite import verify_target
 
     lock = parse_lock(task.lock_text.encode(), task.lock_path)
-    prefix = task.prefix if task.prefix is not None else _install(task)
+    prefix = task.prefix if task.prefix is not None else _install(lock, task.target)
     if not (prefix / "conda-meta").is_dir():
         raise FleetError(
             "The environment does not exist on this node.",
             where=str(prefix),
-            fix="put the checkout on a file system that all nodes share, or let them install it: --install",
+            fix="use a checkout on a file system that all nodes share, or let them install it: --install",
         )
     with tempfile.TemporaryDirectory(prefix="torchlocks-") as reports:
         return verify_target(
@@ -141,7 +146,7 @@ def verify_here(task: messages.NodeTask) -> Verdict:
 
 
 def _records_here(name: str | None) -> Path | None:
-    """The folder of the snapshot `name` on this worker (see `lock._Records`)."""
+    """Return the folder of the snapshot `name` on this worker (see `lock._Records`)."""
     if name is None:
         return None
     from distributed import get_worker
@@ -158,14 +163,13 @@ def _suite(task: messages.NodeTask) -> Path:
     return Layout(PACKAGED).suite
 
 
-def _install(task: messages.NodeTask) -> Path:
+def _install(lock: Lock, target: Target) -> Path:
     from distributed import get_worker
 
     from torchlocks.install.installer import install_environment
     from torchlocks.install.provenance import Origin
 
-    lock = parse_lock(task.lock_text.encode(), task.lock_path)
-    prefix = Path(get_worker().local_directory) / "torchlocks-envs" / task.target.env
+    prefix = Path(get_worker().local_directory) / "torchlocks-envs" / target.env
     prefix.parent.mkdir(parents=True, exist_ok=True)
-    origin = Origin(name=task.target.env, channel="conda-forge")
-    return install_environment(lock, task.target.platform, prefix, provenance=origin, progress=Silent()).prefix
+    origin = Origin(name=target.env, channel="conda-forge")
+    return install_environment(lock, target.platform, prefix, provenance=origin, progress=Silent()).prefix

@@ -119,10 +119,13 @@ def spec(package: LockedPackage) -> str:
 def generated_files(layout: Layout, matrix: Matrix) -> dict[Path, str]:
     """Return the texts of the generated files: the recipe of the metapackages, and the variants of all recipes.
 
-    Raises RecipeError if the recipe's template cannot be rendered, and what `read_metapackages` raises.
+    There are none in a checkout without the recipe. Raises RecipeError if the recipe's template cannot be rendered, and
+    what `read_metapackages` raises.
     """
-    packages = read_metapackages(layout, matrix)
     template = layout.recipes / "torch-env" / "recipe.yaml.in"
+    if not template.parent.is_dir():
+        return {}
+    packages = read_metapackages(layout, matrix)
     return {
         template.with_suffix(""): recipe_text(template, packages),
         layout.recipes / "conda_build_config.yaml": variants_text(packages),

@@ -1,7 +1,9 @@
-"""Newer locks, and a matrix that moves: locks and `matrix.yml` in, better ones and the text of a pull request out.
+"""Update the matrix and the locks, and draft the pull request.
 
-`refresh.py` plans a better matrix: `spots.py` lists where to look, `candidates.py` what may solve, `search.py` tries it
-(`run.py` in parallel, `messages.py` on other machines), `policy.py` decides, `pairs.py` compares CPU and CUDA.
-`matrix_file.py` and `apply.py` write the plan, `plan_text.py` describes it. `relock.py` locks everything anew,
-`pull_request.py` describes that. Read `policy.py` first.
+In: locks, `matrix.yml` and channel records. Out: a newer matrix, newer locks and Markdown text.
+
+`refresh.py` plans a newer matrix: `spots.py` lists the rows and platforms, `candidates.py` the combinations that may
+solve, `search.py` solves them (`run.py` in parallel, `messages.py` on other machines), `policy.py` selects, `pairs.py`
+compares CPU and CUDA. `matrix_file.py` and `apply.py` write the plan, `plan_text.py` describes it. `relock.py` solves
+all locks again, `pull_request.py` describes the result. Read `policy.py` first.
 """

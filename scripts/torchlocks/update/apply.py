@@ -1,4 +1,4 @@
-"""A plan in effect: write `matrix.yml` and the tables made from it, and lock what is new or has changed."""
+"""Apply a plan: write `matrix.yml` and its tables, and lock new and changed environments."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from torchlocks.locking.environments import LockFailure, LockResult, lock_enviro
 from torchlocks.locking.options import LockOptions
 from torchlocks.matrix.load import load_matrix
 from torchlocks.matrix.model import Matrix
+from torchlocks.publish.metapackages import update_generated
 from torchlocks.update.matrix_file import rewrite
 from torchlocks.update.refresh import Plan
 
 
 @dataclass(frozen=True, kw_only=True)
 class Applied:
-    """What applying a plan did: the new matrix, the environments that it no longer has, and what was locked.
+    """The result of a plan: the new matrix, the removed environments, and the locks.
 
-    `recipes` are the recipes that were generated anew.
+    `recipes` are the generated files that were written.
     """
 
     matrix: Matrix
@@ -35,7 +36,7 @@ class Applied:
 def write_plan(layout: Layout, plan: Plan) -> Matrix:
     """Write the matrix of a plan, and the tables of README and docs; return the new matrix.
 
-    Raises MatrixError if the written matrix is not valid, and puts the old one back.
+    Raises MatrixError if the written matrix is not valid; the old one is then restored.
     """
     before = layout.matrix.read_text(encoding="utf-8")
     write_whole(layout.matrix, rewrite(before, plan))
@@ -49,7 +50,7 @@ def write_plan(layout: Layout, plan: Plan) -> Matrix:
 
 
 def apply(layout: Layout, plan: Plan, options: LockOptions, progress: Progress) -> Applied:
-    """Write the matrix of a plan, lock the environments that it changes, and remove locks that it has no more.
+    """Write the matrix of a plan, lock the changed environments, and remove the locks of removed ones.
 
     Raises what `write_plan` and `lock_environments` raise.
     """
@@ -61,24 +62,20 @@ def apply(layout: Layout, plan: Plan, options: LockOptions, progress: Progress) 
     ]
     locked, failures = lock_environments(layout, changed, layout.locks, options, progress) if changed else ([], [])
     removed = remove_locks(layout, plan.before, matrix)
-    # They tell of evidence, which may be on previous locks now.
+    # The tables show evidence, which may now be on previous locks.
     update_tables(layout, matrix)
-    recipes: tuple[str, ...] = ()
-    if not failures and (layout.recipes / "torch-env").is_dir():
-        from torchlocks.publish.metapackages import update_generated
-
-        recipes = tuple(path.relative_to(layout.root).as_posix() for path in update_generated(layout, matrix))
+    recipes = () if failures else update_generated(layout, matrix)
     return Applied(
         matrix=matrix,
         removed=removed,
-        recipes=recipes,
+        recipes=tuple(path.relative_to(layout.root).as_posix() for path in recipes),
         locked=tuple(locked),
         failures=tuple(failures),
     )
 
 
 def remove_locks(layout: Layout, before: Matrix, after: Matrix) -> tuple[str, ...]:
-    """Remove the locks of environments that a matrix had and the next one has not; return their names."""
+    """Remove the locks of environments that are in `before` and not in `after`; return their names."""
     gone = [env for env in before.environments if env not in after.environments]
     for env in gone:
         shutil.rmtree(layout.locks / env, ignore_errors=True)

@@ -1,7 +1,7 @@
 """Channel records → the combinations of torch, torchvision and torchaudio that may solve for a Python.
 
-Records are read before anything is solved, so that only combinations are tried of which every part exists for the
-Python and the accelerator.
+Records are read before solving, so that only combinations are solved whose packages all exist for the Python and the
+accelerator.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from packaging.version import Version
 from torchlocks.core.errors import ChannelUnreachableError, MissingFileError
 from torchlocks.cuda.packages import built_for, minor
 from torchlocks.lockfile.models import LockedPackage
+from torchlocks.matrix.cells import Cell
 from torchlocks.matrix.target import Target
 from torchlocks.solve.repodata import RecordSource
 
@@ -24,14 +25,14 @@ if TYPE_CHECKING:
     from rattler import RepoDataRecord
 
 WINDOW = 7
-"""Minors of torch that are tried, from the newest of the row on; older ones only where the matrix has them."""
+"""Number of the newest torch minors to solve for each row; older ones only if the matrix has them."""
 
 OLDEST_PYTHON = Version("3.10")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Build:
-    """A pattern of torch's build string, and what torch of such builds was compiled for."""
+    """A pattern of torch's build string, and the GPU architectures of such builds."""
 
     pattern: str
     architectures: tuple[str, ...] = ()
@@ -40,7 +41,7 @@ class Build:
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """A combination to try. `release` is torch to the patch; None tries the newest one."""
+    """A combination to solve. `release` is torch's full version; None solves for the newest patch."""
 
     python: str
     pytorch: str
@@ -50,18 +51,12 @@ class Choice:
     release: str | None = None
 
     def __str__(self) -> str:
-        companions = {"torchvision": self.torchvision, "torchaudio": self.torchaudio}
-        held = [f"torch {self.release or self.pytorch}", *(f"{name} {v}" for name, v in companions.items() if v)]
-        return f"{' + '.join(held)} (Python {self.python})"
+        return versions_text(self)
 
     @property
     def companions(self) -> frozenset[str]:
         """The names of torch's companions in the combination."""
         return frozenset(name for name in ("torchvision", "torchaudio") if getattr(self, name))
-
-    def pairs_with(self, other: Choice) -> bool:
-        """Whether a CPU and a CUDA environment with the two have the same Python, torch and torchvision."""
-        return (self.python, self.pytorch, self.torchvision) == (other.python, other.pytorch, other.torchvision)
 
     def target(self, base: Target) -> Target:
         """Return `base`, which is of the same row and platform, with this combination."""
@@ -78,9 +73,21 @@ class Choice:
         )
 
 
+def versions_text(each: Cell | Choice) -> str:
+    """Return the versions of a combination: `torch 2.10 + torchvision 0.26 (Python 3.12)`."""
+    companions = {"torchvision": each.torchvision, "torchaudio": each.torchaudio}
+    parts = [f"torch {each.release or each.pytorch}", *(f"{name} {v}" for name, v in companions.items() if v)]
+    return f"{' + '.join(parts)} (Python {each.python})"
+
+
+def is_pair(one: Cell | Choice, other: Cell | Choice) -> bool:
+    """Whether two combinations have the same Python, torch and torchvision."""
+    return (one.python, one.pytorch, one.torchvision) == (other.python, other.pytorch, other.torchvision)
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Offer:
-    """A record: the Python and the torch that it is for (None: any), its version to the minor, and its build string."""
+    """A record: the Python and the torch that it requires (None: any), its minor version, and its build string."""
 
     python: str | None
     torch: str | None
@@ -90,7 +97,7 @@ class _Offer:
 
 @dataclass(frozen=True, kw_only=True)
 class Offers:
-    """What the channels of a row have on a platform: records for the row's accelerator, and CUDA versions."""
+    """Records in the channels of a row on a platform, for the row's accelerator, and the CUDA versions there."""
 
     torch: tuple[_Offer, ...]
     torchvision: tuple[_Offer, ...]
@@ -98,12 +105,12 @@ class Offers:
     cuda_versions: tuple[str, ...]
 
     def pythons(self) -> tuple[str, ...]:
-        """The Pythons that there is a torch for, oldest first."""
+        """Return the Pythons that have a torch, oldest first."""
         found = {offer.python for offer in self.torch if offer.python}
         return tuple(sorted((each for each in found if Version(each) >= OLDEST_PYTHON), key=Version))
 
     def minors(self, builds: Sequence[Build], python: str | None = None) -> list[str]:
-        """The minors of torch with a build of `builds`, newest first: for one Python, or for any."""
+        """Return the torch minors with a build of `builds`, newest first; `python` limits them to one Python."""
         found = {
             offer.version
             for offer in self.torch
@@ -112,10 +119,10 @@ class Offers:
         return sorted(found, key=Version, reverse=True)
 
     def choices(self, python: str, pytorch: str, builds: Sequence[Build]) -> list[Choice]:
-        """The combinations for a Python and a torch: the most complete first, then the newest, in order of `builds`."""
+        """Return the combinations for a Python and a torch: complete ones first, then newer ones, as in `builds`."""
         visions = self._companions(self.torchvision, python, pytorch)
         audios = self._companions(self.torchaudio, python, pytorch)
-        there = [
+        available = [
             build
             for build in builds
             if any(
@@ -127,11 +134,11 @@ class Offers:
         return [
             Choice(python=python, pytorch=pytorch, build=build, torchvision=vision, torchaudio=audio)
             for vision, audio in order
-            for build in there
+            for build in available
         ]
 
     def missing(self, choice: Choice, accelerator: str) -> str | None:
-        """What the channels lack for a combination, in words; None where every part of it exists."""
+        """Return what the channels lack for a combination, as text; None if nothing is missing."""
         of_torch = [each for each in self.torch if each.version == choice.pytorch]
         if not any(each.python in (None, choice.python) for each in of_torch):
             return f"no {accelerator} build of torch {choice.pytorch} for Python {choice.python}"
@@ -150,22 +157,22 @@ class Offers:
 
 
 def offers(source: RecordSource, target: Target) -> Offers:
-    """Read what the channels have for the accelerator of `target` on its platform.
+    """Return the records for the accelerator of `target` on its platform.
 
     Raises ChannelUnreachableError for a live channel that cannot be read.
     """
     cuda_major = int(target.cuda.split(".")[0]) if target.cuda else None
     found: dict[str, tuple[_Offer, ...]] = {}
     for name in ("pytorch", "torchvision", "torchaudio"):
-        mine = []
+        matching = []
         for record in _records(source, target, name):
             variant = built_for(_locked(record))
             if variant is None or variant.accelerator != target.accelerator:
                 continue
             if cuda_major is not None and variant.major not in (None, cuda_major):
                 continue
-            mine.append(_offer(record))
-        found[name] = tuple(mine)
+            matching.append(_offer(record))
+        found[name] = tuple(matching)
     cuda = {minor(str(record.version)) for record in _records(source, target, "cuda-version")}
     return Offers(
         torch=found["pytorch"],
@@ -180,7 +187,7 @@ def _of(offer: _Offer, builds: Sequence[Build]) -> bool:
 
 
 def _records(source: RecordSource, target: Target, name: str) -> list[RepoDataRecord]:
-    """The records of a package in the first channel that has it: channel priority is strict."""
+    """Return the records of a package from the first channel that has it: channel priority is strict."""
     from rattler import PackageName
 
     for channel in target.channels:
@@ -207,7 +214,7 @@ def _offer(record: RepoDataRecord) -> _Offer:
 
 
 def _bound(record: RepoDataRecord, names: Sequence[str]) -> str | None:
-    """The first major.minor in the dependency on one of `names`: 3.12 of `python >=3.12,<3.13.0a0`."""
+    """Return the first major.minor in the dependency on one of `names`: 3.12 of `python >=3.12,<3.13.0a0`."""
     for name in names:
         for spec in record.depends:
             package, _, bounds = spec.partition(" ")

@@ -1,7 +1,7 @@
-"""A plan → the text of `matrix.yml`, with its comments, its order and its anchors kept.
+"""A plan → the text of `matrix.yml`, preserving comments, order and anchors.
 
-ruamel.yaml's round trip keeps what does not change. New rows and drivers are inserted as text, since a comment belongs
-to the node before it and would end up above what is added there.
+ruamel.yaml's round trip preserves what does not change. New rows and drivers are inserted as text, since ruamel
+attaches a comment to the node before it, so that it would end up above the added node.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ _COMPANIONS = ("torchvision", "torchaudio", "release")
 def rewrite(text: str, plan: Plan) -> str:
     """Return the text of a matrix after a plan."""
     for name in plan.before.rows:
-        mine = [each for each in plan.decisions if each.place.name == name]
+        decisions = [each for each in plan.decisions if each.place.name == name]
         document = _yaml().load(text)
-        if _row(document["environments"][name], plan.matrix.rows[name], plan.before.rows[name], mine):
-            # Read again for each row: rows that merge it (`<<`) then have what it has now.
+        if _row(document["environments"][name], plan.matrix.rows[name], plan.before.rows[name], decisions):
+            # Parsed again for each row: rows that merge this one (`<<`) must see its new values.
             text = _tidied(_dumped(document), name)
-    gone = [cuda for cuda in plan.before.left_out if cuda not in plan.matrix.left_out]
-    if gone:
+    removed = [cuda for cuda in plan.before.left_out if cuda not in plan.matrix.left_out]
+    if removed:
         document = _yaml().load(text)
-        for cuda in gone:
+        for cuda in removed:
             del document["left_out"][cuda]
         text = _dumped(document)
     for cuda in plan.matrix.drivers:
@@ -68,7 +68,7 @@ def _dumped(document: Any) -> str:
 
 
 def _tidied(text: str, name: str) -> str:
-    """Return the text with no blank line inside of a row, and one after it: ruamel keeps them with what was before."""
+    """Return the text with no blank line inside a row and one after it: ruamel attaches them to the node before."""
     lines = text.splitlines(keepends=True)
     start = next(n for n, line in enumerate(lines) if line.startswith(f"  {name}:"))
     end = next((n for n in range(start + 1, len(lines)) if re.match(r" {0,3}\S", lines[n])), len(lines))
@@ -77,10 +77,10 @@ def _tidied(text: str, name: str) -> str:
 
 
 def _row(node: Any, row: Environment, before: Environment, decisions: Sequence[Decision]) -> bool:
-    """Bring a row's node to what was decided; return whether it changed."""
+    """Apply decisions to a row's node; return whether it changed."""
     changed = row.constraints != before.constraints and _plain(node.get("constraints", [])) != list(row.constraints)
     if changed:
-        node.insert(_position(node, "platforms"), "constraints", _flow_list(row.constraints))
+        node.insert(list(node).index("platforms"), "constraints", _flow_list(row.constraints))
     for decision in decisions:
         platform = decision.place.platform
         if not _is(node["platforms"].get(platform), decision.default):
@@ -105,7 +105,7 @@ def _set_variants(variants: Any, decision: Decision) -> None:
     if default is None or not decision.variants:
         del variants[platform]
         return
-    # A variant that means the same stays as it was written.
+    # An equal variant keeps its spelling.
     known = [(_resolved(each, default), each) for each in variants.get(platform, ())]
     variants[platform] = CommentedSeq(
         next((each for cell, each in known if cell == wanted), None) or _flow_map(_variant(wanted, default))
@@ -113,12 +113,8 @@ def _set_variants(variants: Any, decision: Decision) -> None:
     )
 
 
-def _position(node: Any, key: str) -> int:
-    return list(node).index(key)
-
-
 def _own(node: Any, key: str) -> Any:
-    """The value of a key of a row, made if there is none, and copied if it is that of the row that `<<` names."""
+    """Return the value of a key of a row: created if missing, copied if it is inherited through `<<`."""
     from ruamel.yaml.comments import CommentedMap
 
     if key not in node:
@@ -145,7 +141,7 @@ def _resolved(node: Any, default: Cell) -> Cell:
 
 
 def _fields(cell: Cell) -> dict[str, Any]:
-    """The keys of a cell that differ from the defaults of the format, as YAML has them."""
+    """Return the keys of a cell that differ from the format's defaults, as YAML values."""
     values = cell.model_dump()
     fields = {key: values[key] for key in _CELL if values[key] is not None and values[key] != "default"}
     if cell.cuda_version is None:
@@ -154,7 +150,7 @@ def _fields(cell: Cell) -> dict[str, Any]:
 
 
 def _variant(cell: Cell, default: Cell) -> dict[str, Any]:
-    """The keys of a variant: what differs from the default, and torch's companions, which it does not inherit."""
+    """Return the keys of a variant: those that differ from the default, and companions, which it does not inherit."""
     values, theirs = cell.model_dump(), default.model_dump()
     fields = {
         key: values[key]
@@ -165,7 +161,7 @@ def _variant(cell: Cell, default: Cell) -> dict[str, Any]:
 
 
 def _set(node: Any, fields: Mapping[str, Any]) -> None:
-    """Change the keys of a node that differ; a comment above a key that goes, goes with it."""
+    """Change the keys of a node that differ; a comment above a removed key is removed as well."""
     keys = list(node)
     for key in keys:
         if key not in fields:
@@ -196,21 +192,21 @@ def _value(value: Any) -> Any:
 def _flow_list(values: Sequence[str]) -> Any:
     from ruamel.yaml.comments import CommentedSeq
 
-    found = CommentedSeq(_value(each) for each in values)
-    found.fa.set_flow_style()
-    return found
+    node = CommentedSeq(_value(each) for each in values)
+    node.fa.set_flow_style()
+    return node
 
 
 def _flow_map(fields: Mapping[str, Any]) -> Any:
     from ruamel.yaml.comments import CommentedMap
 
-    found = CommentedMap({key: _value(value) for key, value in fields.items()})
-    found.fa.set_flow_style()
-    return found
+    node = CommentedMap({key: _value(value) for key, value in fields.items()})
+    node.fa.set_flow_style()
+    return node
 
 
 def _with_drivers(text: str, cuda: str, matrix: Matrix) -> str:
-    """Insert a line into `drivers`, after the CUDA version before it."""
+    """Insert a line into `drivers`, after the next older CUDA version."""
     drivers = matrix.drivers[cuda]
     line = f'  "{cuda}": {{linux: {{floor: "{drivers.linux.floor}"}}, windows: {{floor: "{drivers.windows.floor}"}}}}\n'
     lines = text.splitlines(keepends=True)
@@ -225,7 +221,7 @@ def _with_drivers(text: str, cuda: str, matrix: Matrix) -> str:
 
 
 def _with_row(text: str, name: str, plan: Plan, decisions: Sequence[Decision]) -> str:
-    """Insert a row after the row of the CUDA version before it, or before the first of its major."""
+    """Insert a row after that of the next older CUDA version, or before the first of its major."""
     row = plan.matrix.rows[name]
     lines = text.splitlines(keepends=True)
     start = lines.index("environments:\n") + 1
@@ -241,7 +237,7 @@ def _with_row(text: str, name: str, plan: Plan, decisions: Sequence[Decision]) -
         if (cuda := plan.matrix.rows[each].cuda) is None or Version(cuda) < Version(row.cuda or "0")
     ]
     place = max((versions[each] for each in older), default=start)
-    # To the last line of that row: comments and blank lines after it belong to what follows.
+    # Up to the last line of that row: comments and blank lines after it belong to the next one.
     last = place
     for number in range(place + 1, end):
         if re.match(r"  \S", lines[number]) and not lines[number].startswith("  #"):
@@ -263,11 +259,11 @@ def _row_lines(name: str, row: Environment, decisions: Sequence[Decision]) -> li
         if fields.get(key):
             lines.append(f"    {key}: {_text(fields[key])}\n")
     lines.append("    platforms:\n")
-    there = [each for each in decisions if each.default is not None]
-    lines += [f"      {each.place.platform}: {_text(_fields(each.default))}\n" for each in there if each.default]
-    if any(each.variants for each in there):
+    kept = [each for each in decisions if each.default is not None]
+    lines += [f"      {each.place.platform}: {_text(_fields(each.default))}\n" for each in kept if each.default]
+    if any(each.variants for each in kept):
         lines.append("    variants:\n")
-        for each in there:
+        for each in kept:
             if each.default is not None and each.variants:
                 lines.append(f"      {each.place.platform}:\n")
                 lines += [f"        - {_text(_variant(cell, each.default))}\n" for cell in each.variants]
@@ -275,7 +271,7 @@ def _row_lines(name: str, row: Environment, decisions: Sequence[Decision]) -> li
 
 
 def _text(value: Any) -> str:
-    """A value in YAML's flow style."""
+    """Return a value in YAML's flow style."""
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key}: {_text(each)}" for key, each in value.items()) + "}"
     if isinstance(value, (list, tuple)):

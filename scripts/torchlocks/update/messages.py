@@ -1,83 +1,61 @@
-"""Searches as JSON text, for the workers of a scheduler: `torchlocks.dask` sends it and calls `perform` there."""
+"""Search tasks and results as JSON, for the workers of a scheduler: `torchlocks.dask` sends them to `perform` there."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import date
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
-
 from torchlocks.core.errors import TorchlocksError
-from torchlocks.dask.messages import KINDS, Kind
+from torchlocks.dask.messages import KINDS, Kind, as_json, from_json, source_as_json, source_from_json
 from torchlocks.matrix.target import Target
-from torchlocks.solve.repodata import RecordSource
 from torchlocks.update.search import Attempt, Failed, Found, SearchTask, search
+
+_Groups = tuple[tuple[Attempt, ...], ...]
+_Results = list[Found | Failed]
 
 
 def pack(task: SearchTask) -> dict[str, Any]:
-    """The values of a search. Raises nothing: all of them are text, numbers and lists."""
+    """Return a task as JSON values."""
     return {
         "run": task.run,
-        "target": _adapter(Target).dump_python(task.target, mode="json"),
-        "groups": _groups().dump_python(task.groups, mode="json"),
+        "target": as_json(Target, task.target),
+        "groups": as_json(_Groups, task.groups),
         "fewer_architectures": task.fewer_architectures,
-        "snapshot": str(task.source.snapshot) if task.source.snapshot else None,
-        "as_of": task.source.as_of.isoformat() if task.source.as_of else None,
-        "mirror": task.source.mirror,
+        "source": source_as_json(task.source),
     }
 
 
-def unpack(said: Mapping[str, Any], snapshot: Path | None) -> SearchTask:
-    """The search, with the snapshot at `snapshot` if it reads one.
+def unpack(data: Mapping[str, Any], snapshot: Path | None) -> SearchTask:
+    """Return the task of `pack`; `snapshot` replaces the folder of its snapshot, if it has one.
 
-    Raises ValueError, KeyError or TypeError for anything else.
+    Raises ValueError, KeyError or TypeError for other values.
     """
-    source = RecordSource(
-        snapshot=(snapshot or Path(said["snapshot"])) if said["snapshot"] else None,
-        as_of=date.fromisoformat(said["as_of"]) if said["as_of"] else None,
-        mirror=said["mirror"],
-    )
     return SearchTask(
-        run=said["run"],
-        source=source,
-        target=_adapter(Target).validate_python(said["target"]),
-        groups=_groups().validate_python(said["groups"]),
-        fewer_architectures=said["fewer_architectures"],
+        run=data["run"],
+        source=source_from_json(data["source"], snapshot),
+        target=from_json(Target, data["target"]),
+        groups=from_json(_Groups, data["groups"]),
+        fewer_architectures=data["fewer_architectures"],
     )
 
 
-def perform(said: Mapping[str, Any], snapshot: Path | None) -> dict[str, Any]:
-    """Run a search on a worker; the values of what it found."""
-    found = search(unpack(said, snapshot))
+def perform(data: Mapping[str, Any], snapshot: Path | None) -> dict[str, Any]:
+    """Run a search on a worker; return its results, or its error, as JSON values."""
+    found = search(unpack(data, snapshot))
     if isinstance(found, TorchlocksError):
         return {"error": found.as_data()}
-    return {"results": _results().dump_python(found, mode="json")}
+    return {"results": as_json(_Results, found)}
 
 
-def _read(said: Mapping[str, Any], task: SearchTask) -> list[Found | Failed]:
-    results: list[Found | Failed] = _results().validate_python(said["results"])
-    asked = {attempt.choice for group in task.groups for attempt in group}
-    if any(each.choice not in asked for each in results):
-        raise ValueError("it has combinations that were not asked for")
+def _read(answer: Mapping[str, Any], task: SearchTask) -> list[Found | Failed]:
+    results: list[Found | Failed] = from_json(_Results, answer["results"])
+    requested = {attempt.choice for group in task.groups for attempt in group}
+    if any(each.choice not in requested for each in results):
+        raise ValueError("it has combinations that were not requested")
     return results
 
 
-@lru_cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
-
-
-def _groups() -> TypeAdapter[Any]:
-    return _adapter(tuple[tuple[Attempt, ...], ...])
-
-
-def _results() -> TypeAdapter[Any]:
-    return _adapter(list[Found | Failed])
-
-
 def register() -> None:
-    """Let the executor of a scheduler take searches."""
+    """Register searches with the executor of a scheduler."""
     KINDS[search] = Kind(name="search", pack=pack, read=_read)

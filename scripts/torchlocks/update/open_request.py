@@ -1,4 +1,4 @@
-"""Commit files on a branch and open or renew its pull request, with git and GitHub's command line `gh`."""
+"""Commit files on a branch and open or update its pull request, with git and GitHub's command `gh`."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ _BOT = (
     *("-c", "user.name=github-actions[bot]"),
     *("-c", "user.email=41898282+github-actions[bot]@users.noreply.github.com"),
     *("-c", "commit.gpgsign=false"),
-    # The checkout keeps no credentials; gh has the job's token.
+    # The checkout stores no credentials; gh has the job's token.
     *("-c", "credential.helper="),
     *("-c", "credential.helper=!gh auth git-credential"),
 )
 
 
 def open_request(layout: Layout, branch: str, body: Path, paths: Sequence[str]) -> str:
-    """Commit what has changed below `paths` on `branch`, push it, and open or renew the pull request; what was done.
+    """Commit changes below `paths` on `branch`, push it, and open or update its pull request; return a summary.
 
-    The first heading of `body` is the title. Nothing is done when nothing has changed. Raises MissingFileError if there
-    is no body, ActionError if git or gh fails.
+    The first heading of `body` is the title. Without changes nothing is done. Raises MissingFileError if there is no
+    body, ActionError if git or gh fails.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,99}", branch) or ".." in branch:
-        raise ActionError(f"{branch[:100]!r} is not a name for a branch.", fix="use letters, digits and dashes")
+        raise ActionError(f"{branch[:100]!r} is not a valid branch name.", fix="use letters, digits and dashes")
     title, text = _read(body)
     root = layout.root
     try:
@@ -44,14 +44,14 @@ def open_request(layout: Layout, branch: str, body: Path, paths: Sequence[str]) 
         git(*_BOT, "push", "--quiet", "--force", "origin", f"HEAD:refs/heads/{branch}", cwd=root)
     except GitError as error:
         raise ActionError(
-            f"git could not bring the changes to {branch}.", where=str(root), details=str(error)
+            f"git could not commit and push the changes to {branch}.", where=str(root), details=str(error)
         ) from None
     found = json.loads(run_gh(root, "pr", "list", "--head", branch, "--state", "open", "--json", "number") or "[]")
     if found:
         run_gh(root, "pr", "edit", branch, "--title", title, "--body-file", "-", given=text)
-        return f"renewed the pull request of {branch}: {title}"
+        return f"updated the pull request of {branch}: {title}"
     run_gh(root, "pr", "create", "--head", branch, "--title", title, "--body-file", "-", given=text)
-    return f"opened a pull request of {branch}: {title}"
+    return f"opened a pull request for {branch}: {title}"
 
 
 def _read(body: Path) -> tuple[str, str]:

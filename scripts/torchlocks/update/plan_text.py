@@ -1,4 +1,4 @@
-"""A plan → lines of text: what moves, what stays, and what was tried in vain and why."""
+"""A plan → lines of text: what moves, what stays, and which combinations failed and why."""
 
 from __future__ import annotations
 
@@ -7,25 +7,24 @@ from collections.abc import Iterator
 from packaging.version import Version
 
 from torchlocks.matrix.cells import Cell
-from torchlocks.update.policy import Decision, environment_of, shown
+from torchlocks.update.candidates import versions_text
+from torchlocks.update.policy import Decision, environment_of
 from torchlocks.update.refresh import Plan
 from torchlocks.update.search import Failed
 
-MOST_IN_VAIN = 3
-"""Combinations tried in vain that are listed for a row on a platform: the newest."""
+MOST_FAILED = 3
+"""Number of failed combinations to list for a row on a platform, the newest first."""
 
 
 def plan_lines(plan: Plan, *, moved_only: bool = False) -> list[str]:
     """Describe a plan: a line for each row on a platform, with indented lines below it.
 
-    With `moved_only`, what stays as it is is left out, and with it what was tried in vain there.
+    With `moved_only`, unchanged rows and their failed combinations are left out.
     """
     lines: list[str] = []
     for decision in plan.decisions:
-        mine = list(_decision(decision))
-        if not mine or (moved_only and not decision.changed):
-            continue
-        lines += mine
+        if decision.changed or not moved_only:
+            lines += _decision(decision)
     if not moved_only:
         lines += [f"no pair: {each}" for each in plan.unpaired]
         lines += [f"no row: {each}" for each in plan.no_row]
@@ -35,7 +34,7 @@ def plan_lines(plan: Plan, *, moved_only: bool = False) -> list[str]:
 def plan_headline(plan: Plan) -> str:
     """Return one line: how many rows on platforms move, and how many environments that adds and removes."""
     if not plan.changed:
-        return "The matrix is as good as the records allow"
+        return "The matrix is current: the channels have nothing better"
     counts = {"moves": 0, "is new": 0, "goes": 0}
     added = removed = 0
     for decision in plan.decisions:
@@ -45,10 +44,10 @@ def plan_headline(plan: Plan) -> str:
         if (kind := _kind(decision)) is not None:
             counts[kind] += 1
     parts = [f"{number} default{'s' if number != 1 else ''} {_verb(kind, number)}" for kind, number in counts.items()]
-    told = [part for part, number in zip(parts, counts.values(), strict=True) if number]
-    told += [f"{added} cells are added"] if added else []
-    told += [f"{removed} cells are replaced"] if removed else []
-    return ", ".join(told) or "Variants move"
+    moved = [part for part, number in zip(parts, counts.values(), strict=True) if number]
+    moved += [f"{added} cells are added"] if added else []
+    moved += [f"{removed} cells are replaced"] if removed else []
+    return ", ".join(moved) or "Variants move"
 
 
 def _verb(kind: str, number: int) -> str:
@@ -73,11 +72,11 @@ def _named(decision: Decision, *, before: bool = False) -> dict[str, Cell]:
 def _decision(decision: Decision) -> Iterator[str]:
     place = decision.place
     if place.current is None and decision.default is None:
-        # A platform that the row never had is worth a line only if something was tried.
+        # A platform that the row never had is listed only if a combination was solved for it.
         if place.failed or place.found or decision.kept:
             yield f"{place.name} on {place.platform}: none"
             yield from (f"  {each}" for each in decision.kept)
-            yield from _in_vain(decision)
+            yield from _failed(decision)
         return
     before, after = _named(decision, before=True), _named(decision)
     kind = _kind(decision)
@@ -85,37 +84,37 @@ def _decision(decision: Decision) -> Iterator[str]:
     if default is None:
         yield f"{place.name} on {place.platform}: goes, nothing solves any more"
     elif kind == "is new":
-        yield f"{place.name} on {place.platform}: new, {shown(default)}"
+        yield f"{place.name} on {place.platform}: new, {versions_text(default)}"
     elif kind == "moves" and place.current is not None:
-        yield f"{place.name} on {place.platform}: {shown(place.current)} → {shown(default)}"
+        yield f"{place.name} on {place.platform}: {versions_text(place.current)} → {versions_text(default)}"
     else:
-        yield f"{place.name} on {place.platform}: stays, {shown(default)}"
+        yield f"{place.name} on {place.platform}: stays, {versions_text(default)}"
     if place.row.constraints:
-        yield f"  holds {', '.join(place.row.constraints)}"
+        yield f"  constraints: {', '.join(place.row.constraints)}"
     for name in [each for each in after if each not in before and each != place.name]:
-        yield f"  new: {name}, {shown(after[name])}"
+        yield f"  new: {name}, {versions_text(after[name])}"
     for name in [each for each in after if each in before and each != place.name and after[each] != before[each]]:
-        yield f"  moves: {name}, {shown(before[name])} → {shown(after[name])}"
+        yield f"  moves: {name}, {versions_text(before[name])} → {versions_text(after[name])}"
     for name in [each for each in before if each not in after]:
-        yield f"  replaced: {name}, {shown(before[name])}"
+        yield f"  replaced: {name}, {versions_text(before[name])}"
     yield from (f"  stays: {each}" for each in decision.kept)
-    yield from _in_vain(decision)
+    yield from _failed(decision)
 
 
-def _in_vain(decision: Decision) -> Iterator[str]:
+def _failed(decision: Decision) -> Iterator[str]:
     place, default = decision.place, decision.default
     if place.builds_unknown:
         yield f"  not tried: {place.builds_unknown}"
     better = [each for each in place.failed if default is None or not place.found or _better(each, default)]
     better.sort(key=lambda each: (Version(each.choice.pytorch), len(each.choice.companions)), reverse=True)
-    for each in better[:MOST_IN_VAIN]:
-        yield f"  in vain: {each.choice}: {each.reason}"
-    if len(better) > MOST_IN_VAIN:
-        yield f"  in vain: {len(better) - MOST_IN_VAIN} more"
+    for each in better[:MOST_FAILED]:
+        yield f"  failed: {each.choice}: {each.reason}"
+    if len(better) > MOST_FAILED:
+        yield f"  failed: {len(better) - MOST_FAILED} more"
 
 
 def _better(failed: Failed, default: Cell) -> bool:
     """Whether a combination would have been a better default."""
-    mine = failed.choice.torchvision is not None, Version(failed.choice.pytorch), failed.choice.torchaudio is not None
-    theirs = default.torchvision is not None, Version(default.pytorch), default.torchaudio is not None
-    return mine > theirs
+    choice = failed.choice
+    rank = choice.torchvision is not None, Version(choice.pytorch), choice.torchaudio is not None
+    return rank > (default.torchvision is not None, Version(default.pytorch), default.torchaudio is not None)

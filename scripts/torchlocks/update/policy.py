@@ -1,9 +1,9 @@
-"""What a row should have on a platform, of the combinations that solve: the default and its variants.
+"""Select the default and the variants of a row on a platform from the combinations that solve. No I/O.
 
-The default is the newest torch that has torchvision, with the Python of the CPU default where that one solves, and
-torchaudio where that torch has it. Variants are, for each Python, the newest torch, the newest one with torchvision and
-the newest one with torchvision and torchaudio; the three newest minors of torch that have torchvision, or of all where
-none has it; and what a pair needs. Nothing is looked up here: combinations go in, cells come out.
+The default is the newest torch that has torchvision, with the Python of the CPU default if that one solves, and
+torchaudio if that torch has it. Variants are, for each Python, the newest torch, the newest one with torchvision and
+the newest one with torchvision and torchaudio; the three newest torch minors that have torchvision (or the three
+newest, if none has it); and the combinations that pairs need.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from typing import Literal
 from packaging.version import Version
 
 from torchlocks.matrix.cells import Cell, Environment, variant_name
-from torchlocks.update.candidates import Choice
+from torchlocks.update.candidates import Choice, is_pair, versions_text
 from torchlocks.update.search import Failed, Found
 
 NEWEST_MINORS = 3
 
 Loss = Literal["platform", "torchvision", "architecture"]
-"""What a cell may lose, if that is allowed."""
+"""What an update may remove from a cell, if allowed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """A row on a platform: what it has now, and what was tried. `current` is None for a platform that is new to it.
+    """A row on a platform: its cells, and the results of solving. `current` is None for a new platform of the row.
 
-    `base` gives what a combination does not decide (`glibc`, `cuda_version`); `oldest_torch` is what a new platform
-    must have at least; `builds_unknown` describes newer builds of torch that were not tried.
+    `base` has the fields that a combination does not determine (`glibc`, `cuda_version`); `oldest_torch` is the minimum
+    for a new platform; `builds_unknown` describes newer builds of torch that were not solved.
     """
 
     name: str
@@ -38,15 +38,15 @@ class Place:
     base: Cell
     current: Cell | None
     variants: tuple[Cell, ...]
-    found: tuple[Found, ...]
-    failed: tuple[Failed, ...]
+    found: tuple[Found, ...] = ()
+    failed: tuple[Failed, ...] = ()
     oldest_torch: str | None = None
     builds_unknown: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """What a row has on a platform from now on; `default` is None where it has nothing. `kept` says why it stays."""
+    """The new cells of a row on a platform; `default` is None if there are none. `kept` has reasons for what stays."""
 
     place: Place
     default: Cell | None
@@ -60,7 +60,7 @@ class Decision:
 
     @property
     def changed(self) -> bool:
-        """Whether the matrix has to change."""
+        """Whether the matrix must change."""
         return (self.default, set(map(_key, self.variants))) != (
             self.place.current,
             set(map(_key, self.place.variants)),
@@ -68,7 +68,7 @@ class Decision:
 
 
 def best(found: Iterable[Found], current: Cell | None, preferred: str | None) -> Found | None:
-    """Return the default among combinations that solve; `preferred` is the Python of the CPU default."""
+    """Return the best combination as the default; `preferred` is the Python of the CPU default."""
 
     def rank(each: Found) -> tuple[object, ...]:
         choice = each.choice
@@ -85,15 +85,15 @@ def best(found: Iterable[Found], current: Cell | None, preferred: str | None) ->
 
 
 def decide(place: Place, *, preferred: str | None, pairs: Collection[Choice], allow: Collection[Loss]) -> Decision:
-    """Decide on the default and the variants of a place.
+    """Select the default and the variants of a place.
 
-    `pairs` are combinations that a CUDA default needs of the CPU row. A cell keeps what it has where all that solves
-    would take its platform or its torchvision away, unless `allow` has that loss.
+    `pairs` are combinations that CUDA defaults need in the CPU row. A cell is unchanged if every solution would remove
+    its platform or its torchvision, unless `allow` contains that loss.
     """
     kept: list[str] = []
     chosen = best(place.found, place.current, preferred)
     if chosen is not None and place.oldest_torch and Version(chosen.choice.pytorch) < Version(place.oldest_torch):
-        why = f"only {chosen.choice} solves, which is older than what the row has elsewhere"
+        why = f"only {chosen.choice} solves, which is older than on the row's other platforms"
         return Decision(place=place, default=None, variants=(), kept=(why,))
     if chosen is None:
         if place.current is None or "platform" in allow:
@@ -117,12 +117,12 @@ def decide(place: Place, *, preferred: str | None, pairs: Collection[Choice], al
             wanted.append(variant)
             taken.add(_key(variant))
             if not any(_key(cell_of(each, place)) == _key(variant) for each in place.found):
-                kept.append(f"{shown(variant)} does not solve any more, and nothing newer has as much; its lock stays")
+                kept.append(f"{versions_text(variant)} no longer solves, and nothing newer replaces it; its lock stays")
     return Decision(place=place, default=default, variants=_ordered(wanted, place.variants), kept=tuple(kept))
 
 
 def cell_of(found: Found, place: Place, *, default: bool = False) -> Cell:
-    """Return a combination as a cell of a place."""
+    """Return a solved combination as a cell of a place."""
     choice, row = found.choice, place.row
     build = choice.build
     lacks = None
@@ -147,20 +147,13 @@ def cell_of(found: Found, place: Place, *, default: bool = False) -> Cell:
 
 
 def _oldest_gpu(found: Found, row: Environment) -> str | None:
-    """What a cell states as `oldest_gpu`; None where that of its row is right for its libraries."""
+    """Return a cell's own `oldest_gpu`; None if the row's is correct for its libraries."""
     limit = found.oldest_gpu
     if row.cuda is None or limit is None or limit == row.oldest_gpu:
         return None
     lost = any(Version(each) < Version(limit) for each in found.choice.build.architectures)
     stricter = row.oldest_gpu is not None and Version(row.oldest_gpu) > Version(limit)
     return limit if lost or stricter else None
-
-
-def shown(cell: Cell) -> str:
-    """Describe a cell: `torch 2.10 + torchvision 0.26 (Python 3.12)`."""
-    held = [f"torch {cell.release or cell.pytorch}"]
-    held += [f"{name} {v}" for name, v in (("torchvision", cell.torchvision), ("torchaudio", cell.torchaudio)) if v]
-    return f"{' + '.join(held)} (Python {cell.python})"
 
 
 def environment_of(place: Place, cell: Cell, default: Cell | None) -> str:
@@ -171,24 +164,25 @@ def environment_of(place: Place, cell: Cell, default: Cell | None) -> str:
 
 
 def _variants(place: Place, default: Cell, preferred: str | None, pairs: Collection[Choice]) -> list[Cell]:
-    """The variants that the policy asks for, one for each Python and torch."""
+    """Return the variants that the policy requires, one for each Python and torch."""
     found = place.found
-    # First, since there is one environment for a torch and a Python, and only one torchvision makes the pair.
-    asked = [each for each in found if any(each.choice.pairs_with(pair) for pair in pairs)]
+    # First: there is one environment for each torch and Python, and only one torchvision makes the pair.
+    wanted = [each for each in found if any(is_pair(each.choice, pair) for pair in pairs)]
     for python in sorted({each.choice.python for each in found}, key=Version, reverse=True):
-        mine = [each for each in found if each.choice.python == python]
-        asked.append(max(mine, key=lambda each: (Version(each.choice.pytorch), len(each.choice.companions))))
-        if with_vision := [each for each in mine if each.choice.torchvision]:
-            asked.append(max(with_vision, key=lambda each: Version(each.choice.pytorch)))
+        of_python = [each for each in found if each.choice.python == python]
+        wanted.append(max(of_python, key=lambda each: (Version(each.choice.pytorch), len(each.choice.companions))))
+        if with_vision := [each for each in of_python if each.choice.torchvision]:
+            wanted.append(max(with_vision, key=lambda each: Version(each.choice.pytorch)))
         if complete := [each for each in with_vision if each.choice.torchaudio]:
-            asked.append(max(complete, key=lambda each: Version(each.choice.pytorch)))
+            wanted.append(max(complete, key=lambda each: Version(each.choice.pytorch)))
     for minor in _newest_minors(found):
         one = best((each for each in found if each.choice.pytorch == minor), default, preferred)
-        as_good = [each for each in asked if one and each.choice.pytorch == minor and _as_complete(each, one)]
+        vision = one is not None and one.choice.torchvision is not None
+        as_good = [each for each in wanted if each.choice.pytorch == minor and (each.choice.torchvision or not vision)]
         if one is not None and not as_good:
-            asked.append(one)
+            wanted.append(one)
     cells: dict[tuple[str, str], Cell] = {}
-    for each in asked:
+    for each in wanted:
         cell = cell_of(each, place).model_copy(update={"lacks": None})
         known = next((one for one in place.variants if _same(one, cell)), None)
         if known is not None:
@@ -199,18 +193,14 @@ def _variants(place: Place, default: Cell, preferred: str | None, pairs: Collect
 
 
 def _newest_minors(found: Sequence[Found]) -> list[str]:
-    """The newest minors of torch that have torchvision; of all, where none has it."""
+    """Return the newest torch minors that have torchvision; the newest of all if none has it."""
     complete = [each for each in found if each.choice.torchvision]
     minors = {each.choice.pytorch for each in complete or found}
     return sorted(minors, key=Version, reverse=True)[:NEWEST_MINORS]
 
 
-def _as_complete(one: Found, other: Found) -> bool:
-    return (one.choice.torchvision is None) <= (other.choice.torchvision is None)
-
-
 def _superseding(variant: Cell, cells: Iterable[Cell], place: Place) -> Cell | None:
-    """The cell that replaces a variant: the same Python, a newer torch, and no companion less."""
+    """Return the cell that replaces a variant: same Python, newer torch, and all of its companions."""
     if variant.pytorch in _newest_minors(place.found):
         return None
     for cell in cells:
@@ -225,7 +215,7 @@ def _superseding(variant: Cell, cells: Iterable[Cell], place: Place) -> Cell | N
 
 
 def _ordered(cells: Sequence[Cell], before: Sequence[Cell]) -> tuple[Cell, ...]:
-    """Variants in the order that they had, and new ones after them, newest torch first."""
+    """Return known variants in their previous order, then new ones, newest torch first."""
     order = {_key(cell): number for number, cell in enumerate(before)}
     new = sorted(
         (cell for cell in cells if _key(cell) not in order),
@@ -239,6 +229,6 @@ def _key(cell: Cell) -> tuple[str, str]:
 
 
 def _same(one: Cell, other: Cell) -> bool:
-    """Whether two cells hold the same versions, from the same builds."""
+    """Whether two cells have the same versions and builds."""
     parts = ("python", "pytorch", "build", "torchvision", "torchaudio")
     return all(getattr(one, part) == getattr(other, part) for part in parts)

@@ -29,8 +29,8 @@ def headline(update: Update) -> str:
     names = [each.env for each in update.changed]
     what = _count(len(names)) if len(names) > 3 else ", ".join(names)
     title = f"Update the locks of {what}"
-    told = f"{title}: {'; '.join(moves)}" if moves else title
-    return told if len(told) <= MOST_OF_TITLE else f"{title}: torch moved in {len(moves)} ways"
+    text = f"{title}: {'; '.join(moves)}" if moves else title
+    return text if len(text) <= MOST_OF_TITLE else f"{title}: torch moved in {len(moves)} ways"
 
 
 def _count(number: int) -> str:
@@ -50,7 +50,7 @@ def body(update: Update, matrix: Sequence[str] = ()) -> str:
     if update.unchanged:
         lines += [f"Nothing moved in {', '.join(update.unchanged)}.", ""]
     if update.recipes:
-        lines += ["Generated anew from the locks: " + ", ".join(f"`{name}`" for name in update.recipes) + ".", ""]
+        lines += ["Generated from the new locks: " + ", ".join(f"`{name}`" for name in update.recipes) + ".", ""]
     unsigned = [f"`locks/{each.env}/{name}`" for each in update.changed for name in each.unsigned]
     if unsigned:
         lines += [f"Signatures of the old bytes were removed; sign again: {', '.join(unsigned)}.", ""]
@@ -78,14 +78,14 @@ def body(update: Update, matrix: Sequence[str] = ()) -> str:
 
 
 def _listed(line: str) -> str:
-    """A line of a plan as an item of a Markdown list, indented as it is."""
+    """Return a line of a plan as an item of a Markdown list, with its indentation."""
     return " " * (len(line) - len(line.lstrip())) + f"- {markdown_text(line.strip())}"
 
 
 def _section(env: str, found: Diff) -> str:
     """Return the changes of one environment, without the heading of the comparison."""
-    told = as_markdown(found).partition("\n\n")[2].rstrip("\n")
-    return f"\n### {env}\n\n{told}\n"
+    text = as_markdown(found).partition("\n\n")[2].rstrip("\n")
+    return f"\n### {env}\n\n{text}\n"
 
 
 def _table(update: Update) -> Iterator[str]:

@@ -1,21 +1,21 @@
-"""The matrix moves itself: try newer torch, Python and CUDA for every row and platform, and plan a better matrix.
+"""Plan a newer matrix: solve newer torch, Python and CUDA for every row and platform, and select the best.
 
-`spots` says where to look, `candidates` what may solve, `search` tries it (`run`: in parallel), `policy` decides, and
-`pairs` compares CPU and CUDA. A plan changes nothing; `apply` writes and locks it.
+`spots` lists rows and platforms, `candidates` combinations, `search` solves them (`run`: in parallel), `policy`
+selects, and `pairs` compares CPU and CUDA. A plan changes nothing; `apply` writes and locks it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torchlocks.core.layout import Layout
 from torchlocks.core.progress import Progress
 from torchlocks.locking.options import LockOptions
 from torchlocks.matrix.model import Matrix
-from torchlocks.update.candidates import Choice
+from torchlocks.update.candidates import Choice, is_pair
 from torchlocks.update.pairs import pairs_wanted, same_releases, unpaired
-from torchlocks.update.policy import Decision, Loss, Place, decide
+from torchlocks.update.policy import Decision, Loss, decide
 from torchlocks.update.run import Run
 from torchlocks.update.search import Failed, Found
 from torchlocks.update.spots import Spot, first_round, rebuilt, spots_of, unknown_builds, with_new_cuda
@@ -23,9 +23,9 @@ from torchlocks.update.spots import Spot, first_round, rebuilt, spots_of, unknow
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a refresh would do. `matrix` has the new rows, `before` is the matrix as it is.
+    """A planned refresh: `before` is the present matrix, `matrix` the new one.
 
-    `unpaired` says of CUDA defaults why no CPU environment has their versions; `no_row` why a CUDA version gets no row.
+    `unpaired` has the reasons why CUDA defaults have no CPU pair; `no_row` why CUDA versions get no row.
     """
 
     before: Matrix
@@ -36,7 +36,7 @@ class Plan:
 
     @property
     def changed(self) -> bool:
-        """Whether the matrix has to change."""
+        """Whether the matrix must change."""
         return any(decision.changed for decision in self.decisions)
 
 
@@ -50,15 +50,15 @@ def plan(
     platform: str | None = None,
     allow: Collection[Loss] = (),
 ) -> Plan:
-    """Try what may be better for the rows of a matrix (or row `env`, or `platform`), and decide what they should have.
+    """Solve candidates for the rows of a matrix (or row `env`, or `platform`), and select their new cells.
 
-    `allow` names what a cell may lose. Raises NoSuchRowError for a row or platform that does not exist,
+    `allow` names what may be removed from a cell. Raises NoSuchRowError for a row or platform that does not exist,
     ChannelUnreachableError for a live channel that cannot be read, and what the cluster of `options` raises.
     """
     if env is not None or platform is not None:
         matrix.select(env, platform)
     row = matrix.row_of(env) if env is not None else None
-    # One row alone is refreshed as it is, and channels of others are not read.
+    # A single row is refreshed without new rows, so that other channels are not read.
     wider, no_row = with_new_cuda(matrix, options.source) if row is None else (matrix, [])
     spots = list(spots_of(wider, matrix, options.source, allow, row=row, platform=platform))
     run = Run(layout=layout, options=options, progress=progress, allow=allow)
@@ -70,14 +70,14 @@ def plan(
     decisions = {
         key: _decide(spot, results[key], preferred.get(spot.platform), (), allow) for spot in spots if (key := spot.id)
     }
-    # Pairs: a second round, for what the CPU rows have not tried yet.
+    # Pairs: a second round, for combinations that were not yet solved for the CPU rows.
     wanted = pairs_wanted(wider, decisions, cpu)
     by_id = {spot.id: spot for spot in spots}
     missing = [
         (by_id[cpu or "", place], [[pair]])
         for place, pairs in wanted.items()
         for pair in pairs
-        if not any(each.choice.pairs_with(pair) for each in results[cpu or "", place])
+        if not any(is_pair(each.choice, pair) for each in results[cpu or "", place])
     ]
     for key, more in run.try_all(missing).items():
         results[key] = [*results[key], *more]
@@ -100,16 +100,16 @@ def plan(
 def _constrained(
     matrix: Matrix, spots: Sequence[Spot], results: dict[tuple[str, str], list[Found | Failed]], run: Run
 ) -> tuple[Matrix, list[Spot], dict[tuple[str, str], list[Found | Failed]]]:
-    """Hold libraries back in rows that promise GPUs for which their newest version has no code.
+    """Add constraints to rows that promise GPUs for which the newest libraries have no code.
 
-    A row gets constraints if with them everything solves that solves without, and something more.
+    A row gets constraints if with them everything solves that solves without, and more.
     """
     rows, changed, tried = dict(matrix.rows), list(spots), dict(results)
     for name in dict.fromkeys(spot.name for spot in spots):
-        mine = [spot for spot in spots if spot.name == name]
+        of_row = [spot for spot in spots if spot.name == name]
         needed = {
             each: None
-            for spot in mine
+            for spot in of_row
             for failed in results[spot.id]
             if isinstance(failed, Failed)
             for each in failed.constraints
@@ -117,14 +117,14 @@ def _constrained(
         constraints = (*rows[name].constraints, *(each for each in needed if each not in rows[name].constraints))
         if constraints == rows[name].constraints:
             continue
-        held = [spot.constrained(constraints) for spot in mine]
-        again: dict[tuple[str, str], list[Found | Failed]] = {spot.id: [] for spot in held}
-        again |= run.try_all([(spot, groups) for spot in held for groups in first_round(spot)])
-        counts = [(_solved(again[spot.id]), _solved(results[spot.id])) for spot in held]
+        constrained = [spot.constrained(constraints) for spot in of_row]
+        again: dict[tuple[str, str], list[Found | Failed]] = {spot.id: [] for spot in constrained}
+        again |= run.try_all([(spot, groups) for spot in constrained for groups in first_round(spot)])
+        counts = [(_solved(again[spot.id]), _solved(results[spot.id])) for spot in constrained]
         if all(now >= before for now, before in counts) and any(now > before for now, before in counts):
             rows[name] = rows[name].model_copy(update={"constraints": constraints})
             tried |= again
-            changed = [next((one for one in held if one.id == spot.id), spot) for spot in changed]
+            changed = [next((one for one in constrained if one.id == spot.id), spot) for spot in changed]
     return rebuilt(matrix, rows), changed, tried
 
 
@@ -137,7 +137,7 @@ def _no_row(cuda: str, matrix: Matrix) -> str:
 
 
 def _with(plan_of: Matrix, before: Matrix, decisions: Iterable[Decision], without: Collection[str]) -> Matrix:
-    """The matrix with the default of each decision; variants are written by `matrix_file`."""
+    """Return the matrix with the default of each decision; `matrix_file` writes the variants."""
     rows = {name: row for name, row in plan_of.rows.items() if name not in without}
     for decision in decisions:
         row = rows.get(decision.place.name)
@@ -159,16 +159,10 @@ def _decide(
     pairs: Collection[Choice],
     allow: Collection[Loss],
 ) -> Decision:
-    place = Place(
-        name=spot.name,
-        row=spot.row,
-        platform=spot.platform,
-        base=spot.base,
-        current=spot.current,
-        variants=spot.variants,
+    place = replace(
+        spot,
         found=tuple(each for each in results if isinstance(each, Found)),
         failed=tuple(each for each in results if isinstance(each, Failed)),
-        oldest_torch=spot.oldest_torch,
         builds_unknown=unknown_builds(spot),
     )
     return decide(place, preferred=preferred, pairs=pairs, allow=allow)
@@ -181,7 +175,7 @@ def _cpu_pythons(
     matrix: Matrix,
     allow: Collection[Loss],
 ) -> dict[str, str]:
-    """The Python of the CPU default on each platform, which CUDA defaults prefer."""
+    """Return the Python of the CPU default by platform, which CUDA defaults prefer."""
     cells = dict(matrix.rows[cpu].platforms) if cpu in matrix.rows else {}
     found = {str(name): cell.python for name, cell in cells.items()}
     for spot in spots:

@@ -6,14 +6,16 @@ that can no longer be solved keep their lock.
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from torchlocks.check.model import Report
+from torchlocks.check.report import summary
 from torchlocks.check.repository import check_repository
-from torchlocks.core.errors import InstallError, LockfileError, MissingFileError, TorchlocksError
+from torchlocks.core.errors import CheckError, InstallError, LockfileError, MissingFileError, TorchlocksError
 from torchlocks.core.files import write_whole
 from torchlocks.core.git import GitError, GitMissingError, git
 from torchlocks.core.layout import Layout
@@ -29,9 +31,10 @@ from torchlocks.locking.environments import LockFailure, lock_environments
 from torchlocks.locking.options import LockOptions
 from torchlocks.matrix.model import Matrix
 from torchlocks.matrix.target import Target
+from torchlocks.publish.metapackages import update_generated
 
 PLAN = "refresh.txt"
-"""File in `reports/` with what the last update moved in the matrix."""
+"""File in `reports/` with the matrix changes of the last update."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,32 +87,30 @@ def update_all(
         # Platforms that were not requested stay as they are committed.
         for env, lock in before.items():
             if lock is not None:
-                _copy(layout.locks / env, Path(scratch) / env)
+                unsigned_files = shutil.ignore_patterns(f"*{SUFFIX}")
+                shutil.copytree(layout.locks / env, Path(scratch) / env, ignore=unsigned_files)
         results, failures = lock_environments(layout, targets, Path(scratch), options, progress)
         changed = [
             (result.env, _write(result.folder, layout.locks / result.env))
             for result in results
             if _moved(before[result.env], open_lock(str(result.folder / CONDA_LOCK)))
         ]
-    recipes: list[str] = []
-    if changed and not failures and (layout.recipes / "torch-env").is_dir():
-        from torchlocks.publish.metapackages import update_generated
-
-        recipes = [path.relative_to(layout.root).as_posix() for path in update_generated(layout, matrix)]
-        # They tell of evidence, which is on the previous locks now.
-        recipes += [path.relative_to(layout.root).as_posix() for path in update_tables(layout, matrix)]
+    generated: list[Path] = []
+    if changed and not failures:
+        # The tables show evidence, which is now on previous locks.
+        generated = [*update_generated(layout, matrix), *update_tables(layout, matrix)]
     progress.say("Checking the locks")
     return Update(
         changed=tuple(_account(layout, matrix, env, before[env], unsigned) for env, unsigned in changed),
         unchanged=tuple(result.env for result in results if result.env not in dict(changed)),
         failures=tuple(failures),
-        recipes=tuple(recipes),
+        recipes=tuple(path.relative_to(layout.root).as_posix() for path in generated),
         check=check_repository(layout, matrix),
     )
 
 
 def keep_plan(layout: Layout, lines: Sequence[str]) -> None:
-    """Keep what moved in the matrix for the text that is written after the verification."""
+    """Store the matrix changes (`lines`) for the text that is written after the verification."""
     file = layout.reports / PLAN
     if lines:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -119,7 +120,7 @@ def keep_plan(layout: Layout, lines: Sequence[str]) -> None:
 
 
 def kept_plan(layout: Layout) -> list[str]:
-    """Return the lines that `keep_plan` kept; none if it kept none."""
+    """Return the lines that `keep_plan` stored, if any."""
     file = layout.reports / PLAN
     return file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
 
@@ -221,12 +222,6 @@ def _committed(layout: Layout, env: str) -> Lock | None:
         return None
 
 
-def _copy(source: Path, target: Path) -> None:
-    import shutil
-
-    shutil.copytree(source, target, ignore=shutil.ignore_patterns(f"*{SUFFIX}"))
-
-
 def _write(new: Path, folder: Path) -> tuple[str, ...]:
     """Write the changed files of an environment; return those whose signature was removed as outdated."""
     unsigned = []
@@ -256,16 +251,13 @@ def _write(new: Path, folder: Path) -> tuple[str, ...]:
 
 def first_error(update: Update) -> TorchlocksError | None:
     """Return the error of an update: the first environment that could not be locked, or the findings of `check`."""
-    from torchlocks.check.report import summary
-    from torchlocks.core.errors import CheckError
-
     if update.failures:
         return update.failures[0].error
     if update.check.failed:
-        which = "new locks are" if update.changed else "locks are as they were, and"
+        which = "new locks" if update.changed else "locks, which are unchanged,"
         return CheckError(
-            f"The {which} not right: {summary(update.check)}.",
-            fix="`torchlocks check` says what was found"
-            + ("; `git checkout locks` goes back" if update.changed else ""),
+            f"The {which} have errors: {summary(update.check)}.",
+            fix="`torchlocks check` lists them"
+            + ("; `git checkout locks` restores the old ones" if update.changed else ""),
         )
     return None

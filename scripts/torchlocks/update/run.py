@@ -1,4 +1,4 @@
-"""Combinations tried in parallel, on the workers of a run."""
+"""Solve combinations in parallel, on the workers of a run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PRELOAD = ("torchlocks.update.search", "torchlocks.check.repository", "rattler"
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """Tries combinations on the workers of a run."""
+    """Solves combinations on the workers that `options` select. `allow` names what may be removed from a cell."""
 
     layout: Layout
     options: LockOptions
@@ -32,7 +32,7 @@ class Run:
     def try_all(
         self, wanted: Sequence[tuple[Spot, Sequence[Sequence[Choice]]]]
     ) -> dict[tuple[str, str], list[Found | Failed]]:
-        """Return the results by row and platform, of all in `wanted`.
+        """Solve the combinations in `wanted`, and return the results by row and platform.
 
         Raises the error of a task that is not about a combination.
         """

@@ -1,6 +1,6 @@
-"""Try combinations of torch, torchvision and torchaudio: solve them, and apply the rules of `check` to the solution.
+"""Solve combinations of torch, torchvision and torchaudio, and apply the rules of `check` to each solution.
 
-This runs in a worker, which may be on another machine: values go in and come out.
+This runs in a worker, which may be on another machine: tasks and results are plain values.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class Attempt:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchTask:
-    """What to try for one Python of a row on a platform. `run` is the same for all tasks of one run.
+    """Attempts for one Python of a row on a platform. `run` is the same for all tasks of one run.
 
-    Of each group of `groups` the first attempt that solves is taken, and the others are not tried. With
+    In each of `groups`, attempts end at the first that solves. With
     `fewer_architectures`, solutions are accepted whose libraries have no code for GPUs that the row promises.
     """
 
@@ -54,9 +54,9 @@ class SearchTask:
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """A combination that solves: the version of torch, the packages and the bytes to download.
+    """A combination that solves: torch's version, the number of packages, and their size in bytes.
 
-    `oldest_gpu` is the oldest compute capability that the libraries have code for; None without a limit.
+    `oldest_gpu` is the oldest compute capability that the libraries support; None without a limit.
     """
 
     choice: Choice
@@ -68,7 +68,7 @@ class Found:
 
 @dataclass(frozen=True, kw_only=True)
 class Failed:
-    """A combination that was tried in vain, and why. `constraints` are match specs that may help."""
+    """A combination without a valid solution, and the reason. `constraints` are match specs that may allow one."""
 
     choice: Choice
     reason: str
@@ -76,7 +76,7 @@ class Failed:
 
 
 def search(task: SearchTask) -> list[Found | Failed] | TorchlocksError:
-    """Try the combinations of a task; an error that is not about a combination is returned."""
+    """Solve the combinations of a task; an error that is not about a combination is returned."""
     results: list[Found | Failed] = []
     source = _opened_once(task.run, task.source)
     try:
@@ -128,19 +128,19 @@ def _try(attempt: Attempt, source: RecordSource, *, fewer_architectures: bool) -
 
 
 def _constraints(target: Target, packages: Sequence[LockedPackage]) -> tuple[str, ...]:
-    """Match specs that keep libraries which have code for all GPUs that the row promises, as far as they are known."""
-    held = {package.name: package for package in packages}
+    """Return match specs for library versions that support all GPUs of the row, as far as they are known."""
+    names = {package.name for package in packages}
     oldest = min(target.architectures, key=Version, default=None)
     found: dict[str, str] = {}
     for fact in FACTS:
-        name = next((each for each in fact.packages if each in held), None)
+        name = next((each for each in fact.packages if each in names), None)
         if oldest and name and name != "cuda-version" and Version(oldest) < Version(fact.oldest):
             found.setdefault(name, f"{name} <{fact.since}")
     return tuple(found.values())
 
 
 def _reason(error: SolveError) -> str:
-    """The beginning of the solver's reasons on one line, without the drawing of its tree."""
+    """Return the beginning of the solver's message on one line, without tree drawing."""
     lines = [line.strip("│├└─ ") for line in (error.details or error.what).splitlines()]
     noise = ("The following packages", "which conflicts with")
     text = "; ".join(line.removesuffix(":") for line in lines if line and not any(each in line for each in noise))
@@ -150,5 +150,5 @@ def _reason(error: SolveError) -> str:
 
 @lru_cache(maxsize=1)
 def _opened_once(run: str, source: RecordSource) -> RecordSource:
-    """The source of a run, with what it has opened, which all tasks of a run in this process share."""
+    """Return the source of a run with its open files, shared by all tasks of the run in this process."""
     return source

@@ -1,6 +1,6 @@
-"""Where a refresh looks: every row on every platform that it may exist for, and rows for new CUDA minors.
+"""The spots of a refresh: every row on every platform that it may exist for, and rows for new CUDA minors.
 
-For each there is what the channels have and what of it is tried first.
+Each spot has the records of its channels and the combinations of the first round.
 """
 
 from __future__ import annotations
@@ -17,34 +17,33 @@ from torchlocks.matrix.model import Matrix
 from torchlocks.matrix.target import Target
 from torchlocks.solve.repodata import RecordSource
 from torchlocks.update.candidates import WINDOW, Build, Choice, Offers, offers
-from torchlocks.update.policy import Loss
+from torchlocks.update.policy import Loss, Place
 
 _CUDA_PLATFORMS = ("linux-64", "linux-aarch64", "win-64")
 
 
 def with_new_cuda(matrix: Matrix, source: RecordSource) -> tuple[Matrix, list[str]]:
-    """Return the matrix with a row for each CUDA minor of its majors that the channels have and that has no row.
+    """Return the matrix with a row for each CUDA minor that the channels have, and the reasons for those without.
 
-    A new row is like the newest one of its major, with the driver floor of the major. What has a record of CUDA and can
-    get no row is described in the list.
+    A new row is a copy of the newest one of its major, with the driver floor of the major.
     """
     rows, drivers = dict(matrix.rows), dict(matrix.drivers)
     listed = {row.cuda: name for name, row in matrix.rows.items() if row.cuda}
     newest: dict[int, str] = {}
     for cuda in sorted(listed, key=Version):
         newest[Version(cuda).major] = listed[cuda]
-    there = {
+    available = {
         cuda
         for name in newest.values()
         for platform in matrix.rows[name].platforms
         for cuda in offers(source, matrix.target(name, platform)).cuda_versions
     }
-    told = []
-    for cuda in sorted(there - set(listed), key=Version):
+    no_row = []
+    for cuda in sorted(available - set(listed), key=Version):
         like = newest.get(Version(cuda).major)
         if like is None:
             if Version(cuda).major > max(newest):
-                told.append(f"CUDA {cuda}: its major has no row yet; write one by hand (docs/add-a-row.md)")
+                no_row.append(f"CUDA {cuda}: its major has no row yet; write one by hand (docs/add-a-row.md)")
             continue
         row = matrix.rows[like]
         known = matrix.drivers[str(row.cuda)]
@@ -57,7 +56,7 @@ def with_new_cuda(matrix: Matrix, source: RecordSource) -> tuple[Matrix, list[st
         }
         rows[environment_name(cuda)] = row.model_copy(update={"cuda": cuda, "platforms": cells, "variants": {}})
     left_out = {cuda: why for cuda, why in matrix.left_out.items() if environment_name(cuda) not in rows}
-    return rebuilt(matrix, rows, drivers, left_out), told
+    return rebuilt(matrix, rows, drivers, left_out), no_row
 
 
 def rebuilt(
@@ -66,7 +65,7 @@ def rebuilt(
     drivers: Mapping[str, Drivers] | None = None,
     left_out: Mapping[str, str] | None = None,
 ) -> Matrix:
-    """Return the matrix with other rows, and other drivers and versions left out where they are given."""
+    """Return the matrix with `rows`, and with `drivers` and `left_out` if they are given."""
     return Matrix(
         platforms=matrix.platforms,
         drivers=dict(matrix.drivers if drivers is None else drivers),
@@ -78,18 +77,12 @@ def rebuilt(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spot:
-    """A row on a platform before anything was tried."""
+class Spot(Place):
+    """A row on a platform before solving: also its target, the builds that it can use, and the records."""
 
-    name: str
-    row: Environment
-    platform: str
-    base: Cell
-    current: Cell | None
     target: Target
     builds: tuple[Build, ...]
     offers: Offers
-    new_row: bool
 
     @property
     def id(self) -> tuple[str, str]:
@@ -101,19 +94,6 @@ class Spot:
         row = self.row.model_copy(update={"constraints": constraints})
         return replace(self, row=row, target=replace(self.target, constraints=constraints))
 
-    @property
-    def oldest_torch(self) -> str | None:
-        """What a platform that is new to an existing row must have at least: the oldest torch of its defaults."""
-        if self.current is not None or self.new_row:
-            return None
-        return min((cell.pytorch for cell in self.row.platforms.values()), key=Version)
-
-    @property
-    def variants(self) -> tuple[Cell, ...]:
-        if self.current is None:
-            return ()
-        return tuple(each.cell(self.current) for each in self.row.variants.get(self.platform, ()))  # type: ignore[call-overload]
-
 
 def spots_of(
     wider: Matrix,
@@ -124,16 +104,16 @@ def spots_of(
     row: str | None = None,
     platform: str | None = None,
 ) -> Iterable[Spot]:
-    """Every row of `wider` (or `row`) on every platform (or `platform`) that it may exist for.
+    """Yield every row of `wider` (or `row`) on every platform (or `platform`) that it may exist for.
 
-    `matrix` is the matrix without new rows; `allow` names what a cell may lose.
+    `matrix` is the matrix without new rows; `allow` names what may be removed from a cell.
     """
     for name, each in wider.rows.items():
         if row not in (None, name):
             continue
-        for there in wider.platforms:
-            if platform in (None, there) and (each.accelerator == "cpu" or there in _CUDA_PLATFORMS):
-                yield _spot(wider, matrix, source, allow, name, there)
+        for candidate in wider.platforms:
+            if platform in (None, candidate) and (each.accelerator == "cpu" or candidate in _CUDA_PLATFORMS):
+                yield _spot(wider, matrix, source, allow, name, candidate)
 
 
 def _spot(
@@ -144,22 +124,25 @@ def _spot(
     base = row.platforms.get(platform) or _borrowed(row)  # type: ignore[call-overload]
     whole = wider if platform in row.platforms else rebuilt(wider, _on(wider, name, platform, base))
     target = whole.target(name, platform)
-    builds = _builds(wider, target, platform, allow, known=listed)
+    variants = row.variants.get(platform, ()) if listed else ()  # type: ignore[call-overload]
+    # A platform that is new to an existing row needs at least the oldest torch of the row's defaults.
+    extends_row = not listed and name in matrix.rows
     return Spot(
         name=name,
         row=row,
         platform=platform,
         base=base,
         current=base if listed else None,
+        variants=tuple(each.cell(base) for each in variants),
+        oldest_torch=min((cell.pytorch for cell in row.platforms.values()), key=Version) if extends_row else None,
         target=target,
-        builds=builds,
+        builds=_builds(wider, target, allow, known=listed),
         offers=offers(source, target),
-        new_row=name not in matrix.rows,
     )
 
 
 def _borrowed(row: Environment) -> Cell:
-    """The cell of another platform of the row, without what is about that platform."""
+    """Return the cell of another platform of the row, without that platform's own fields."""
     cell = next(iter(row.platforms.values()))
     return cell.model_copy(update={"release": None, "lacks": None, "glibc": None, "oldest_gpu": None})
 
@@ -169,17 +152,15 @@ def _on(matrix: Matrix, name: str, platform: str, cell: Cell) -> dict[str, Envir
     return {**matrix.rows, name: row.model_copy(update={"platforms": {**row.platforms, platform: cell}})}
 
 
-def _builds(
-    matrix: Matrix, target: Target, platform: str, allow: Collection[Loss], *, known: bool
-) -> tuple[Build, ...]:
-    """The builds of torch that a row can use: its own, then those of its CUDA major that other rows describe.
+def _builds(matrix: Matrix, target: Target, allow: Collection[Loss], *, known: bool) -> tuple[Build, ...]:
+    """Return the torch builds that a row can use: its own, then those of its CUDA major in other rows.
 
-    A build for a newer CUDA than the row's is none of them, nor one that has no code for a GPU that the row serves.
+    Builds for a newer CUDA than the row's, and builds without code for the row's GPUs, are left out.
     """
     own = Build(pattern=target.build, architectures=target.torch_architectures, ptx=target.ptx)
     if target.cuda is None:
         return (own,)
-    # What a new row borrows may be for a newer CUDA than its own.
+    # The build that a new row copied may be for a newer CUDA.
     found = {own.pattern: own} if known or Version(_cuda_of(own)) <= Version(target.cuda) else {}
     for other in matrix.targets():
         variant = variant_of(other.build.replace("*", ""))
@@ -205,25 +186,27 @@ def _cuda_of(build: Build) -> str:
 
 
 def _lost(old: Build, new: Build) -> list[str]:
-    """The architectures that have machine code in builds of one kind and none in those of the other."""
+    """Return the architectures with machine code in `old` and none in `new`."""
     return [each for each in old.architectures if code_for(each, new.architectures, new.ptx) != "machine"]
 
 
 def first_round(spot: Spot) -> Iterable[list[list[Choice]]]:
-    """The combinations of the first round: for each Python, in groups of one torch each."""
+    """Yield the combinations of the first round: for each Python, in groups of one torch each."""
     newest = spot.offers.minors(spot.builds)[:WINDOW]
     listed = {cell.pytorch for cell in (*((spot.current,) if spot.current else ()), *spot.variants)}
     for python in spot.offers.pythons():
-        mine = spot.offers.minors(spot.builds, python)
-        complete = [m for m in mine if any(len(c.companions) == 2 for c in spot.offers.choices(python, m, spot.builds))]
-        minors = [each for each in mine if each in newest or each in listed or each in complete[:1]]
+        available = spot.offers.minors(spot.builds, python)
+        complete = [
+            m for m in available if any(len(c.companions) == 2 for c in spot.offers.choices(python, m, spot.builds))
+        ]
+        minors = [each for each in available if each in newest or each in listed or each in complete[:1]]
         groups = [spot.offers.choices(python, each, spot.builds) for each in minors]
         if groups:
             yield groups
 
 
 def unknown_builds(spot: Spot) -> str | None:
-    """Newer torch that exists in builds of the row's CUDA major only that no row describes; None if there is none."""
+    """Return a message about newer torch whose builds are in no row; None if there is none."""
     known = [Version(each) for each in spot.offers.minors(spot.builds)]
     newer: dict[str, set[str]] = {}
     for offer in spot.offers.torch:

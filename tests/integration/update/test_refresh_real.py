@@ -72,7 +72,7 @@ def test_todays_matrix_has_nothing_left_to_move(tmp_path: Path) -> None:
         [str(TORCHLOCKS), "refresh", "--dry-run", "--snapshot", SNAPSHOT], cwd=ROOT, capture_output=True, text=True
     )
     assert run.returncode == 0, run.stderr
-    assert run.stdout.endswith("The matrix is as good as the records allow\n")
+    assert run.stdout.splitlines()[-1].startswith("The matrix is current")
 
 
 def with_torch_2_14(folder: Path, *, torchvision: bool) -> Path:

@@ -100,7 +100,7 @@ def test_what_moved_is_written_and_accounted_for(checkout: Path) -> None:
     text = account(checkout)
     assert "sign again: `locks/cpu/conda-lock.yml`" in text
     assert "error `signature-stale` in locks/cpu/conda-win-64.lock.sig" in text
-    assert "Generated anew from the locks: `recipes/" in text
+    assert "Generated from the new locks: `recipes/" in text
     table = [line for line in text.splitlines() if line.startswith("| cpu |")]
     (row,) = table
     before, after = read_lock_of(checkout, "HEAD"), read_lock(checkout / "locks" / "cpu" / "pixi.lock")

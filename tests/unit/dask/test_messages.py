@@ -1,4 +1,4 @@
-"""Texts between this machine and workers: they round-trip, and nothing else is taken for an answer."""
+"""Messages between this machine and workers: they round-trip, and invalid answers are refused."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def test_tasks_arrive_as_they_were_sent() -> None:
     assert messages.unpack_solve(sent(messages.pack_solve(TASK)), there) == replace(
         TASK, source=replace(TASK.source, snapshot=there)
     )
-    assert messages.unpack_files(sent(messages.pack_files(FILES))) == FILES
-    assert messages.unpack_node(sent(messages.pack_node(NODE))) == NODE
+    assert messages.from_json(FilesTask, sent(messages.as_json(FilesTask, FILES))) == FILES
+    assert messages.from_json(messages.NodeTask, sent(messages.as_json(messages.NodeTask, NODE))) == NODE
 
 
 def answer(**said: object) -> bytes:
@@ -74,8 +74,8 @@ def read(text: object, kind: messages.Kind, task: object) -> Any:
         b'{"schema": 2, "verdict": {}}',
         answer(verdict={}),
         answer(cell={}),
-        answer(cell=messages.pack_cell(replace(CELL, target=MATRIX.target("cpu", "linux-64")))),
-        answer(cell=messages.pack_cell(replace(CELL, packages="{}"))),
+        answer(cell=messages.as_json(Cell, replace(CELL, target=MATRIX.target("cpu", "linux-64")))),
+        answer(cell=messages.as_json(Cell, replace(CELL, packages="{}"))),
         answer(files={}),
         answer(files=7),
         answer(error=1),

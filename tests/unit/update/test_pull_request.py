@@ -34,7 +34,7 @@ def moved(count: int) -> Update:
     return Update(changed=tuple(changed), unchanged=(), failures=(), recipes=(), check=Report())
 
 
-def test_a_text_that_fits_has_every_package() -> None:
+def test_a_short_text_lists_every_package() -> None:
     update = moved(2)
     text = body(update)
     rows = re.findall(r"^\| \S+ \| (?:added|removed|upgraded|downgraded|rebuilt|replaced) \|", text, re.MULTILINE)
@@ -54,8 +54,8 @@ def test_a_pull_request_takes_title_and_text_however_much_moved() -> None:
     assert {each.env for each in update.changed if f"| {each.env} |" in text} == {each.env for each in update.changed}
 
 
-def test_what_is_said_of_an_update_is_so() -> None:
-    """A channel that is down is no missing solution, and locks that nobody wrote are not new."""
+def test_an_unreachable_channel_is_not_reported_as_an_unsolvable_lock() -> None:
+    """An unreachable channel is not a missing solution, and unchanged locks are not called new."""
     target = load_matrix(LAYOUT.matrix).target("cpu", "linux-64")
     down = LockFailure(target=target, error=ChannelUnreachableError("The channel cannot be read."))
     wrong = Report(findings=(Finding(rule="file-unknown", severity="error", path="locks/cpu/x", message="strange"),))
@@ -64,7 +64,7 @@ def test_what_is_said_of_an_update_is_so() -> None:
     assert "solution" not in body(none)
     assert first_error(none) is down.error
     for update, said in (
-        (replace(none, failures=(), check=wrong), "as they were"),
+        (replace(none, failures=(), check=wrong), "unchanged"),
         (replace(moved(1), check=wrong), "new"),
     ):
         error = first_error(update)

@@ -61,7 +61,7 @@ def refresh(
     """Move the matrix to newer PyTorch, Python and CUDA, and to torchvision and torchaudio that have appeared.
 
     Tries what the channels have for every row and platform, writes the better matrix.yml, and locks what changed.
-    Prints what moved, and what was tried in vain and why.
+    Prints what moved, and which combinations failed and why.
     """
     from torchlocks.cli.console import make_progress
     from torchlocks.core.layout import find_layout
