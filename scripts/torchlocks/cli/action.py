@@ -12,14 +12,12 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import cast, get_args
 
 from torchlocks.core.errors import ActionError, MissingFileError, VerificationError
 from torchlocks.core.layout import Layout
 from torchlocks.core.progress import Progress
-
-if TYPE_CHECKING:
-    from torchlocks.workflow.environment import ChannelChoice
+from torchlocks.workflow.environment import ChannelChoice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,16 +47,10 @@ class Plan:
 def read_inputs(environ: Mapping[str, str]) -> Inputs:
     """Return the inputs from the `INPUT_…` variables of action.yml. Raises ActionError if they are not valid."""
     values = {name: environ.get(f"INPUT_{name.upper()}", "").strip() for name in Inputs.__dataclass_fields__}
-    channel: ChannelChoice
-    if values["channel"] in ("", "auto"):
-        channel = "auto"
-    elif values["channel"] == "conda-forge":
-        channel = "conda-forge"
-    elif values["channel"] == "local":
-        channel = "local"
-    else:
+    channel = cast("ChannelChoice", values["channel"] or "auto")
+    if channel not in get_args(ChannelChoice):
         raise ActionError(
-            f"channel: {values['channel']!r} is no channel.", fix="name auto, conda-forge or local, or leave it out"
+            f"channel: {channel!r} is not a channel.", fix="name auto, conda-forge or local, or leave it out"
         )
     verify = values["verify"].lower() or "true"
     if verify not in ("true", "false"):

@@ -80,7 +80,7 @@ class _LineTask:
         self._total = amount
 
     def state(self) -> str:
-        """What is done, of how much, and the item it is at; empty where nothing is known."""
+        """Return the amount done, the total if known, and the current item."""
         scale, name = (1e6, " MB") if self._unit == "bytes" else (1.0, "")
         known = f" of {self._total / scale:.0f}" if self._total else ""
         amount = f"{self.done / scale:.0f}{known}{name}, " if self.done or known else ""
@@ -128,7 +128,7 @@ class _Bars:
 
 
 def _counted() -> rich.progress.ProgressColumn:
-    """A column with how many of how many are done; empty until that is known."""
+    """Return a column with the number of items done, and the total once it is known."""
     import rich.progress as bars
 
     class Counted(bars.MofNCompleteColumn):

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
     from torchlocks.verify.verdict import Check, Verdict
 
-#: Characters that XML 1.0 cannot hold, not even escaped (its `Char` production): terminal colours, mostly.
+#: Characters that XML 1.0 does not allow, not even escaped (its `Char` production), such as terminal colours.
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
-#: Where more checks than this share one reason to be skipped, they are counted and not named.
+#: If more checks than this have the same reason to be skipped, they are counted and not named.
 _NAMED = 3
 
 
@@ -42,7 +42,7 @@ def write_reports(verdict: Verdict, folder: Path) -> tuple[Path, ...]:
         raise VerificationError(
             f"The report cannot be written: {error.strerror}.",
             where=str(folder),
-            fix="make room, or make the folder writable.",
+            fix="make room, or make the folder writable",
         ) from error
     return tuple(paths.values())
 
@@ -130,10 +130,10 @@ def summary_table(verdict: Verdict) -> RenderableType:
 
 def _skipped(verdict: Verdict) -> dict[str, list[str]]:
     """Return the skipped checks by reason, without those whose tier is listed as not run."""
-    said = {(state.tier, state.obstacle) for state in verdict.tiers}
+    obstacles = {(state.tier, state.obstacle) for state in verdict.tiers}
     by_reason: dict[str, list[str]] = {}
     for check in verdict.checks:
-        if check.outcome == "skipped" and (check.tier, check.why) not in said:
+        if check.outcome == "skipped" and (check.tier, check.why) not in obstacles:
             by_reason.setdefault(check.why or "no reason given", []).append(_short(check))
     return by_reason
 

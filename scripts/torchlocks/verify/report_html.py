@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from torchlocks.verify.verdict import Check, Verdict
 
-#: Facts of more characters than this are folded away.
+#: Facts with more characters than this are collapsed.
 _LONG = 160
 
 
@@ -34,7 +34,7 @@ class CheckRow:
 
 @dataclass(frozen=True)
 class TierRow:
-    """One tier: counts, why it did not run, and its checks, the slowest time as the scale of the bars."""
+    """One tier: counts, the obstacle if it did not run, and its checks. Times are in seconds."""
 
     name: str
     obstacle: str | None
@@ -46,7 +46,7 @@ class TierRow:
 
 @dataclass(frozen=True)
 class Fact:
-    """One fact about the environment; long values are folded."""
+    """One fact about the environment; `long` values are collapsed."""
 
     name: str
     value: str
@@ -54,10 +54,10 @@ class Fact:
 
 
 def report_html(verdict: Verdict, catalogue: str | None = None) -> str:
-    """The page: what came of it, failures first with their full text, then every check by tier with its time drawn,
-    what was skipped and why, the environment's facts and the machine. It loads nothing from anywhere.
+    """Return the page: the result, failures with their full text, every check by tier with its time, skipped checks
+    with reasons, the environment's facts and the machine. It loads no other files.
 
-    `catalogue` is the link to the page of environments, where the report is part of the site.
+    `catalogue` is the link to the page of environments, if the report is part of the site.
     """
     return (
         templates()
@@ -77,13 +77,13 @@ def report_html(verdict: Verdict, catalogue: str | None = None) -> str:
 
 
 def counts_line(verdict: Verdict) -> str:
-    """Return how many checks had which outcome."""
+    """Return the number of checks by outcome, as text."""
     counts = Counter(check.outcome for check in verdict.checks)
     return f"{counts['passed']} checks passed, {counts['failed']} failed, {counts['skipped']} skipped."
 
 
 def tier_rows(verdict: Verdict) -> tuple[TierRow, ...]:
-    """The tiers in the order they run, each with its checks in the order they ran."""
+    """Return the tiers and their checks, in the order in which they ran."""
     rows = []
     for state in verdict.tiers:
         checks = [check for check in verdict.checks if check.tier == state.tier]
@@ -105,7 +105,7 @@ def tier_rows(verdict: Verdict) -> tuple[TierRow, ...]:
 
 
 def timeline(verdict: Verdict) -> Markup | None:
-    """Return how the time of the run was spent: by tier, and between the checks. None if no time was measured."""
+    """Return a drawing of the run's time by tier and between checks; None if no time was measured."""
     spent = [(row.name, row.total_s) for row in tier_rows(verdict) if row.total_s > 0]
     rest = verdict.duration_s - sum(amount for _, amount in spent)
     if rest > 0:
@@ -149,7 +149,7 @@ def _host(verdict: Verdict) -> tuple[tuple[str, str], ...]:
 
 
 def _name(check: Check) -> str:
-    """The name of a check for people: its function's, less `test_` and underscores, and its case."""
+    """Return the readable name of a check: its function without `test_` and underscores, and its case."""
     name, _, case = check.id.partition("::")[2].partition("[")
     plain = (name or check.id).removeprefix("test_").replace("_", " ")
     return f"{plain} ({case[:-1]})" if case else plain

@@ -1,4 +1,4 @@
-"""The environment variables of the suite: the environment's own and the system's."""
+"""The suite's process environment: variables of the activated environment and of the system."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from torchlocks.core.systems import here
 from torchlocks.install.activate import activation_environment
 
-#: What the suite may know of the outside. Everything else (PYTHONPATH, LD_LIBRARY_PATH, LD_PRELOAD, DYLD_*,
+#: Variables that the suite inherits. All others (PYTHONPATH, LD_LIBRARY_PATH, LD_PRELOAD, DYLD_*,
 #: PYTEST_*, OMP_NUM_THREADS, another environment's variables) would change what is tested.
 _KEPT = frozenset(
     {
@@ -21,7 +21,7 @@ _KEPT = frozenset(
     }
 )  # fmt: skip
 
-#: And what begins so: the locale, where other nodes are, and which network interfaces lead to them.
+#: Prefixes of further variables: the locale, the other nodes, and the network interfaces to them.
 _KEPT_PREFIXES = ("LC_", "TORCH_VERIFY_", "NCCL_", "GLOO_")
 
 #: The files of an NVIDIA driver on Linux and on WSL, as shell patterns.
@@ -31,9 +31,9 @@ _DRIVER_FILES = ("libcuda.so*", "libcudadebugger.so*", "libnvidia-*.so*", "libdx
 def sealed_environment(prefix: Path, outside: Mapping[str, str], work: Path) -> dict[str, str]:
     """Return the variables that the suite runs with: the activated environment's and the system's.
 
-    The home folder is an empty one below `work`, so that no user's site-packages, caches or configuration are used. A
-    driver that is found through LD_LIBRARY_PATH alone (clusters, NixOS, some containers) is linked into a folder of its
-    own, without the rest of that path, which may contain a CUDA toolkit.
+    The home folder is an empty one below `work`, so that no site-packages, caches or configuration of the user are
+    used. A driver that is found only through LD_LIBRARY_PATH (clusters, NixOS, some containers) is linked into a folder
+    of its own, without the rest of that path, which may contain a CUDA toolkit.
     """
     kept = {
         name: value
@@ -45,13 +45,13 @@ def sealed_environment(prefix: Path, outside: Mapping[str, str], work: Path) -> 
     kept |= here.bare(outside, home)
     if driver := _driver_folder(outside.get("LD_LIBRARY_PATH", ""), work):
         kept["LD_LIBRARY_PATH"] = os.fspath(driver)
-    # -I does this for the suite's own process and for those it starts; these are for whoever starts Python without.
+    # The suite uses -I for itself and its processes; these are for programs that start Python without it.
     kept |= {"PYTHONNOUSERSITE": "1", "PYTHONSAFEPATH": "1"}
     return activation_environment(prefix, kept)
 
 
 def _driver_folder(search_path: str, work: Path) -> Path | None:
-    """Return a folder below `work` with links to the NVIDIA driver's files, if `search_path` leads to one; Linux."""
+    """Return a folder below `work` with links to an NVIDIA driver in `search_path`, None without one; Linux only."""
     folders = (Path(folder) for folder in search_path.split(os.pathsep) if folder)
     found = next((folder for folder in folders if (folder / "libcuda.so.1").exists()), None)
     if found is None or not sys.platform.startswith("linux"):

@@ -1,7 +1,7 @@
 """Verify an environment: run the torch suite with the environment's own Python, isolated from outside.
 
-The suite (`tests/torch`) never imports this package. Its command, torch-verify, gets a JSON file with what the lock
-promises, writes events as checks finish, and writes a report, which `verdict.py` models.
+The suite (`tests/torch`) never imports this package. Its command, torch-verify, reads a JSON file with what the lock
+requires, writes events as checks finish, and writes a report, which `verdict.py` models.
 """
 
 from __future__ import annotations
@@ -26,18 +26,16 @@ from torchlocks.core.systems import here
 from torchlocks.install.activate import python_of
 from torchlocks.lockfile.models import Lock
 from torchlocks.matrix.target import Target
-from torchlocks.verify.report import summary_table, verdict_json, write_reports
+from torchlocks.verify.report import write_reports
 from torchlocks.verify.seal import sealed_environment
 from torchlocks.verify.verdict import Accelerator, Check, Host, Verdict
 
-__all__ = ["Verdict", "sealed_environment", "summary_table", "verdict_json", "verify_environment"]
-
 _POLL_SECONDS = 0.05
 
-#: How long the suite has to end its own processes before it is killed.
+#: Seconds for the suite to end its own processes before it is killed.
 _GRACE_SECONDS = 10.0
 
-#: The exit codes of torch-verify after which there is a report; 2: it refused what it was asked for.
+#: The exit codes of torch-verify with a report, and that of a refused request.
 _REPORTED, _REFUSED = (0, 1), 2
 
 
@@ -54,7 +52,7 @@ def verify_target(
     differs: str | None = None,
     client: str = "torchlocks",
 ) -> Verdict:
-    """`verify_environment`, for an environment that should be what the matrix says of `target`."""
+    """Run `verify_environment` with the expectations of a target of the matrix."""
     return verify_environment(
         prefix,
         lock,
@@ -97,18 +95,18 @@ def verify_environment(
 ) -> Verdict:
     """Run the suite inside the environment at `prefix`, and write `reports/<env>.json` and `.xml`.
 
-    `lock` and `platform` are what the environment was made from; `select` is a pytest -k expression; `quick` runs the
+    The environment was installed from `lock` for `platform`. `select` is a pytest -k expression; `quick` runs the
     suite's short set of checks; `tiers` names the tiers to run (default: all). `architectures` are the compute
-    capabilities ("9.0") that the environment's row of the matrix promises machine code for, `ptx` the one that newer
-    GPUs compile from, `driver_floor` the oldest driver it runs on: left out for environments without a row.
-    `differs` says how the lock differs from the committed one, `client` who installed the environment. The verdict is
-    returned whatever it says: its `ok` decides.
-    Raises MissingFileError when there is no environment or no suite, LockfileError when the lock is not of a torch
-    environment of that platform, VerificationError when `tiers` or `select` is not one.
+    capabilities ("9.0") with machine code according to the environment's row of the matrix, `ptx` the one that newer
+    GPUs compile from, `driver_floor` the oldest driver; empty for environments without a row. `differs` describes how
+    the lock differs from the committed one, `client` is the program that installed the environment.
+    Returns the verdict, also of a failure (see `ok`). Raises MissingFileError if there is no environment or no suite,
+    LockfileError if the lock is not of a torch environment of that platform, VerificationError if `tiers` or `select`
+    is not valid.
     """
     python = python_of(prefix)
     if not (suite / "conftest.py").is_file():
-        raise MissingFileError("The verification suite is not here.", where=str(suite), fix="use a whole checkout.")
+        raise MissingFileError("The verification suite is not here.", where=str(suite), fix="use a complete checkout")
     about = {
         "lock_path": os.fspath(lock.path),
         "lock_sha256": lock.sha256,
@@ -156,11 +154,11 @@ def verify_environment(
 
 
 def _read(report: Path, prefix: Path, differs: str | None) -> Verdict:
-    """Read the suite's report as a verdict of this torchlocks. Raises VerificationError if it has another form."""
+    """Read the suite's report as a verdict. Raises VerificationError if it is not valid."""
     try:
-        told = json.loads(report.read_text(encoding="utf-8"))
-        ours = {"torchlocks": __version__, "prefix": os.fspath(prefix), "differs": differs}
-        return Verdict.model_validate({**told, **ours})
+        content = json.loads(report.read_text(encoding="utf-8"))
+        added = {"torchlocks": __version__, "prefix": os.fspath(prefix), "differs": differs}
+        return Verdict.model_validate({**content, **added})
     except (OSError, ValueError, ValidationError) as error:
         raise VerificationError(
             "The suite's report cannot be read.",
@@ -171,19 +169,19 @@ def _read(report: Path, prefix: Path, differs: str | None) -> Verdict:
 
 
 def _refusal(log: Path) -> VerificationError:
-    """Return the error for a request that torch-verify refused; its message is the last line with its name."""
+    """Return the error for a request that torch-verify refused, with its message from the log."""
     lines = _tail(log).splitlines()
-    said = next((line for line in reversed(lines) if line.startswith("torch-verify: ")), "torch-verify: no message")
-    message = said.removeprefix("torch-verify: ").removeprefix("error: ")
+    last = next((line for line in reversed(lines) if line.startswith("torch-verify: ")), "torch-verify: no message")
+    message = last.removeprefix("torch-verify: ").removeprefix("error: ")
     return VerificationError(
-        f"The suite refused what was asked: {message}.",
+        f"The suite refused the request: {message}.",
         fix="name tiers as docs/verification.md lists them, and checks as for pytest -k: 'matmul and not bf16'.",
         details=_tail(log),
     )
 
 
 def _no_report(status: int, log: Path) -> dict[str, object]:
-    """Return the fields of a verdict if the suite's command ended without a report: one failure that describes how."""
+    """Return the fields of a verdict for a run without a report: one failure that describes how it ended."""
     last = [line.strip() for line in _tail(log).splitlines() if line.strip()][-1:]
     how = f"was killed by signal {-status}" if status < 0 else f"ended with exit code {status}"
     why = f"the suite {how}{': ' + last[0] if last else ''}"
@@ -245,7 +243,7 @@ def _expectation(
 
 
 def _run(command: list[str], environment: dict[str, str], work: Path, task: Task) -> int:
-    """Run torch-verify, show its progress, and return its exit code. No process is left if this raises."""
+    """Run torch-verify, show its progress, and return its exit code. Leaves no process if it raises."""
     events, plan = work / "events.jsonl", _Plan(task)
     events.touch()
     with (work / "suite.log").open("wb") as log, events.open(encoding="utf-8") as stream:
@@ -268,7 +266,7 @@ def _run(command: list[str], environment: dict[str, str], work: Path, task: Task
 
 
 class _Plan:
-    """Shows the suite's events as progress: the number of checks, and each as it finishes."""
+    """Shows the suite's events as progress."""
 
     def __init__(self, task: Task) -> None:
         self._task = task

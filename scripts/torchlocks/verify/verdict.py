@@ -14,8 +14,8 @@ from torchlocks.core.reading import RECORD_BYTES, read_bytes
 Accelerator = Literal["cpu", "cuda"]
 Outcome = Literal["passed", "failed", "skipped"]
 
-#: What a verdict comes to. `partial`: a part of what a full verdict needs was not run, or not proven. `cuda-build`: a
-#: CUDA environment is what its lock says, and no GPU was there to compute on.
+#: The conclusion. `partial`: a required check was not run, or proved nothing. `cuda-build`: a CUDA environment agrees
+#: with its lock, and no GPU was available.
 State = Literal["failed", "nothing", "partial", "cpu", "cuda-build", "gpu"]
 
 
@@ -52,10 +52,10 @@ class TierState(Frozen):
 
 
 class Host(Frozen):
-    """The machine that the suite ran on; `memory_bytes` is what is built in, not what is free.
+    """The machine that the suite ran on; `memory_bytes` is the installed memory, not the free one.
 
-    `driver` is the version of its NVIDIA driver, `driver_cuda` the newest CUDA that it runs, `gpus` their names: looked
-    for where the environment is one for CUDA, and None or empty elsewhere.
+    `driver` is the version of its NVIDIA driver, `driver_cuda` the newest CUDA that it runs, `gpus` their names: only
+    for CUDA environments, otherwise None or empty.
     """
 
     system: str
@@ -76,7 +76,7 @@ class Host(Frozen):
 
 
 class Gap(Frozen):
-    """A required check that proves nothing here: `name` is what the headline names as missing."""
+    """A required check that proved nothing; `name` is its name in the headline."""
 
     tier: str
     id: str
@@ -85,14 +85,14 @@ class Gap(Frozen):
 
 
 class Verdict(Frozen):
-    """What the suite found, bound to the lock that the environment was made from.
+    """The suite's report on an environment and the lock that it was installed from.
 
-    The suite's command concludes; this is the form of its report. `lock_sha256` is the hash of the lockfile's bytes.
-    `select`, `quick` and `tiers_selected` tell what of the suite was asked for, `workers` how many processes ran it.
-    `client` is the program that installed the environment. `facts` are what the environment says of itself. `ok`:
-    nothing failed, and something ran. `complete`: the whole suite was asked for, so that `ok` speaks for the
-    environment. `gaps` are the required checks that proved nothing, `headline` is the conclusion in one line. `differs`
-    says what of the committed lock the environment is not, None if it is of that lock, or of another that was named.
+    The suite's command draws the conclusion; this is the format of its report. `lock_sha256` is the hash of the
+    lockfile's bytes. `select`, `quick` and `tiers_selected` are the requested part of the suite, `workers` its number
+    of processes. `client` is the program that installed the environment. `facts` are reported by the environment
+    itself. `ok`: nothing failed, and at least one check ran. `complete`: the whole suite was requested, so that `ok`
+    holds for the environment. `gaps` are the required checks that proved nothing, `headline` is the conclusion in one
+    line. `differs` describes the differences from the committed lock, None if there are none or another lock was named.
     """
 
     # Reports of a newer suite may have further fields.
@@ -127,7 +127,7 @@ class Verdict(Frozen):
     differs: str | None = None
 
     def failure_line(self) -> str:
-        """Return what is wrong in one line: the failures by name, or that nothing ran."""
+        """Return the failures in one line, or that no check ran."""
         if not self.failures:
             return "no check ran"
         first = self.failures[0]

@@ -40,7 +40,7 @@ def choose_gpu_environment(
 
     `cuda` is a version, or `auto` for the best. `local` selects those of the local channel. A missing GPU is a note
     unless `require_gpu`, since clusters build on login nodes. `python` and `pytorch` select a variant of the row.
-    `limits` gives what the locked libraries have code for.
+    `limits` are those of the locked libraries.
     Raises NoSuchRowError if there is no such environment, UnfitHostError if it cannot run here.
     """
     options = " CHANNEL=local" if local else ""
@@ -131,17 +131,17 @@ def _automatic(judged: tuple[Compatibility, ...], chosen: Compatibility | None, 
             fix=f"name a version, one of {', '.join(versions)} (make env-gpu CUDA=…{options}), "
             "or use the CPU environment: make env-cpu",
         )
-    untold = [result for result in judged if result.state == "unknown"]
-    for result in judged if not untold else ():
+    unknown = [result for result in judged if result.state == "unknown"]
+    for result in judged if not unknown else ():
         if error := refusal(result, host, None, options=options):
             raise error
-    versions = [version for version in versions if version in {result.cuda for result in untold}] or versions
+    versions = [version for version in versions if version in {result.cuda for result in unknown}] or versions
     raise UnfitHostError(
         "No CUDA environment is known to run on this machine.",
         where=describe(host),
         fix=f"try one of {', '.join(versions)} (make env-gpu CUDA=…{options}) and see whether it is verified"
         "\nor use the CPU environment: make env-cpu",
-        details="\n".join(dict.fromkeys(f"  why:   {reason.text}" for result in untold for reason in result.reasons))
+        details="\n".join(dict.fromkeys(f"  why:   {reason.text}" for result in unknown for reason in result.reasons))
         or None,
     )
 

@@ -1,4 +1,4 @@
-"""How a lock that stands in for a committed one differs from it, in a sentence."""
+"""Describe how the lock of the local channel differs from the committed one."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _COMPARED = ("torchvision", "torchaudio", "python", "numpy")
 
 
 def differs_from_committed(layout: Layout, env: str, platform: str, lock_packages: tuple[LockedPackage, ...]) -> str:
-    """Return what differs in a lock from the committed lock of `env`: torch, Python, the number of packages.
+    """Return the differences of a lock from the committed lock of `env`: torch, Python, the number of packages.
 
-    Without a committed lock that can be read, the sentence says that there is none.
+    If the committed lock is missing or invalid, the text reports that.
     """
     path = layout.locks / env / CONDA_LOCK
     try:
@@ -24,10 +24,10 @@ def differs_from_committed(layout: Layout, env: str, platform: str, lock_package
         committed = ()
     if not committed:
         return f"not the committed lock: there is none of {env} for {platform}"
-    ours, theirs = _versions(lock_packages), _versions(committed)
+    local, expected = _versions(lock_packages), _versions(committed)
     parts = []
     for name in ("torch", *_COMPARED):
-        here, there = ours.get(name), theirs.get(name)
+        here, there = local.get(name), expected.get(name)
         if here != there:
             label = "Python" if name == "python" else name
             parts.append(f"{label} {here} instead of {there}" if here and there else f"{'no ' if there else ''}{label}")

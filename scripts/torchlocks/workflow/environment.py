@@ -1,7 +1,7 @@
 """Build a verified environment from a row of the matrix: select lock and channel, install, verify.
 
-`make env-cpu` and `make env-gpu` run this. Whether there is nothing to do is decided by the contents of the inputs,
-before any expensive import; an environment of the same lock is verified again, and not installed again.
+`make env-cpu` and `make env-gpu` run this. Unchanged inputs (compared by content) are detected before any expensive
+import; an environment of the same lock is verified again, but not installed again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torchlocks.local_channel.wheel_sizes import RowSize
     from torchlocks.lockfile.models import Lock
     from torchlocks.matrix.target import Target
-    from torchlocks.verify.suite import Verdict
+    from torchlocks.verify.verdict import Verdict
 
 ChannelChoice = Literal["auto", "conda-forge", "local"]
 
@@ -41,7 +41,7 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """The result. `verdict` is None when there was nothing to do; `notes` are to be shown to the user."""
+    """The result. `verdict` is None if there was nothing to do; `notes` are messages for the user."""
 
     prefix: Path
     verdict: Verdict | None
@@ -96,7 +96,7 @@ def verify_installed(
     """Run the suite again in an installed environment, with the lock that it was installed from.
 
     A run of all checks marks the environment as verified or not; a selection (`select`, as for pytest -k) and the
-    short set (`quick`) do not. Raises MissingFileError when the environment's lock no longer exists.
+    short set (`quick`) do not. Raises MissingFileError if the environment's lock no longer exists.
     """
     lock, target = installed_lock(layout, env)
     return _verify(layout, target, lock, progress, select, quick)
@@ -218,8 +218,8 @@ def _committed_lock(layout: Layout, target: Target, request: Request, progress: 
 def _local_lock(layout: Layout, target: Target, fetch: FetchOptions, progress: Progress) -> Lock:
     """Build the local channel, and return a lock of the target from it.
 
-    Offline, an existing lock whose packages are all in the package cache is the one: so it is with a bundle that was
-    unpacked. Raises FetchError, offline, for wheels that are not here.
+    Offline, an existing lock whose packages are all in the package cache is returned, such as that of an unpacked
+    bundle. Raises FetchError, offline, for missing wheels.
     """
     from torchlocks.lockfile.formats import CONDA_LOCK
 
@@ -243,9 +243,9 @@ def _local_lock(layout: Layout, target: Target, fetch: FetchOptions, progress: P
         offline=fetch.offline,
         progress=progress,
     )
-    here = target.on_channel(channel.url, python=channel.python, pytorch=channel.versions["pytorch"])
+    local_target = target.on_channel(channel.url, python=channel.python, pytorch=channel.versions["pytorch"])
     options = LockOptions(source=RecordSource(), solver=find_solver())
-    results, failures = lock_environments(layout, [here], layout.local_locks, options, progress)
+    results, failures = lock_environments(layout, [local_target], layout.local_locks, options, progress)
     if failures:
         raise failures[0].error
     return _read(results[0].folder / CONDA_LOCK)

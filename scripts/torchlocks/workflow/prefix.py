@@ -1,7 +1,7 @@
-"""An environment anywhere, made by any client → the lock that it came from, and the verdict of the suite.
+"""An environment in any folder, installed by any client → its lock, and the verdict of the suite.
 
-The lock is the one that is named; else the one whose hash the environment records; else one of this checkout that names
-the very packages; else what the records in `conda-meta` say.
+The lock is the named one; else the one whose hash the environment records; else one of this checkout with the same
+packages; else a lock made from the records in `conda-meta`.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from torchlocks.verify.suite import verify_environment, verify_target
 
 if TYPE_CHECKING:
     from torchlocks.core.progress import Progress
-    from torchlocks.verify.suite import Verdict
+    from torchlocks.verify.verdict import Verdict
 
 
 @dataclass(frozen=True, kw_only=True)
 class MadeFrom:
-    """What an environment was made from. `target` is its row of the matrix, None for a lock from elsewhere.
+    """The lock of an environment. `target` is its row of the matrix, None for other locks.
 
-    `origin` tells how the lock was found, for a message.
+    `origin` describes how the lock was found, for messages.
     """
 
     lock: Lock
@@ -47,9 +47,9 @@ class MadeFrom:
 
 
 def made_from(prefix: Path, named: str | None = None) -> MadeFrom:
-    """Return the lock that the environment in `prefix` was made from; `named` is its path or URL, if it is known.
+    """Return the lock of the environment in `prefix`; `named` is its path or URL, if known.
 
-    Raises LockfileError for a lock that is not of the environment's platform, and what reading locks and records does.
+    Raises LockfileError if the lock is not for the environment's platform, and what reading locks and records raises.
     """
     side = read_prefix(prefix)
     platform, packages = next(iter(side.packages.items()))
@@ -58,7 +58,7 @@ def made_from(prefix: Path, named: str | None = None) -> MadeFrom:
         lock = open_lock(named)
         if platform not in lock.packages:
             raise LockfileError(
-                f"The lock has no packages for {platform}, which the environment is for.",
+                f"The lock has no packages for {platform}, the environment's platform.",
                 where=named,
                 fix=f"it has {', '.join(lock.platforms)}: name another lock.",
             )
@@ -95,15 +95,15 @@ def made_from(prefix: Path, named: str | None = None) -> MadeFrom:
 def verify_prefix(
     prefix: Path, named: str | None, progress: Progress, *, select: str | None = None, quick: bool = False
 ) -> tuple[Verdict, Path]:
-    """Run the suite in an environment anywhere; return the verdict and the folder of its reports.
+    """Run the suite in the environment in `prefix`; return the verdict and the folder of its reports.
 
-    An environment that torchlocks or a bundle installed is marked by a run of all checks. Raises what `made_from` and
+    A run of all checks marks environments that torchlocks or a bundle installed. Raises what `made_from` and
     `verify_environment` raise.
     """
     found = made_from(prefix, named)
     progress.say(f"{prefix}: {found.origin}")
     layout = _layouts()[0]
-    # Reports of environments with a name are not replaced by those of others.
+    # These must not replace the reports of named environments.
     reports = layout.reports / "elsewhere"
     if select is not None or quick:
         reports = reports / "selections"
@@ -146,12 +146,12 @@ def verify_prefix(
 
 
 def _layouts() -> list[Layout]:
-    """The checkout around the current folder, and the files that torchlocks brings; at least one."""
+    """Return the checkout of the current folder, if any, and torchlocks' own files."""
     found = []
     with suppress(MissingFileError):
         found.append(find_layout())
-    own = builtin_layout()
-    return found if any(each.root == own.root for each in found) else [*found, own]
+    builtin = builtin_layout()
+    return found if any(each.root == builtin.root for each in found) else [*found, builtin]
 
 
 def _folders(layout: Layout) -> Iterator[tuple[Path, str]]:
@@ -169,7 +169,7 @@ def _target(layout: Layout, env: str, platform: str, *, local: bool) -> Target |
 
 
 def _names_all(explicit: Path, packages: tuple[LockedPackage, ...]) -> bool:
-    """Whether an explicit file names just these packages."""
+    """Whether an explicit file names exactly these packages."""
     try:
         lines = explicit.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError):

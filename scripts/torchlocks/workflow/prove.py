@@ -21,12 +21,12 @@ from torchlocks.matrix.target import Target
 from torchlocks.verify.verdict import Verdict
 
 _TIMEOUT_S = 3600
-"""How long a client may take to install one environment, in seconds."""
+"""Time limit for a client to install one environment, in seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Proven:
-    """What came of one environment: a verdict, or the error that kept it from being installed."""
+    """The result for one environment: a verdict, or the error of its installation."""
 
     env: str
     verdict: Verdict | None
@@ -39,7 +39,7 @@ class Proven:
 
     @property
     def line(self) -> str:
-        """What came of it, in one line."""
+        """The result in one line."""
         if self.verdict is not None:
             return f"{self.env}: {self.verdict.headline}"
         return f"{self.env}: not installed: {self.error.what if self.error else 'no reason'}"
@@ -58,7 +58,7 @@ def prove(
     """Prove environments on this machine; reports go to `reports/proof/CLIENT/`.
 
     Each is installed into a prefix of its own from the committed lock and removed afterwards (`keep`: left in
-    build/proof), since runners have room for one. A failure is in the result, and the others are proven all the same.
+    build/proof), since runners have disk space for one. A failure is part of the result and does not stop the others.
     Raises NoSuchRowError for a name that is not in the matrix, MissingFileError for a client that is not installed.
     """
     targets = [matrix.target(env, platform) for env in envs]
@@ -132,15 +132,15 @@ def _run_client(layout: Layout, target: Target, prefix: Path, client: Client) ->
             check=False,
             timeout=_TIMEOUT_S,
         )
-        said, failed = done.stdout.decode(errors="replace"), done.returncode != 0
+        output, failed = done.stdout.decode(errors="replace"), done.returncode != 0
     except subprocess.TimeoutExpired:
-        said, failed = f"it took more than {_TIMEOUT_S} s", True
+        output, failed = f"it took more than {_TIMEOUT_S} s", True
     except OSError as error:
-        said, failed = str(error), True
+        output, failed = str(error), True
     if failed:
         raise InstallError(
             f"{client} could not install {target.env}.",
             where=shlex.join(command),
-            fix="see what it says below",
-            details="\n".join(said.splitlines()[-30:]),
+            fix="see its output below",
+            details="\n".join(output.splitlines()[-30:]),
         )

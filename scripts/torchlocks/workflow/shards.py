@@ -1,4 +1,4 @@
-"""Divide the proving of locks among runners: which environments, on which platform, by which client, in which job."""
+"""Divide the verification of committed locks into jobs by platform, client and environment."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RUNNERS: Mapping[str, str] = {
     "osx-arm64": "macos-15",
     "win-64": "windows-2025",
 }
-"""GitHub's runner for each platform. Others have none, and are proven by hand."""
+"""GitHub's runner for each platform. Other platforms have none, and are verified by hand."""
 
 CLIENTS: tuple[Client, ...] = ("torchlocks", "micromamba", "conda")
 
@@ -35,9 +35,9 @@ MOST_JOBS = 250
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """One job: `environments` are names with spaces between, `key` is that of the cache of their packages.
+    """One job: `environments` are names separated by spaces, `key` is the key of their package cache.
 
-    `cache` is whether their packages are worth caching: those of CUDA would crowd out all others.
+    `cache`: whether to cache their packages; CUDA packages would evict all others.
     """
 
     name: str
@@ -60,9 +60,9 @@ def plan_shards(
 ) -> tuple[Shard, ...]:
     """Return the jobs that prove every committed lock on every platform with a runner.
 
-    With `since` (a git revision) only locks that differ from it count, with `max_age_days` those without evidence of a
-    workflow that is as new, and on the present lock. A job has `most` environments at most; if that makes too many
-    jobs, more. Raises MissingFileError if there is no such revision.
+    `since` (a git revision) selects locks that differ from it; `max_age_days` leaves out those with evidence of a
+    workflow on the present lock that is not older. A job has at most `most` environments, or more if there would be
+    too many jobs. Raises MissingFileError if there is no such revision.
     """
     changed = None if since is None else _changed(layout, since)
     fresh = set() if max_age_days is None else _fresh(layout, timedelta(days=max_age_days))

@@ -29,8 +29,8 @@ def packages_unavailable(
     """Return the error for an environment whose packages cannot be downloaded because of `reason`.
 
     `lock` is the committed lock, None if it no longer agrees with the template or the matrix. `missing` are package
-    files to list. `local` are the CUDA versions that the local channel has on this platform. `offline`: the network was
-    not to be used.
+    files to list. `local` are the CUDA versions that the local channel has on this platform. `offline`: network access
+    was disabled.
     """
     if lock is not None:
         what = f"The lock of {target.env} is valid, but its packages cannot be downloaded from {channels}."
@@ -39,7 +39,7 @@ def packages_unavailable(
         what = f"{target.env} must be locked again, and {channels} cannot be used for that."
         facts = f"{target.template} or matrix.yml is newer than the committed lock"
     choices = [
-        *(["leave OFFLINE=1 out, and let the packages be fetched"] if offline else []),
+        *(["leave OFFLINE=1 out, so that the packages are downloaded"] if offline else []),
         *([] if offline else ["reach the channel (network, proxy) and run this again"]),
         *([] if offline else ["name a mirror of it: MIRROR=URL"]),
         f"install locks/{target.env}/conda-{target.platform}.lock on a machine that reaches it",
@@ -94,5 +94,5 @@ def _wheels(row: RowSize) -> str:
 
 
 def _distance(cuda: str, wanted: str | None) -> tuple[int, int]:
-    ours, theirs = Version(wanted or "0"), Version(cuda)
-    return abs(ours.major - theirs.major), abs(ours.minor - theirs.minor)
+    one, other = Version(wanted or "0"), Version(cuda)
+    return abs(one.major - other.major), abs(one.minor - other.minor)

@@ -18,7 +18,8 @@ from rich.console import Console
 from torchlocks.core.errors import LockfileError, MissingFileError, TorchlocksError, VerificationError
 from torchlocks.core.progress import Silent, Unit
 from torchlocks.lockfile.models import Lock, LockedPackage
-from torchlocks.verify.suite import summary_table, verify_environment
+from torchlocks.verify.report import summary_table
+from torchlocks.verify.suite import verify_environment
 from torchlocks.verify.verdict import Check, Verdict
 
 SUITE = Path(__file__).parents[2] / "torch"

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from torchlocks.cli.commands.shared import print_rich
+
 
 @click.command()
 @click.option(
@@ -20,7 +22,7 @@ import click
     "needed",
     type=click.Choice(["torchvision", "torchaudio"]),
     multiple=True,
-    help="Judge the environments that have this package, variants too; may be given twice.",
+    help="Check the environments that have this package, including variants; may be given twice.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the diagnosis as JSON, and nothing else.")
 def doctor(record: Path | None, needed: tuple[str, ...], as_json: bool) -> None:
@@ -49,7 +51,5 @@ def doctor(record: Path | None, needed: tuple[str, ...], as_json: bool) -> None:
     diagnosis = diagnose(matrix, host, locked, limits=limits, needed=needed, installed=installed, proven=proven)
     if as_json:
         click.echo(diagnosis_json(diagnosis))
-        return
-    from rich.console import Console
-
-    Console(highlight=False).print(diagnosis_text(diagnosis))
+    else:
+        print_rich(diagnosis_text(diagnosis))

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from torchlocks.cli.commands.shared import installed_prefix, is_prefix, mirror_option, scheduler_option, show_verdict
+from torchlocks.cli.commands.shared import (
+    channel_option,
+    installed_prefix,
+    is_prefix,
+    mirror_option,
+    scheduler_option,
+    show_verdict,
+)
 
 if TYPE_CHECKING:
     from torchlocks.core.layout import Layout
@@ -25,7 +32,7 @@ if TYPE_CHECKING:
 @click.option("--torch", "pytorch", default=None, metavar="X.Y", help="A variant of the row with this PyTorch.")
 @click.option("--pair", is_flag=True, help="Build the CPU environment with the same versions, too.")
 @click.option("--require-gpu", is_flag=True, help="Fail at once if no GPU can be used.")
-@click.option("--channel", type=click.Choice(["auto", "conda-forge", "local"]), default="auto", show_default=True)
+@channel_option
 @click.option("--offline", is_flag=True, help="Use the package cache only.")
 @mirror_option
 @click.option("--force", is_flag=True, help="Build it again even if nothing has changed.")
@@ -37,7 +44,7 @@ def env(
     pytorch: str | None,
     pair: bool,
     require_gpu: bool,
-    channel: str,
+    channel: ChannelChoice,
     offline: bool,
     mirror: str | None,
     force: bool,
@@ -56,26 +63,25 @@ def env(
         raise click.UsageError(f"--cuda is for GPU environments: torchlocks env gpu --cuda {cuda}")
     layout = find_layout()
     platform = host_platform()
-    choice: ChannelChoice = "auto" if channel == "auto" else "local" if channel == "local" else "conda-forge"
     progress = make_progress(quiet=as_json)
     matrix = load_matrix(layout.matrix)
-    if choice == "local" and (python or pytorch):
+    if channel == "local" and (python or pytorch):
         raise click.UsageError("the local channel has one Python and one PyTorch: leave --python and --torch out")
     if kind == "cpu":
         names = [matrix.variant("cpu", platform, python=python, pytorch=pytorch)]
     else:
-        names = [_gpu_environment(layout, cuda, choice, require_gpu, progress, python, pytorch)]
+        names = [_gpu_environment(layout, matrix, cuda, channel, require_gpu, progress, python, pytorch)]
     if pair:
-        names.insert(0, _cpu_pair(matrix, names[0], platform, local=choice == "local"))
+        names.insert(0, _cpu_pair(matrix, names[0], platform, local=channel == "local"))
     for name in names:
         request = Request(
-            env=name, platform=platform, channel=choice, offline=offline, force=force, mirror=mirror or None
+            env=name, platform=platform, channel=channel, offline=offline, force=force, mirror=mirror or None
         )
         _show(name, make_environment(layout, request, progress), progress, as_json)
 
 
 def _show(name: str, outcome: Outcome, progress: Progress, as_json: bool) -> None:
-    """Print what became of an environment, and how to use it."""
+    """Print the result of building an environment, and how to use it."""
     from torchlocks.core.layout import as_typed_here
 
     if outcome.verdict is None:
@@ -90,7 +96,7 @@ def _show(name: str, outcome: Outcome, progress: Progress, as_json: bool) -> Non
 
 
 def _cpu_pair(matrix: Matrix, gpu: str, platform: str, *, local: bool) -> str:
-    """The CPU environment with the same Python, PyTorch and torchvision. Raises NoSuchRowError if there is none."""
+    """Return the CPU environment with the same Python, PyTorch and torchvision. Raises NoSuchRowError."""
     from torchlocks.core.errors import NoSuchRowError
 
     if matrix.environments[gpu].accelerator == "cpu":
@@ -109,6 +115,7 @@ def _cpu_pair(matrix: Matrix, gpu: str, platform: str, *, local: bool) -> str:
 
 def _gpu_environment(
     layout: Layout,
+    matrix: Matrix,
     cuda: str,
     channel: ChannelChoice,
     require_gpu: bool,
@@ -119,12 +126,11 @@ def _gpu_environment(
     """Return the CUDA environment to build; raises if it is not compatible with this machine."""
     from torchlocks.host.detect import detect_host
     from torchlocks.host.doctor import limits_of_locks
-    from torchlocks.matrix.load import load_matrix
     from torchlocks.workflow.choose import choose_gpu_environment
 
     host = detect_host()
     choice = choose_gpu_environment(
-        load_matrix(layout.matrix),
+        matrix,
         host,
         cuda,
         local=channel == "local",

@@ -24,7 +24,7 @@ def evidence() -> None:
     "--client",
     type=click.Choice(get_args(Client)),
     default=None,
-    help="Who installed it (default: as the report says).",
+    help="Who installed it (default: the client in the report).",
 )
 @click.option("--account", default=None, help="Name this GitHub account as who ran it (default: nobody).")
 @click.option("--key", type=click.Path(path_type=Path), default=None, help="Sign the record with this SSH key.")
@@ -109,8 +109,8 @@ def list_(env_name: str | None, as_json: bool) -> None:
     if as_json:
         import json
 
-        told = {cell: [_as_data(proof) for proof in each.proofs] for cell, each in proofs.items()}
-        click.echo(json.dumps(told, indent=2))
+        data = {cell: [_as_data(proof) for proof in each.proofs] for cell, each in proofs.items()}
+        click.echo(json.dumps(data, indent=2))
         return
     for cell, each in proofs.items():
         click.echo(f"{cell}: {each.text()}")

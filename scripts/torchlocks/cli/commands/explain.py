@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from torchlocks.cli.commands.shared import environment_option, naming_environments
+from torchlocks.cli.commands.shared import environment_option, naming_environments, print_rich, record_source
 
 
 @click.command()
@@ -31,8 +31,6 @@ def why(
     A name ('cudnn') is looked up in the committed lock, or in --lock. A match spec ('numpy <2', 'pytorch * cpu*') is
     solved together with the environment's own specs; so is a name if there is no lock.
     """
-    from rich.console import Console
-
     from torchlocks.core.layout import find_layout
     from torchlocks.host.detect import host_platform
     from torchlocks.lockfile.formats import CONDA_LOCK
@@ -42,13 +40,12 @@ def why(
     from torchlocks.matrix.render import render as render_target
     from torchlocks.matrix.render import requested
     from torchlocks.solve import why as reasons
-    from torchlocks.solve.repodata import RecordSource, require_snapshot
 
     def show(answer: reasons.Why) -> None:
         if as_json:
             click.echo(reasons.as_json(answer), nl=False)
         else:
-            Console(highlight=False).print(reasons.as_text(answer))
+            print_rich(reasons.as_text(answer))
 
     is_name = what.isascii() and what.replace("-", "").replace("_", "").replace(".", "").isalnum()
     if own_lock is not None:
@@ -66,17 +63,14 @@ def why(
     target = matrix.target(env_name, platform or host_platform())
     rendered = render_target(layout.root / target.template, target)
     path = layout.locks / env_name / CONDA_LOCK
-    held = [each.split()[0] for each in target.holds]
-    with naming_environments(matrix, [spec_name(what)], held, target.platform, env_name):
+    packages = [each.split()[0] for each in target.holds]
+    with naming_environments(matrix, [spec_name(what)], packages, target.platform, env_name):
         if is_name and path.is_file():
             show(reasons.why(open_lock(str(path)), target.platform, what, requested(rendered)))
             return
         from torchlocks.solve.why_not import try_with
 
-        if snapshot is not None:
-            require_snapshot(snapshot)
-        source = RecordSource(snapshot=snapshot.absolute() if snapshot else None)
-        for line in try_with(target, rendered, [what], source):
+        for line in try_with(target, rendered, [what], record_source(snapshot)):
             click.echo(f"There is a solution: {env_name} on {target.platform} would have {line}.")
 
 
@@ -96,8 +90,6 @@ def diff(before: str, after: str, form: str, environment: str | None) -> None:
         raise click.UsageError("--environment is for a pixi.lock, and neither is one")
     found = compare(*sides)
     if form == "text":
-        from rich.console import Console
-
-        Console(highlight=False).print(as_text(found))
+        print_rich(as_text(found))
     else:
         click.echo(as_markdown(found) if form == "markdown" else as_json(found), nl=False)

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from torchlocks.cli.commands.shared import mirror_option, naming_environments
+from torchlocks.cli.commands.shared import mirror_option, naming_environments, print_rich, record_source
 
 if TYPE_CHECKING:
     from torchlocks.extend.base import Base
     from torchlocks.extend.environment_file import EnvironmentFile
-    from torchlocks.solve.repodata import RecordSource
 
 
 @click.command()
@@ -82,7 +81,7 @@ def extend(
         moves, channels = moves or built.moves, channels or built.channels or ()
         platforms = platforms or (() if environment_file.platforms else before.platforms)
     options = ExtendOptions(
-        source=_source(snapshot, as_of, mirror),
+        source=record_source(snapshot, as_of, mirror),
         platforms=platforms,
         moves=tuple(dict.fromkeys(moves)),
         channels=tuple(_channel(channel) for channel in channels) or None,
@@ -107,11 +106,11 @@ def _naming_environments(environment_file: EnvironmentFile, base: Base, platform
     like = base.name.text.partition("@")[0]
     with ExitStack() as stack:
         for platform in platforms or environment_file.platforms or tuple(base.lock.packages):
-            asked = {requirement.name for requirement in environment_file.on(platform)}
-            held = {package.name for package in base.lock.packages.get(platform, ())}
-            if platform in matrix.platforms and held and not asked & set(COMPANIONS) <= held:
+            requested = {requirement.name for requirement in environment_file.on(platform)}
+            installed = {package.name for package in base.lock.packages.get(platform, ())}
+            if platform in matrix.platforms and installed and not requested & set(COMPANIONS) <= installed:
                 # One platform is enough: the advice is the same for others.
-                stack.enter_context(naming_environments(matrix, asked, held, platform, like))
+                stack.enter_context(naming_environments(matrix, requested, installed, platform, like))
                 break
         yield
 
@@ -133,8 +132,6 @@ def update_base(
 ) -> None:
     """Move the lock on a base in `output` to the base `base_name`, or (empty) to the current state of its own base."""
     from dataclasses import replace
-
-    from rich.console import Console
 
     from torchlocks.cli.console import make_progress
     from torchlocks.core.errors import BaseLockError
@@ -164,11 +161,11 @@ def update_base(
         if name.is_revision and name.repository is None:
             name = replace(name, repository=built.base.repository)
     base = open_base(name, path.parent)
-    held = {package.name for packages in base.lock.packages.values() for package in packages}
+    names = {package.name for packages in base.lock.packages.values() for package in packages}
     options = ExtendOptions(
-        source=_source(snapshot, as_of, mirror),
+        source=record_source(snapshot, as_of, mirror),
         platforms=before.platforms,
-        moves=tuple(move for move in built.moves if move in held),
+        moves=tuple(move for move in built.moves if move in names),
         channels=built.channels,
         stay=True,
     )
@@ -176,18 +173,6 @@ def update_base(
     done = extend(environment_file, base, path, options, make_progress())
     after = open_lock(str(path))
     sides = Side(name="before", packages=before.packages), Side(name="now", packages=after.packages)
-    Console(highlight=False).print(diff_text(diff(*sides)))
+    print_rich(diff_text(diff(*sides)))
     click.echo()
     click.echo(as_text(done), nl=False)
-
-
-def _source(snapshot: Path | None, as_of: datetime | None, mirror: str | None) -> RecordSource:
-    from torchlocks.solve.repodata import RecordSource, require_snapshot
-
-    if snapshot is not None:
-        require_snapshot(snapshot)
-    return RecordSource(
-        snapshot=snapshot.absolute() if snapshot else None,
-        as_of=as_of.date() if as_of else None,
-        mirror=mirror or None,
-    )

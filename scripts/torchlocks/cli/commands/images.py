@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from torchlocks.cli.commands.shared import mirror_option
+from torchlocks.cli.commands.shared import channel_option, mirror_option
 
 if TYPE_CHECKING:
     from torchlocks.image.write import Image
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @click.argument("name", metavar="ENV_OR_LOCK", required=False)
 @click.option("--env", "env_name", default=None, help="The environment, as the argument.")
 @click.option("--platform", default=None, help="Platform of the image (default: this machine's, or the only one).")
-@click.option("--channel", type=click.Choice(["auto", "conda-forge", "local"]), default="auto", show_default=True)
+@channel_option
 @click.option(
     "--base",
     type=click.Path(path_type=Path),
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     default=None,
     help="Folder, or FILE.tar (default: build/images/ENV-PLATFORM).",
 )
-@click.option("--offline", is_flag=True, help="Use the package cache alone.")
+@click.option("--offline", is_flag=True, help="Use the package cache only.")
 @mirror_option
 @click.option("--allow-md5", is_flag=True, help="Accept packages for which the lock has no sha256.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was written as JSON, and nothing else.")

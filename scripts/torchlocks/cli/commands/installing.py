@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from torchlocks.cli.commands.shared import environment_option, mirror_option, note_environment
+from torchlocks.cli.commands.shared import channel_option, environment_option, mirror_option, note_environment
 
 
 @click.command()
@@ -14,8 +14,8 @@ from torchlocks.cli.commands.shared import environment_option, mirror_option, no
 @click.argument("prefix", required=False, type=click.Path(path_type=Path))
 @click.option("--platform", default=None, help="Platform to install (default: this machine's).")
 @environment_option
-@click.option("--download-only", is_flag=True, help="Bring the packages into the cache, and install nothing.")
-@click.option("--offline", is_flag=True, help="Use the package cache alone.")
+@click.option("--download-only", is_flag=True, help="Download the packages into the cache, and install nothing.")
+@click.option("--offline", is_flag=True, help="Use the package cache only.")
 @mirror_option
 @click.option("--allow-md5", is_flag=True, help="Accept packages for which the lock has no sha256.")
 @click.option("--force", is_flag=True, help="Install again even if it is up to date.")
@@ -102,7 +102,7 @@ def install(
 @click.command()
 @click.argument("env_name", required=False)
 @click.option("--platform", default=None, help="Platform of the packages; any (default: this machine's).")
-@click.option("--channel", type=click.Choice(["auto", "conda-forge", "local"]), default="auto", show_default=True)
+@channel_option
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=None, help="File to write.")
 @click.option("--portable", is_flag=True, help="Repack the packages for machines that cannot read Zstandard.")
 @click.option("--offline", is_flag=True, help="Download nothing: for packages of the local channel or the cache.")

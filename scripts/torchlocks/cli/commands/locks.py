@@ -12,6 +12,8 @@ import click
 from torchlocks.cli.commands.shared import (
     environment_option,
     locking_options,
+    print_rich,
+    record_source,
     scheduler_option,
 )
 
@@ -56,9 +58,7 @@ def matrix(schema: bool, markdown: bool, summary: bool, write: bool, variants: b
         else:
             click.echo(matrix_markdown(loaded, {cell: each.text() for cell, each in proofs.items()}), nl=False)
         return
-    from rich.console import Console
-
-    Console(highlight=False).print(matrix_table(loaded, variants=variants))
+    print_rich(matrix_table(loaded, variants=variants))
 
 
 @click.command()
@@ -149,21 +149,14 @@ def _lock(
     from torchlocks.locking.environments import lock_environments, targets_with
     from torchlocks.locking.options import LockOptions, find_solver
     from torchlocks.matrix.load import load_matrix
-    from torchlocks.solve.repodata import RecordSource, require_snapshot
 
     layout = find_layout()
     layout.require_checkout("lock" if move is None else "update")
     matrix = load_matrix(layout.matrix)
     targets = matrix.select(env_name, platform)
-    if snapshot is not None:
-        require_snapshot(snapshot)
+    source = record_source(snapshot, as_of, mirror)
     if move is not None:
         targets = tuple(targets_with(targets, layout.locks, move))
-    source = RecordSource(
-        snapshot=snapshot.absolute() if snapshot else None,
-        as_of=as_of.date() if as_of else None,
-        mirror=mirror or None,
-    )
     options = LockOptions(
         source=source,
         solver=find_solver(conda or None),
@@ -175,7 +168,7 @@ def _lock(
     for result in results:
         state = f"wrote {', '.join(result.changed)}" if result.changed else "unchanged"
         click.echo(f"{result.env} ({', '.join(result.platforms)}): {state}")
-    if not failures and any(result.changed for result in results) and (layout.recipes / "torch-env").is_dir():
+    if not failures and any(result.changed for result in results):
         from torchlocks.publish.metapackages import update_generated
 
         for path in update_generated(layout, matrix):
@@ -200,7 +193,7 @@ def _lock(
 @click.option("--rules", is_flag=True, help="List the rules and exit.")
 @click.option("--fetch-base", is_flag=True, help="Fetch a base that is on another machine (default: no network).")
 @click.option("--require-base", is_flag=True, help="Fail if a lock's base was not checked.")
-@click.option("--builtin", is_flag=True, help="Check the locks that torchlocks brings, also outside of its checkout.")
+@click.option("--builtin", is_flag=True, help="Check the locks that torchlocks contains, also outside of its checkout.")
 def check(
     files: tuple[Path, ...],
     env_name: str | None,
@@ -273,9 +266,7 @@ def check(
     elif form == "github":
         click.echo(check_report.as_annotations(report), nl=False)
     else:
-        from rich.console import Console
-
-        Console(highlight=False).print(check_report.as_text(report))
+        print_rich(check_report.as_text(report))
     if report.failed:
         raise CheckError(
             f"The locks have errors: {check_report.summary(report)}.",
@@ -284,9 +275,9 @@ def check(
 
 
 def _locks_here(outside: bool) -> tuple[Path, ...]:
-    """The lockfiles of the current folder to check; `outside`: it is in no checkout of torchlocks.
+    """Return the lockfiles of the current folder to check; `outside`: it is in no checkout of torchlocks.
 
-    Raises MissingFileError outside of a checkout where there is none.
+    Raises MissingFileError outside of a checkout if there is none.
     """
     from torchlocks.check import anywhere
     from torchlocks.core.errors import MissingFileError
@@ -298,6 +289,6 @@ def _locks_here(outside: bool) -> tuple[Path, ...]:
         raise MissingFileError(
             "There is no lock here, so there is nothing to check.",
             where=str(Path.cwd()),
-            fix="name lockfiles, or folders with a conda-lock.yml; --builtin checks those that torchlocks brings",
+            fix="name lockfiles, or folders with a conda-lock.yml; --builtin checks those of torchlocks itself",
         )
     return found

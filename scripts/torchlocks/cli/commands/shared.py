@@ -6,19 +6,23 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from torchlocks.lockfile.models import Lock
     from torchlocks.matrix.model import Matrix
-    from torchlocks.verify.suite import Verdict
+    from torchlocks.solve.repodata import RecordSource
+    from torchlocks.verify.verdict import Verdict
 
 
 def _mirror(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
-    """Return a valid URL, or an empty value, which make passes if none is set."""
+    """Return a valid URL, or an empty value, which make passes if MIRROR is not set."""
     if value and not re.match(r"(file:///|[a-z][a-z0-9+.-]*://[^/])", value):
         hint = f"; the folder is {Path(value).resolve().as_uri()}" if Path(value).is_dir() else ""
         raise click.BadParameter(
@@ -29,6 +33,10 @@ def _mirror(context: click.Context, parameter: click.Parameter, value: str | Non
 
 mirror_option = click.option(
     "--mirror", default=None, callback=_mirror, help="URL to use instead of https://conda.anaconda.org."
+)
+
+channel_option = click.option(
+    "--channel", type=click.Choice(["auto", "conda-forge", "local"]), default="auto", show_default=True
 )
 
 scheduler_option = click.option(
@@ -58,13 +66,31 @@ def locking_options(default: str) -> Callable[[Callable[..., None]], Callable[..
     return decorate
 
 
+def record_source(snapshot: Path | None, as_of: datetime | None = None, mirror: str | None = None) -> RecordSource:
+    """Return the source of the options --snapshot, --as-of and --mirror. Raises MissingFileError for no snapshot."""
+    from torchlocks.solve.repodata import RecordSource, require_snapshot
+
+    if snapshot is not None:
+        require_snapshot(snapshot)
+    return RecordSource(
+        snapshot=snapshot.absolute() if snapshot else None, as_of=as_of.date() if as_of else None, mirror=mirror or None
+    )
+
+
+def print_rich(text: RenderableType) -> None:
+    """Print a table or styled text of rich, without highlighting."""
+    from rich.console import Console
+
+    Console(highlight=False).print(text)
+
+
 @contextmanager
 def naming_environments(
-    matrix: Matrix, asked: Iterable[str], held: Collection[str], platform: str, like: str
+    matrix: Matrix, requested: Iterable[str], installed: Collection[str], platform: str, like: str
 ) -> Iterator[None]:
     """Add, to an error about torchvision or torchaudio, the environments that have them.
 
-    `asked` are names of packages, `held` those that environment `like` has on `platform`.
+    `requested` are names of packages, `installed` those in the environment `like` on `platform`.
     """
     from torchlocks.core.errors import TorchlocksError
     from torchlocks.matrix.companions import advice
@@ -72,13 +98,13 @@ def naming_environments(
     try:
         yield
     except TorchlocksError as error:
-        if (text := advice(matrix, list(asked), held, platform, like)) is not None:
+        if (text := advice(matrix, list(requested), installed, platform, like)) is not None:
             error.fix = f"{error.fix}\nor see the {text}" if error.fix else f"see the {text}"
         raise
 
 
 environment_option = click.option(
-    "--environment", default=None, metavar="NAME", help="Environment of a pixi.lock that holds several."
+    "--environment", default=None, metavar="NAME", help="Environment of a pixi.lock that has several."
 )
 
 
@@ -97,7 +123,7 @@ def note_environment(lock: Lock) -> None:
         from torchlocks.core.quantities import shortened
 
         others = shortened(set(lock.environments) - {lock.environment})
-        click.echo(f"note: environment {lock.environment} of {lock.path.name}, which also holds {others}", err=True)
+        click.echo(f"note: environment {lock.environment} of {lock.path.name}, which also has {others}", err=True)
 
 
 def write_or_print(text: str, output: Path | None, *, folder: bool = False) -> None:
@@ -117,7 +143,7 @@ def write_or_print(text: str, output: Path | None, *, folder: bool = False) -> N
 
         if is_disk_full(error):
             fix = "make room, or name another file with -o."
-            raise disk_full(output.parent, "what was there is untouched", fix) from None
+            raise disk_full(output.parent, "existing files are unchanged", fix) from None
         raise MissingFileError(
             f"The file cannot be written: {error.strerror or error}.", where=str(output), fix="name another with -o"
         ) from None
@@ -130,14 +156,12 @@ def show_verdict(verdict: Verdict, env_name: str, as_json: bool, reports: Path |
     `reports` is the folder of the reports of an environment that was named by its path.
     """
     from torchlocks.core.errors import VerificationError
-    from torchlocks.verify.suite import summary_table, verdict_json
+    from torchlocks.verify.report import summary_table, verdict_json
 
     if as_json:
         click.echo(verdict_json(verdict))
     else:
-        from rich.console import Console
-
-        Console(highlight=False).print(summary_table(verdict))
+        print_rich(summary_table(verdict))
     if reports is not None and not verdict.ok:
         raise VerificationError(
             f"{env_name} failed its verification: {verdict.failure_line() or 'nothing ran'}.",
@@ -146,7 +170,7 @@ def show_verdict(verdict: Verdict, env_name: str, as_json: bool, reports: Path |
         )
     if verdict.state == "nothing" and verdict.select:
         raise VerificationError(
-            f"No check matches -k {verdict.select!r}, so nothing was verified; {env_name} stays as it was marked.",
+            f"No check matches -k {verdict.select!r}, so nothing was verified; the state of {env_name} is unchanged.",
             fix=f"-k takes parts of names, as for pytest: 'matmul and not bf16'; reports/{env_name}.html lists all",
         )
     if not verdict.ok and not verdict.complete:
@@ -178,7 +202,7 @@ def installed_prefix(env_name: str, *, verifying: bool = False) -> Path:
             raise MissingFileError(
                 "There is no conda environment here.",
                 where=str(prefix),
-                fix="name a folder that has a conda-meta in it.",
+                fix="name a folder that contains conda-meta",
             )
         return prefix
     from torchlocks.core.layout import as_typed_here, find_layout

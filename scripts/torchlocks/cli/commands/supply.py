@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from torchlocks.cli.commands.shared import locked_options, mirror_option, note_environment, write_or_print
+from torchlocks.cli.commands.shared import (
+    locked_options,
+    mirror_option,
+    note_environment,
+    record_source,
+    write_or_print,
+)
 
 if TYPE_CHECKING:
     from torchlocks.export.environment import LockedTarget
@@ -89,13 +95,10 @@ def attestations(
     from torchlocks.core.errors import AttestationError
     from torchlocks.export.attestations import Publisher, verify_attestations
     from torchlocks.export.environment import find_locked
-    from torchlocks.solve.repodata import RecordSource, require_snapshot
 
-    if snapshot is not None:
-        require_snapshot(snapshot)
+    source = record_source(snapshot, mirror=mirror)
     locked = find_locked(name, platform, environment)
     note_environment(locked.lock)
-    source = RecordSource(snapshot=snapshot.absolute() if snapshot else None, mirror=mirror or None)
     found = verify_attestations(
         locked,
         source,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from torchlocks.cli.commands.shared import locking_options, scheduler_option
+from torchlocks.cli.commands.shared import locking_options, record_source, scheduler_option, write_or_print
 
 if TYPE_CHECKING:
     from torchlocks.locking.options import LockOptions
@@ -18,7 +18,7 @@ allow_option = click.option(
     "allow",
     multiple=True,
     type=click.Choice(["platform", "torchvision", "architecture"]),
-    help="Let cells lose this where nothing else solves; may be repeated.",
+    help="Allow cells to lose this if nothing else solves; may be repeated.",
 )
 
 
@@ -29,7 +29,7 @@ allow_option = click.option(
     "--body", type=click.Path(path_type=Path), required=True, help="Its text; the first heading is the title."
 )
 def pull_request(paths: tuple[str, ...], branch: str, body: Path) -> None:
-    """Commit what has changed below PATH on a branch, and open or renew its pull request; for workflows."""
+    """Commit the changes below PATH on a branch, and open or update its pull request; for workflows."""
     import os
 
     from torchlocks.cli.action import write_summary
@@ -60,7 +60,7 @@ def refresh(
 ) -> None:
     """Move the matrix to newer PyTorch, Python and CUDA, and to torchvision and torchaudio that have appeared.
 
-    Tries what the channels have for every row and platform, writes the better matrix.yml, and locks what changed.
+    Solves what the channels have for every row and platform, writes the new matrix.yml, and locks what changed.
     Prints what moved, and which combinations failed and why.
     """
     from torchlocks.cli.console import make_progress
@@ -84,7 +84,7 @@ def refresh(
         return
     applied = apply(layout, found, options, progress)
     for result in applied.locked:
-        click.echo(f"locked {result.env}" if result.changed else f"{result.env} is as it was")
+        click.echo(f"locked {result.env}" if result.changed else f"{result.env} is unchanged")
     for name in applied.removed:
         click.echo(f"removed locks/{name}")
     for name in applied.recipes:
@@ -118,7 +118,6 @@ def update_all(
 
     Prints the title of the text, or that nothing changed.
     """
-    from torchlocks.cli.commands.shared import write_or_print
     from torchlocks.cli.console import make_progress
     from torchlocks.core.layout import find_layout
     from torchlocks.matrix.load import load_matrix
@@ -163,13 +162,7 @@ def _options(snapshot: Path | None, as_of: datetime | None, mirror: str | None, 
     from functools import partial
 
     from torchlocks.locking.options import LockOptions, find_solver
-    from torchlocks.solve.repodata import RecordSource, require_snapshot
 
-    if snapshot is not None:
-        require_snapshot(snapshot)
-    source = RecordSource(
-        snapshot=snapshot.absolute() if snapshot else None, as_of=as_of.date() if as_of else None, mirror=mirror or None
-    )
     cluster = None
     if scheduler:
         from torchlocks.dask.lock import open_cluster
@@ -177,4 +170,4 @@ def _options(snapshot: Path | None, as_of: datetime | None, mirror: str | None, 
 
         register()
         cluster = partial(open_cluster, scheduler)
-    return LockOptions(source=source, solver=find_solver(), cluster=cluster)
+    return LockOptions(source=record_source(snapshot, as_of, mirror), solver=find_solver(), cluster=cluster)
