@@ -7,10 +7,10 @@
 --on-path puts its programs on the PATH of the later steps of a GitHub workflow.
 
 Runs with whatever Python the user has, before anything is installed, so it uses the standard library
-only, and syntax that even a Python too old can parse far enough to be told so.
+only, and syntax that older Pythons can parse as well, so that they reach the error message.
 
 pip installs uv, one wheel, and uv installs the rest, several times as fast. Where uv cannot be had or fails, pip
-installs everything; TORCHLOCKS_BOOTSTRAP=pip asks for that.
+installs everything; TORCHLOCKS_BOOTSTRAP=pip requires that.
 """
 
 import ast
@@ -26,7 +26,7 @@ import time
 OLDEST, NEWEST = (3, 10), (3, 14)
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 EVERY_S = 15
-# What pip reports where it reaches no index at all.
+# pip's messages if it reaches no index at all.
 NO_NETWORK = re.compile("NewConnectionError|NameResolutionError|ConnectTimeoutError|Network is unreachable|ProxyError")
 # Settings of pip that concern where packages come from, and uv's name for each; uv does not read pip's configuration.
 UV_NAMES = {
@@ -73,13 +73,13 @@ def check_python():
 
 
 def digest(name):
-    """What the environment was made from: the file, and the Python that made it."""
+    """Return a hash of a requirements file and of the Python that runs this: what the environment is made from."""
     with open(os.path.join(ROOT, name), "rb") as file:
         return hashlib.sha256(sys.version.encode() + file.read()).hexdigest()
 
 
 class Steps:
-    """One line on a terminal that tells how far the work is; elsewhere a line at the start and every 15 s."""
+    """Progress: one line on a terminal; elsewhere a line at the start and every EVERY_S seconds."""
 
     def __init__(self, title):
         self.title, self.detail = title, ""
@@ -173,7 +173,7 @@ def install_uv(python, venv_dir):
     except Failed as error:
         if NO_NETWORK.search(str(error)):
             pip_failed(error)
-        # For this platform there may be no wheel.
+        # There may be no wheel of uv for this platform.
         sys.stderr.write("note: uv cannot be used (%s); pip installs the packages, which takes longer\n" % last(error))
         return None
 
@@ -190,11 +190,11 @@ def uv_environment(listed):
             continue
     if "client-cert" in settings:
         return None
-    # As pip does: a proxy's own certificate is among the system's.
+    # pip uses the system's certificates, too, which may include that of a proxy.
     environment = {"UV_SYSTEM_CERTS": "true", **os.environ}
     for name, variable in UV_NAMES.items():
         found = settings.get(name, {})
-        # As pip has it: the environment before the command's own section, and that before the general one.
+        # pip's order of precedence: environment, the command's own section, the general section.
         value = next((found[section] for section in (":env:", "install", "global") if found.get(section)), "")
         if value and not os.environ.get(variable):
             environment[variable] = value.replace(" ", ",") if name == "find-links" else value
@@ -215,7 +215,7 @@ def write(path, text):
 
 def make_venv(venv_dir):
     sys.stderr.write("Making torchlocks' own tools in %s (once, less than a minute) …\n" % os.path.basename(venv_dir))
-    # Another Python, other requirements, or a run that was cut off: begin anew.
+    # It was made by another Python, from other requirements, or not completely.
     shutil.rmtree(venv_dir, ignore_errors=True)
     try:
         run([sys.executable, "-m", "venv", venv_dir], "Making a virtual environment")

@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from bench import growth, install, lock, suite
+from bench import channel, growth, install, lock, suite
 from bench.model import Bench, Check, Curve, Measure, this_machine
 from torchlocks.core.errors import BenchError, MissingFileError
 from torchlocks.core.layout import Layout
 from torchlocks.core.progress import Progress
 from torchlocks.lockfile.formats import CONDA_LOCK
 
-Part = Literal["start-up", "install", "lock", "verify", "growth"]
-PARTS: tuple[Part, ...] = ("start-up", "install", "lock", "verify", "growth")
+Part = Literal["start-up", "channel", "install", "lock", "verify", "growth"]
+PARTS: tuple[Part, ...] = ("start-up", "channel", "install", "lock", "verify", "growth")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +59,8 @@ def bench(layout: Layout, options: BenchOptions, progress: Progress) -> Bench:
         place = Path(folder)
         if "start-up" in options.parts:
             measures += suite.measure_starts(layout, options.rounds, progress)
+        if "channel" in options.parts:
+            measures += channel.measure_channel(layout, place / "local-channel", progress)
         if "install" in options.parts:
             measures += install.measure_installs(install.ground_of(layout, place), options.rounds, progress)
         if "verify" in options.parts:

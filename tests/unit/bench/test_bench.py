@@ -6,13 +6,16 @@ import json
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
+import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.benchmark import BenchOptions, bench
+from bench.channel import compress_all, unpack_contents
 from bench.growth import _multiply, _write_matrix
 from bench.model import Bench, Check, Curve, Measure, slope, this_machine
 from bench.report import as_markdown, write_bench
@@ -188,3 +191,16 @@ def test_the_verb_lists_what_it_can_measure() -> None:
     )
     assert "--growth" in run.stdout
     assert "start-up" in run.stdout
+
+
+def test_the_floor_of_a_channel_compresses_the_contents_of_its_packages(tmp_path: Path) -> None:
+    parts = {"pkg-a-1-0.tar": b"files " * 1000, "info-a-1-0.tar": b"records " * 1000}
+    with zipfile.ZipFile(tmp_path / "a-1-0.conda", "w") as package:
+        package.writestr("metadata.json", "{}")
+        for name, data in parts.items():
+            package.writestr(f"{name}.zst", zstandard.ZstdCompressor(level=19).compress(data))
+    archives = tuple(unpack_contents([tmp_path / "a-1-0.conda"], tmp_path / "contents"))
+    assert {path.name: path.read_bytes() for path in archives} == parts
+    compress_all(archives, tmp_path / "packed")
+    packed = {path.name: path.read_bytes() for path in (tmp_path / "packed").iterdir()}
+    assert {name.removesuffix(".zst"): zstandard.decompress(data) for name, data in packed.items()} == parts
