@@ -8,13 +8,11 @@ import tarfile
 from pathlib import Path
 from typing import IO, Protocol
 
-from torchlocks.core.errors import (
-    IntegrityError,
-)
+from torchlocks.core.errors import IntegrityError
 from torchlocks.core.progress import Progress, Task
 
 SUMS = "SHA256SUMS"
-"""The file of a bundle that has the hashes of all others."""
+"""The file of a bundle with the hashes of all others."""
 
 # 1980-01-01 UTC, the first day that every archive format can express.
 _TIME = 315532800
@@ -25,7 +23,7 @@ class _Digest(Protocol):
 
 
 class _Hashing:
-    """A file that hashes the bytes which pass through it."""
+    """A file that hashes the bytes that are read or written."""
 
     def __init__(self, file: IO[bytes], digest: _Digest, task: Task | None = None) -> None:
         self._file = file
@@ -45,7 +43,7 @@ class _Hashing:
 
 
 def write_tar(folder: Path, top: str, target: Path, known: dict[str, str], progress: Progress) -> str:
-    """Write the bundle and return its hash. Raises IntegrityError if a file is no longer the `known` one."""
+    """Write the bundle and return its hash. Raises IntegrityError if a file does not have its `known` hash."""
     paths = sorted((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.as_posix())
     total = sum(path.stat().st_size for path in paths)
     whole = hashlib.sha256()
@@ -62,9 +60,7 @@ def write_tar(folder: Path, top: str, target: Path, known: dict[str, str], progr
                 member = _member(f"{top}/{name}", os.fstat(source.fileno()).st_size)
                 archive.addfile(member, _Hashing(source, digest, task))
             if known.get(name, digest.hexdigest()) != digest.hexdigest():
-                raise IntegrityError(
-                    f"{path.name} was changed while it was read.", where=str(path), fix="run it again."
-                )
+                raise IntegrityError(f"{path.name} was changed while it was read.", where=str(path), fix="run it again")
             sums.append(f"{digest.hexdigest()}  {name}\n")
             if name in known:
                 path.unlink()

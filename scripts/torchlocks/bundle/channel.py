@@ -16,10 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from torchlocks.core.disk import is_disk_full
-from torchlocks.core.errors import (
-    IntegrityError,
-    InterruptedByUserError,
-)
+from torchlocks.core.errors import IntegrityError, InterruptedByUserError
 from torchlocks.core.files import hash_file
 from torchlocks.core.progress import Progress
 from torchlocks.install.fetch import fetch_archives
@@ -74,23 +71,23 @@ def _move_or_link(source: Path, target: Path, *, move: bool) -> None:
         source.replace(target)
         return
     try:
-        # Its bytes are hashed once more when they are packed, so that it does not matter who else writes to them.
+        # Safe although others may write to the file: its bytes are hashed again when they are packed.
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
 
 
 def _index(packages: Sequence[LockedPackage], names: Sequence[str], channel: Path, subdirs: Set[str]) -> None:
-    """Write the channel's repodata: the packages' own records, with the dependencies that the lock has for them.
+    """Write the channel's repodata: the packages' own records, with the dependencies in the lock.
 
-    rattler's index describes what is in the folder; its times and other files would differ from run to run.
+    Times and other files of rattler's index are removed, since they differ from run to run.
     """
     from rattler.index import index_fs
 
     try:
         asyncio.run(index_fs(channel, write_zst=False, write_shards=False))
     except Exception as error:
-        # Not one class of rattler's: an archive that is none makes its indexer panic.
+        # rattler has no common exception class; invalid archives make its indexer panic.
         if is_disk_full(error):
             raise
         raise IntegrityError(
@@ -107,14 +104,14 @@ def _index(packages: Sequence[LockedPackage], names: Sequence[str], channel: Pat
         for name, record in {**records["packages"], **records["packages.conda"]}.items():
             package = known.pop((subdir.name, name))
             record.pop("indexed_timestamp", None)
-            # Only a lock that knows both holds the channel's complete record (see `lockfile.merge`).
+            # Only a lock with both fields has the channel's complete record (see `lockfile.merge`).
             if package.depends is not None and package.constrains is not None:
                 record.update(depends=list(package.depends), constrains=list(package.constrains))
         content = {"info": {"subdir": subdir.name}, **records, "repodata_version": 1}
         file.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     if known:
         left = ", ".join(name for _, name in known)
-        raise IntegrityError(f"These have the locked hash, but are no packages: {left}.", fix="lock again.")
+        raise IntegrityError(f"These have the locked hash, but are not packages: {left}.", fix="lock again.")
 
 
 def _repack(
@@ -166,7 +163,7 @@ def _repack(
                 task.advance(1, package.name)
                 hashes.append(sha256)
         except BaseException:
-            # One package may take minutes, and the pool waits for what has begun.
+            # The pool waits for running tasks, and one package may take minutes.
             stop.set()
             raise
     return hashes
@@ -192,7 +189,7 @@ def _pack_bz2(folder: Path, target: Path, stop: threading.Event) -> None:
         member.mtime = int(member.mtime)
         return member
 
-    # Clients read the info folder first, and most of them only that.
+    # The info folder comes first: clients read it first, and often only that.
     paths = sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
     with (
         target.open("wb") as file,

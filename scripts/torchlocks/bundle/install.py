@@ -1,6 +1,6 @@
 """Install this bundle: python3 install.py PREFIX (README.txt has the rest).
 
-Checks the version of Python in words that every Python understands, then runs the package `installer` beside it.
+Checks the version of Python in syntax that every Python parses, then runs the package `installer` beside it.
 """
 
 import os
@@ -13,7 +13,7 @@ if sys.version_info < (3, 8):  # noqa: UP036 - shipped, and run by whatever Pyth
         % sys.version_info[:2]
     )
 
-# An isolated Python does not look beside the script, and a bundle may be on a disk that cannot be written to.
+# An isolated Python does not look beside the script, and a bundle may be on a read-only disk.
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120
 

@@ -13,11 +13,7 @@ from torchlocks.bundle.installer.files import leaves
 from torchlocks.bundle.installer.model import Bundle, BundleError
 from torchlocks.bundle.installer.reading import check_files, read_bundle
 from torchlocks.core.disk import disk_full_as_error, require_space
-from torchlocks.core.errors import (
-    InstallError,
-    IntegrityError,
-    MissingFileError,
-)
+from torchlocks.core.errors import InstallError, IntegrityError, MissingFileError
 from torchlocks.core.files import write_whole
 from torchlocks.core.package_cache import cache_folder
 from torchlocks.core.progress import Progress, Task
@@ -32,7 +28,7 @@ from torchlocks.lockfile.models import LockedPackage
 
 @dataclass(frozen=True, kw_only=True)
 class Unpacked:
-    """A bundle whose packages are in the package cache; `lock` is the file that its lock was written to, if any."""
+    """A bundle whose packages are in the package cache; `lock` is the written lockfile, if any."""
 
     name: str
     platform: str
@@ -45,10 +41,10 @@ def unpack_bundle(
 ) -> Unpacked:
     """Copy the packages of the file `bundle` into the package cache, each compared with the lock inside.
 
-    The lock of an environment of the local channel is written into its folder in `local_locks`, if given: no other
-    checkout has it.
+    The lock of an environment of the local channel is written into its folder in `local_locks`, if given, since
+    no other checkout has it.
 
-    Raises MissingFileError if the file does not exist, IntegrityError if it is damaged, hostile or no bundle,
+    Raises MissingFileError if the file does not exist, IntegrityError if it is damaged, hostile or not a bundle,
     InstallError for a portable one, DiskFullError, and InterruptedByUserError.
     """
     if not bundle.is_file():
@@ -67,7 +63,7 @@ def unpack_bundle(
             raise IntegrityError(str(error), where=str(bundle), fix=error.fix) from error
         if found.portable:
             raise InstallError(
-                "This is a portable bundle: its packages were repacked, so the lock's hashes do not hold for them.",
+                "This is a portable bundle: its packages were repacked, so they do not have the lock's hashes.",
                 where=str(bundle),
                 fix="install it with the install.py inside, or make a bundle that is not portable.",
             )
@@ -108,10 +104,10 @@ def _keep_lock(found: Bundle, folder: Path, local_locks: Path) -> Path | None:
 
 
 def _extract(bundle: Path, folder: Path, task: Task) -> None:
-    """Extract a bundle into the new folder `folder`, without its top folder; its contents are not trusted."""
+    """Extract an untrusted bundle into the new folder `folder`, without its top folder."""
 
     def refuse(why: str) -> IntegrityError:
-        return IntegrityError(f"This is no bundle of torchlocks: {why}.", where=str(bundle), fix="copy it again.")
+        return IntegrityError(f"This is not a bundle of torchlocks: {why}.", where=str(bundle), fix="copy it again.")
 
     try:
         with tarfile.open(bundle, "r:") as archive:
@@ -120,7 +116,7 @@ def _extract(bundle: Path, folder: Path, task: Task) -> None:
                 if member.isdir():
                     continue
                 if not member.isreg() or member.issparse() or not 2 <= len(parts) <= 4 or leaves("/".join(parts[1:])):
-                    raise refuse(f"it holds {member.name!r}")
+                    raise refuse(f"it contains {member.name!r}")
                 target = folder.joinpath(*parts[1:])
                 target.parent.mkdir(parents=True, exist_ok=True)
                 source = archive.extractfile(member)

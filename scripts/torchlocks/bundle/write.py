@@ -1,4 +1,4 @@
-"""A lock → one file with all that an installation without a network needs: packages, lock, installer.
+"""A lock → one file for installation without a network: packages, lock, installer.
 
 A bundle is a plain tar (its packages are compressed already) of one folder, which is also a channel for any conda
 client. It contains the archives that the lock names, so that everyone with the lock can check them. These are mostly
@@ -26,11 +26,7 @@ from torchlocks.bundle.archive import SUMS, write_tar
 from torchlocks.bundle.channel import BundledFile, write_channel
 from torchlocks.bundle.installer.model import Package as BundledPackage
 from torchlocks.core.disk import require_space, scratch_beside, written_to
-from torchlocks.core.errors import (
-    InstallError,
-    LockfileError,
-    MissingFileError,
-)
+from torchlocks.core.errors import InstallError, LockfileError, MissingFileError
 from torchlocks.core.files import hash_file
 from torchlocks.core.layout import Layout
 from torchlocks.core.progress import Progress
@@ -48,7 +44,7 @@ _REPACKED = 2
 
 _LISTED = "packages.txt"
 _README = """\
-{name} for {platform}: a PyTorch environment as its lock says, with all of its packages.
+{name} for {platform}: a locked PyTorch environment, with all of its packages.
 Nothing here needs a network. All commands are meant for this folder.
 
 With Python 3.8 or newer, and nothing else:
@@ -90,15 +86,15 @@ the bundle with PORTABLE=1.
 _PORTABLE = """
 This bundle is portable: its packages were repacked as .tar.bz2, which every Python reads, out of archives that had the
 hashes in {lock}. Their own hashes are in bundle.json and {sums}. Nothing in the bundle proves that the repacked
-archives hold what the locked ones held: that is as good as the way by which bundle.json came to you. So install.py
-wants one of these:
+archives have the contents of the locked ones: you must trust the source of bundle.json. So install.py requires one of
+these:
 
     --manifest-sha256 HEX                       the sum of bundle.json, which `make bundle` printed
     --allowed-signers FILE --signer IDENTITY    bundle.json.sig, made by: ssh-keygen -Y sign -n torchlocks-lock -f KEY
     --unproven                                  no proof at all
 """
 _TORCHLOCKS = """
-With torchlocks, the packages can be put into the package cache, for `make env-cpu OFFLINE=1` and the like:
+With torchlocks, the packages can be copied into the package cache, for `make env-cpu OFFLINE=1` and the like:
 
     torchlocks bundle --unpack FILE.tar
 """
@@ -186,12 +182,12 @@ def make_bundle(
         _require_room(packages, scratch, portable)
         folder = scratch / "bundle"
         files = write_channel(packages, folder / "channel", platform, scratch, fetch, progress, portable)
-        # Who installs the bundle needs no credentials of its channel.
+        # Installing the bundle needs no credentials of its channel.
         packages = [replace(each, url=strip_credentials(each.url)) for each in packages]
         _write_lock(replace(lock, packages={platform: tuple(packages)}), platform, folder, progress)
         manifest = _write_manifest(lock, platform, name, packages, files, folder, portable)
         python = tuple(f"/python-{each.version}-{each.build}." for each in packages if each.name == "python")
-        # In a cycle of dependencies, packages of its modules can stand before it.
+        # In a cycle of dependencies, packages with modules can come before Python.
         ordered = sorted(files, key=lambda each: not any(name in each.file for name in python))
         listed = [f"file://BUNDLE/{each.file}#{each.sha256}" for each in ordered]
         (folder / _LISTED).write_text("\n".join(["@EXPLICIT", *listed, ""]), encoding="utf-8")
@@ -209,7 +205,7 @@ def make_bundle(
         )
         _copy_installer(folder)
         if platform.startswith("win-"):
-            # What conda and pip put beside a script on Windows; setuptools is where it is kept as a file.
+            # The launcher that conda and pip install beside a script on Windows; setuptools contains it as a file.
             launcher = "cli-arm64.exe" if platform == "win-arm64" else "cli-64.exe"
             (folder / "launcher.exe").write_bytes((resources.files("setuptools") / launcher).read_bytes())
         made = scratch / output.name
@@ -225,7 +221,7 @@ def _bundled(lock: Lock, platform: str) -> list[LockedPackage]:
     require_hashes(packages, allow_md5=False)
     if others := lock.pip.get(platform):
         raise LockfileError(
-            "The lock names packages for pip, which a bundle cannot hold: "
+            "The lock names packages for pip, which a bundle cannot contain: "
             f"{shortened([each.requirement for each in others])}.",
             where=str(lock.path),
             fix="take them out of the environment, and lock again.",
@@ -247,7 +243,7 @@ def _require_room(packages: Sequence[LockedPackage], folder: Path, portable: boo
 
 
 def _write_lock(lock: Lock, platform: str, folder: Path, progress: Progress) -> None:
-    """The lock as it was committed where it is a file without secrets, and as an explicit file in any case."""
+    """Write the lock as an explicit file, and the lockfile itself if it has no secrets."""
     (folder / f"conda-{platform}.lock").write_text(write_explicit(lock, platform), encoding="utf-8")
     if not lock.path.is_file():
         return
@@ -259,7 +255,7 @@ def _write_lock(lock: Lock, platform: str, folder: Path, progress: Progress) -> 
         copies[beside] = "pixi.lock"
     for path, name in copies.items():
         if secret_line(path.read_text(encoding="utf-8")) is not None:
-            progress.warn(f"{name} is left out of the bundle: it holds credentials; conda-{platform}.lock holds none")
+            progress.warn(f"{name} is left out of the bundle: it has credentials; conda-{platform}.lock has none")
         else:
             shutil.copyfile(path, folder / name)
 
@@ -311,6 +307,3 @@ def _write_manifest(
     data = (json.dumps(content, indent=1) + "\n").encode()
     (folder / "bundle.json").write_bytes(data)
     return hashlib.sha256(data).hexdigest()
-
-
-# --- the tar -----------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """The image below the environment: an OCI layout (a folder or a tar), the tar of a file system, or nothing.
 
-Sizes and digests of all that is taken over are verified, also those of the decompressed layers; documents are limited
-in size and checked against models.
+Sizes and digests of all copied blobs and of the decompressed layers are verified; documents are limited in size and
+validated by models.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torchlocks.image.scan import Contents, scan
 from torchlocks.image.source import Source, opened, readable
 
 _DOCUMENT_BYTES = 4 << 20
-"""Largest manifest or configuration; registries take no larger one either."""
+"""Size limit of a manifest or configuration in bytes, as in registries."""
 _NESTED = 3
 
 _M = TypeVar("_M", bound=BaseModel)
@@ -33,7 +33,7 @@ _M = TypeVar("_M", bound=BaseModel)
 
 @dataclass(frozen=True, kw_only=True)
 class BaseImage:
-    """A base whose layers are in the new layout. Empty values: there is none.
+    """A base whose layers are in the new layout; empty without a base.
 
     `layers` are descriptors, `diff_ids` the digests of the decompressed layers, `name` and `digest` those of the
     manifest where it was an image.
@@ -50,7 +50,7 @@ class BaseImage:
 
 
 def base_bytes(path: Path | None) -> int:
-    """Return about how many bytes a base takes up in an image, as far as files tell."""
+    """Estimate the bytes of a base in an image from its files."""
     if path is None:
         return 0
     files = path.glob("blobs/sha256/*") if path.is_dir() else [path]
@@ -69,8 +69,8 @@ def take_base(
     """Copy the layers of a base into `layout`, verified.
 
     `name` is that of an image in a layout with several, `prefix` where the environment will be, without a leading
-    slash; `compression` is for the tar of a file system. Raises ImageError for what cannot be used, MissingFileError
-    for what is not there, OSError where the layout cannot be written.
+    slash; `compression` is for the tar of a file system. Raises ImageError for an unsuitable base, MissingFileError for
+    a missing one, OSError if the layout cannot be written.
     """
     contents = Contents(prefix)
     if path is None:
@@ -96,7 +96,7 @@ def _take_image(
 ) -> BaseImage:
     chosen, manifest, config = _choose(source, name, platform)
     if len(config.rootfs.diff_ids) != len(manifest.layers):
-        raise ImageError("The base names another number of layers in its two documents.", where=source.where)
+        raise ImageError("The base's manifest and configuration have different numbers of layers.", where=source.where)
     layers = []
     total = sum(layer.size for layer in manifest.layers)
     with progress.task("Reading the base", total, unit="bytes") as task:
@@ -104,7 +104,7 @@ def _take_image(
             kind = oci.LAYERS.get(layer.media_type)
             if kind is None:
                 raise ImageError(
-                    "The base has a layer of a kind that is not read.", where=f"{source.where}: {layer.media_type}"
+                    "The base has a layer of an unsupported type.", where=f"{source.where}: {layer.media_type}"
                 )
             _copy(source, layer, layout, task)
             with layout.path(layer.digest).open("rb") as file:
@@ -246,7 +246,7 @@ def _take_rootfs(
         kind = guess(file.read(6))
         if kind is None:
             raise ImageError(
-                "The base is compressed in a way that is not read.",
+                "The base has an unsupported compression.",
                 where=str(path),
                 fix="decompress it, or use gzip or Zstandard",
             )

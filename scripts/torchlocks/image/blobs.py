@@ -16,12 +16,12 @@ from torchlocks.image.documents import INDEX, INDEX_FILE, LAYOUT_FILE, descripto
 BLOCK = 1 << 20
 
 TIME = 315532800
-"""The time of whatever has none that matters: 1980-01-01 UTC, the first day that every archive format can express."""
+"""The fixed time of files: 1980-01-01 UTC, the first day that every archive format can express."""
 
 
 @dataclass
 class Written:
-    """A blob that was written: its digest (`sha256:…`) and size in bytes, known when the writing has ended."""
+    """A written blob: its digest (`sha256:…`) and size in bytes, set when the writer is closed."""
 
     digest: str = ""
     size: int = 0
@@ -47,7 +47,7 @@ class Layout:
 
     @contextmanager
     def writer(self) -> Iterator[tuple[Callable[[bytes], object], Written]]:
-        """Give a function that takes the bytes of a blob; the blob exists when the context ends. Raises OSError."""
+        """Yield a function that writes bytes of a blob; the blob exists after the context. Raises OSError."""
         written = Written()
         digest = hashlib.sha256()
         beside = self._blobs / "writing"
@@ -64,7 +64,7 @@ class Layout:
         beside.replace(self.path(written.digest))
 
     def finish(self, manifests: list[dict[str, Any]]) -> None:
-        """Write the index, which lists `manifests`, and the file that says that this is a layout. Raises OSError."""
+        """Write the index, which lists `manifests`, and the file that marks a layout. Raises OSError."""
         index = {"schemaVersion": 2, "mediaType": INDEX, "manifests": manifests}
         (self.folder / INDEX_FILE).write_bytes(encode(index))
         (self.folder / LAYOUT_FILE).write_bytes(encode({"imageLayoutVersion": "1.0.0"}))

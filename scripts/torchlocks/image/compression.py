@@ -1,4 +1,4 @@
-"""Layers are compressed on all processors, with the same bytes on any number of them.
+"""Compress layers on all processors, with the same bytes for any number of them.
 
 gzip is what every client reads. Zstandard is faster and smaller; older clients (Docker before 23, umoci 0.4) do not
 read it.
@@ -24,7 +24,7 @@ _ZSTD_LEVEL = 3
 # Magic, deflate, no flags, no time, no extra flags, unknown system: nothing that differs between machines.
 _GZIP_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
 _WINDOW = 1 << 27
-"""Largest window of Zstandard that is read, in bytes; what `zstd --long` writes by default."""
+"""Limit of Zstandard's window in bytes: the default of `zstd --long`."""
 
 
 class Sink(Protocol):
@@ -35,7 +35,7 @@ class Sink(Protocol):
 
 @contextmanager
 def compressed(kind: Compression, write: Callable[[bytes], object]) -> Iterator[Sink]:
-    """Give a sink whose bytes reach `write` compressed; the last are written at the end, unless there is an error."""
+    """Yield a sink that passes compressed bytes to `write`; the end is written unless there is an error."""
     sink: _Plain | _Zstd | _Gzip
     if kind == "none":
         sink = _Plain(write)
@@ -80,7 +80,7 @@ class _Zstd:
 
 
 class _Gzip:
-    """One gzip member out of blocks that are compressed apart, as pigz does."""
+    """One gzip member of separately compressed blocks, as pigz does."""
 
     def __init__(self, write: Callable[[bytes], object]) -> None:
         self._write = write

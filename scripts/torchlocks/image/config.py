@@ -68,12 +68,12 @@ def created(locked: LockedTarget) -> datetime:
 
 
 def write_entry_point(staged: Path, prefix: str, base: BaseImage, shells: Sequence[str] = ("bash", "sh")) -> Start:
-    """Return how containers start, and write the script for it into the environment, if it needs one.
+    """Return how containers start, and write the entry point into the environment, if it needs one.
 
     The shell is the base's, else the environment's own.
     """
     variables = {"CONDA_PREFIX": f"/{prefix}", "CONDA_DEFAULT_ENV": f"/{prefix}", "CONDA_SHLVL": "1"}
-    # Packages in a home that is mounted into the container are not the lock's.
+    # A mounted home folder may have packages that are not in the lock.
     variables |= {"PYTHONNOUSERSITE": "1", **_declared(staged)}
     if not any((staged / "etc" / "conda" / "activate.d").glob("*.sh")):
         return Start(variables=variables, entry_point=None)
@@ -166,7 +166,7 @@ def config_document(
         "os": "linux",
         "config": settings,
         "rootfs": {"type": "layers", "diff_ids": [*base.diff_ids, *(diff_id for diff_id, _ in layers)]},
-        # umoci ends with a fault where an entry has no time.
+        # umoci crashes if an entry has no time.
         "history": [{"created": _time(locked), **entry} for entry in history],
     }
     if base.variant:

@@ -1,4 +1,4 @@
-"""The JSON documents of OCI images: media types, models of those that others made, and how ours are written.
+"""The JSON documents of OCI images: media types, models of untrusted documents, and encoding.
 
 The names and limits are those of the OCI image specification 1.1. Libraries on PyPI talk to registries (oras) or only
 mirror the specification's structs (opencontainers); none writes a layout, so these are our own.
@@ -51,14 +51,9 @@ _Annotations = Annotated[dict[str, str] | None, Field(max_length=1000)]
 
 
 class _Read(BaseModel):
-    """A document of somebody else: members that are not named are ignored."""
+    """An untrusted document; unknown members are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
-
-
-class Platform(_Read):
-    architecture: str = ""
-    os: str = ""
 
 
 class Descriptor(_Read):
@@ -67,7 +62,6 @@ class Descriptor(_Read):
     media_type: str = Field(alias="mediaType")
     digest: Digest
     size: int = Field(ge=0)
-    platform: Platform | None = None
     annotations: _Annotations = None
     artifact_type: str | None = Field(default=None, alias="artifactType")
 

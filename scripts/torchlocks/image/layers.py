@@ -48,7 +48,7 @@ def group_of(package: LockedPackage) -> str:
 
 
 def settle_records(staged: Path) -> None:
-    """Remove what the package records of an environment say of this machine: folders of the package cache."""
+    """Remove paths of this machine's package cache from the package records of an environment."""
     for path in sorted((staged / "conda-meta").glob("*.json")):
         record = _record(path)
         record.pop("extracted_package_dir", None)
@@ -60,8 +60,8 @@ def settle_records(staged: Path) -> None:
 def plan_layers(staged: Path, packages: Sequence[LockedPackage]) -> tuple[Layer, ...]:
     """Return the layers of the environment in the folder `staged`, the one that changes least first.
 
-    Files that no package has a record of are in the last one. Raises IntegrityError for names that have a meaning in
-    layers, or cannot be in them.
+    Files that no package has a record of are in the last one. Raises IntegrityError for names with a special meaning
+    in layers.
     """
     group_by_record = {f"{each.name}-{each.version}-{each.build}.json": group_of(each) for each in packages}
     of_path: dict[str, str] = {}
@@ -71,7 +71,7 @@ def plan_layers(staged: Path, packages: Sequence[LockedPackage]) -> tuple[Layer,
         counts[group] += 1
         of_path[f"conda-meta/{path.name}"] = group
         for name in _record(path).get("files", ()):
-            # Where packages bring the same file, it is in the layer on top.
+            # A file of several packages is in the topmost of their layers.
             of_path[name] = max(group, of_path.get(name, group), key=GROUPS.index)
     paths: dict[str, list[str]] = {group: [] for group in GROUPS}
     for name in _walk(staged):
@@ -144,9 +144,9 @@ def _parents(name: str) -> Iterable[str]:
 
 
 def _module_times(staged: Path, paths: Sequence[str]) -> dict[str, int]:
-    """The times, in seconds, of modules that a package brings compiled: those that their bytecode names.
+    """Return the times, in seconds, of modules with bytecode: those that the bytecode records.
 
-    Python compares both, and would compile the module anew at each start.
+    Otherwise Python would compile the module again at each start.
     """
     known = set(paths)
     times = {}

@@ -1,4 +1,4 @@
-"""Where an image goes: a folder or a tar that appears in one step, and replaces nothing but an older image."""
+"""Write an image to its path in one step: a folder or a tar, replacing nothing but an older image."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torchlocks.image.blobs import pack_layout
 
 
 def refuse_other(output: Path) -> None:
-    """Raise ImageError if there is something at `output` that is no image."""
+    """Raise ImageError if `output` exists and is not an image."""
     is_image = (output / oci.LAYOUT_FILE).is_file() if output.is_dir() else output.is_file()
     empty = output.is_dir() and not any(output.iterdir())
     if output.exists() and not (is_image or empty):
         raise ImageError(
-            "There is something at this path that is no image, and it is not overwritten.",
+            "This path exists and is not an image, so it is not overwritten.",
             where=str(output),
             fix="name another path (torchlocks image --output)",
         )
@@ -28,7 +28,7 @@ def refuse_other(output: Path) -> None:
         )
 
 
-def put_in_place(made: Path, output: Path, scratch: Path, progress: Progress) -> int:
+def move_layout(made: Path, output: Path, scratch: Path, progress: Progress) -> int:
     """Move the finished layout to `output`, as a tar where that is its name; returns its size in bytes."""
     size = sum(path.stat().st_size for path in made.rglob("*") if path.is_file())
     if output.suffix == ".tar":

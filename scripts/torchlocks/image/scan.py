@@ -1,7 +1,6 @@
-"""A layer of somebody else: what is in it, as far as it matters for what is laid on top.
+"""Scan an untrusted layer for the paths that matter for the layers above it.
 
-Only headers are looked at, and nothing is extracted. Names that lead out of the image are refused: a runtime would
-refuse them too, or should.
+Only headers are read, and nothing is extracted. Names outside of the image are refused.
 """
 
 from __future__ import annotations
@@ -14,18 +13,18 @@ from dataclasses import dataclass, field
 from torchlocks.core.errors import ImageError
 
 MOST_BYTES = 64 << 30
-"""Largest base that is read, all layers together, decompressed."""
+"""Size limit of a base in bytes, all layers together, decompressed."""
 MOST_MEMBERS = 5_000_000
 
 _HEADER_BYTES = 1 << 20
-"""Longest extended header; a path has at most some thousand bytes."""
+"""Size limit of an extended header in bytes; a path has at most some thousand."""
 WHITEOUT = ".wh."
 _OPAQUE = ".wh..wh..opq"
 
 
 @dataclass
 class Contents:
-    """What a base has at the paths that matter: the prefix and the folders above it, shells, C libraries.
+    """Members of a base at the paths that matter: the prefix and the folders above it, shells, C libraries.
 
     `found` maps a path without a leading slash to the type of its member.
     """
@@ -36,7 +35,7 @@ class Contents:
     size: int = 0
 
     def matters(self, name: str) -> bool:
-        """Whether a path is one of those that are kept."""
+        """Whether a path matters."""
         prefix = self.prefix
         if name == prefix or name.startswith(f"{prefix}/") or prefix.startswith(f"{name}/"):
             return True
@@ -44,7 +43,7 @@ class Contents:
         return name in _SHELLS or file.startswith(("ld-linux", "ld64.so", "ld.so.1", "ld-musl"))
 
     def layer(self, found: dict[str, bytes], removed: Iterable[str], opaque: Iterable[str]) -> None:
-        """Put a layer on top: what it removes and hides of those below, then what it has itself."""
+        """Add a layer: apply its whiteouts and opaque folders to the layers below, then add its members."""
         for gone in removed:
             self.found = {name: kind for name, kind in self.found.items() if not _within(name, gone)}
         for folder in opaque:
@@ -68,7 +67,7 @@ class Contents:
         return self.found.get(path) == tarfile.DIRTYPE
 
     def refuse_taken(self) -> None:
-        """Raise ImageError if the environment's path is taken in the base, or leads elsewhere."""
+        """Raise ImageError if the base has files at the environment's path, or a link above it."""
         fix = "name another folder (torchlocks image --prefix)"
         for name, kind in self.found.items():
             if self.prefix.startswith(f"{name}/") and kind != tarfile.DIRTYPE:
@@ -89,18 +88,18 @@ def scan(
 ) -> str:
     """Read a layer or, with `rootfs`, the tar of a file system, add it to `contents`, and return its `sha256:…`.
 
-    `blocks` is the decompressed tar; `on_read` is given the number of bytes. Raises ImageError for what is no tar, is
-    too large, or holds names that lead outside.
+    `blocks` is the decompressed tar; `on_read` is called with the number of bytes of each. Raises ImageError if it is
+    not a tar, is too large, or has names outside of the image.
     """
     reader = _Forward(blocks, contents, where, on_read)
     found: dict[str, bytes] = {}
     removed: list[str] = []
     opaque: list[str] = []
     try:
-        # mode r: reads no compressed tar in a compressed tar; the reader below has the limits.
+        # Mode r: does not decompress a second time; the reader below has the limits.
         with tarfile.open(fileobj=reader, mode="r:", encoding="utf-8", errors="surrogateescape") as archive:  # type: ignore[call-overload]
             for member in archive:
-                # What was read is kept otherwise, and a layer may have millions of members.
+                # tarfile keeps all members otherwise, and a layer may have millions.
                 archive.members = []
                 contents.members += 1
                 if contents.members > MOST_MEMBERS:
@@ -148,7 +147,7 @@ def _refused(where: str, why: str) -> ImageError:
 
 
 class _Forward:
-    """A file that is only read forwards, out of blocks; hashes what it gives, and limits what it takes."""
+    """A forward-only file of blocks that hashes its bytes and limits sizes."""
 
     def __init__(self, blocks: Iterator[bytes], contents: Contents, where: str, on_read: Callable[[int], None]) -> None:
         self.digest = hashlib.sha256()

@@ -1,4 +1,4 @@
-"""The files of somebody's image layout, in a folder or a tar; regular files only, and no header that asks for much."""
+"""The files of an untrusted image layout, in a folder or a tar; regular files only, with limited headers."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def opened(path: Path) -> Iterator[Source | None]:
     if path.is_dir():
         if not (path / oci.LAYOUT_FILE).is_file():
             raise ImageError(
-                "This folder is no OCI image layout.",
+                "This folder is not an OCI image layout.",
                 where=str(path),
                 fix=f"for the tree of a file system, pack it first: tar -C {path} -cf base.tar .",
             )
@@ -113,7 +113,7 @@ def readable(path: Path) -> Iterator[IO[bytes]]:
 
 
 class _Capped:
-    """A file of which no header can ask for much at once: tarfile reads an extended header whole."""
+    """A file that limits single reads: tarfile reads an extended header in one piece."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file

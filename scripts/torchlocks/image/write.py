@@ -1,8 +1,8 @@
 """A lock → an image: packages into the cache, linked into a folder, packed into layers below the base's.
 
-The environment's files have the image's prefix patched in, and are never at that path of this machine. Nothing of a
-package runs. The same lock, base and compression give the same bytes: files are sorted and belong to root, times and
-modes are fixed, and what records say of this machine is removed.
+The environment's files have the image's prefix patched in, and are never at that path of this machine. No code of a
+package is run. The same lock, base and compression give the same bytes: files are sorted and belong to root, times and
+modes are fixed, and paths of this machine are removed from records.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torchlocks.image.blobs import Layout, Written
 from torchlocks.image.compression import Compression, compressed
 from torchlocks.image.config import CREATED, annotations_of, config_document, created, valid_prefix, write_entry_point
 from torchlocks.image.layers import Layer, plan_layers, settle_records, size_of, write_layer
-from torchlocks.image.output import put_in_place, refuse_other
+from torchlocks.image.output import move_layout, refuse_other
 from torchlocks.install.fetch import ensure_cached
 from torchlocks.install.fetch_options import FetchOptions, packages_for, require_hashes, with_variables
 from torchlocks.install.installer import describe, interruptible, write_history
@@ -46,11 +46,11 @@ _UNPACKED, _LAYERS = 3.5, 1.6
 
 @dataclass(frozen=True, kw_only=True)
 class ImageOptions:
-    """What an image is made of.
+    """The inputs of an image.
 
     `base` is an OCI image layout (a folder or a tar), the tar of a file system, or None; `base_name` the name of one
-    image in a layout. `prefix` is where the environment is in the image, `channel` where its packages come from, as its
-    records have it.
+    image in a layout. `prefix` is the path of the environment in the image, `channel` is recorded as the source of its
+    packages.
     """
 
     base: Path | None = None
@@ -103,8 +103,8 @@ def find_image_lock(checkout: Checkout, env: str, platform: str | None, *, local
 def make_image(locked: LockedTarget, output: Path, options: ImageOptions, progress: Progress) -> Image:
     """Write the image of a locked environment to `output`: a tar if its name ends in `.tar`, else a folder.
 
-    It appears in one step, and an older image there makes way for it only then. Raises ImageError for what cannot be an
-    image, LockfileError for locks with packages that are not conda's, DiskFullError, InterruptedByUserError, and what
+    It is written in one step, which replaces an older image. Raises ImageError if the lock or a path is not suitable,
+    LockfileError for locks with packages that are not conda's, DiskFullError, InterruptedByUserError, and what
     fetching, linking and `take_base` raise.
     """
     prefix = valid_prefix(options.prefix)
@@ -152,11 +152,11 @@ def make_image(locked: LockedTarget, output: Path, options: ImageOptions, progre
             }
             for each, written, _ in packed
         ]
-        held = [(diff_id, f"{each.group}, {each.packages} packages") for each, _, diff_id in packed]
-        config = config_document(locked, base, start, prefix, held)
+        described = [(diff_id, f"{each.group}, {each.packages} packages") for each, _, diff_id in packed]
+        config = config_document(locked, base, start, prefix, described)
         image, sbom = _write_documents(locked, layout, base, layers, config)
         shutil.rmtree(staged)
-        size = put_in_place(layout.folder, output, scratch, progress)
+        size = move_layout(layout.folder, output, scratch, progress)
     return Image(
         path=output,
         name=locked.name,
@@ -186,7 +186,7 @@ def _require_possible(locked: LockedTarget) -> None:
     left += locked.lock.sources.get(locked.platform, ())
     if left:
         raise LockfileError(
-            f"The lock names packages that are no conda packages, and would be missing: {shortened(left)}.",
+            f"The lock names packages that are not conda packages, and would be missing: {shortened(left)}.",
             where=str(locked.lock.path),
             fix="take them out of the environment, and lock again.",
         )

@@ -1,8 +1,8 @@
 """Build the published recipes into a channel (`build/recipes`), for all platforms on any one of them.
 
 `conda build` builds them if conda-build is new enough for version 1 recipes, otherwise py-rattler-build, which
-conda-build uses for them. The packages are then repacked without what differs from build to build, so that both give
-the same bytes each time.
+conda-build uses for them. The packages are then repacked without parts that differ from build to build, so that both
+give the same bytes each time.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ LEAST_ROOM = 1 << 20
 """Bytes. A failed build with less free space is reported as a full disk."""
 
 NOT_BUILT = "the recipes could not be built"
-UNTOUCHED = "free some space and run the command again; the channel that was there is untouched."
+UNTOUCHED = "free some space and run the command again; the existing channel is unchanged."
 
 START_OF_TIME = 315532800
 """1980, the earliest time of a zip archive, in seconds since 1970: the time of a package whose sources have none."""

@@ -64,7 +64,7 @@ def _build(root: Path, source: Path, hook: str, folder: Path) -> None:
         raise RecipeError(
             "torchlocks could not be built.",
             where=str(root),
-            fix="see what setuptools says below",
+            fix="see the output of setuptools below",
             details="\n".join((done.stdout + done.stderr).splitlines()[-30:]),
         )
 

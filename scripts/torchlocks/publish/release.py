@@ -13,7 +13,7 @@ from torchlocks.publish.dist import SUMS
 
 
 def publish_release(layout: Layout, tag: str, folder: Path) -> list[Path]:
-    """Create the release of a tag with all files below `folder` and their SHA256SUMS; the attached files.
+    """Create the release of a tag with all files below `folder` and their SHA256SUMS; return the files.
 
     Raises MissingFileError if there are none, ActionError for a tag that is not one, or what `run_gh` raises.
     """

@@ -18,10 +18,10 @@ TOKEN = "CHANNEL_TOKEN"
 def upload_packages(
     folder: Path, service: Service, channel: str, environ: Mapping[str, str], *, url: str | None = None
 ) -> list[Path]:
-    """Upload every conda package below `folder` to a channel and return them; what is there already is left.
+    """Upload every conda package below `folder` to a channel and return them; existing packages are skipped.
 
-    `url` is the server's, where it is not the public one. Raises ActionError without a token or for a name that is
-    none, MissingFileError if there are no packages, RecipeError if the server refuses.
+    `url` is the server, if not the public one. Raises ActionError without a token or for an invalid name,
+    MissingFileError if there are no packages, RecipeError if the server refuses.
     """
     token = environ.get(TOKEN)
     if not token:
@@ -45,7 +45,7 @@ def upload_packages(
         raise RecipeError(
             f"The packages could not be uploaded to {channel}.",
             where=service,
-            fix="see what the server says below; the token needs the right to upload",
+            fix="see the server's answer below; the token needs the right to upload",
             details=str(error).replace(token, "***"),
         ) from None
     return files

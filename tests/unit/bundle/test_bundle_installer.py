@@ -64,7 +64,7 @@ def test_it_says_what_it_wants_where_there_is_no_bundle(tmp_path: Path) -> None:
         check=False,
     )
     assert run.returncode == 1
-    assert run.stderr.startswith("error: There is no whole bundle in")
+    assert run.stderr.startswith("error: There is no complete bundle in")
     assert not (tmp_path / "env").exists()
 
 

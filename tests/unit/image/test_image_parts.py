@@ -374,7 +374,7 @@ def test_the_tar_of_a_file_system_is_one_layer(tmp_path: Path, pack: Callable[[b
         (gzip.compress(tar(member("oci-layout"))), "archive of images"),
         (tar(member("manifest.json", content=b"[]"), member("repositories")), "archive of images"),
         (b"\x1f\x8b" + b"x" * 100, "damaged"),
-        (b"BZh9" + b"x" * 100, "compressed in a way"),
+        (b"BZh9" + b"x" * 100, "unsupported compression"),
         (b"no tar at all" * 100, "no"),
         (b"", "empty"),
         (gzip.compress(b""), "empty"),
@@ -407,7 +407,7 @@ def test_a_base_that_is_no_file_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     with pytest.raises(ImageError, match="FIFO"):
         taken(tmp_path / "fifo", tmp_path)
-    with pytest.raises(ImageError, match="no OCI image layout") as caught:
+    with pytest.raises(ImageError, match="OCI image layout") as caught:
         taken(tmp_path, tmp_path)
     assert "tar -C" in (caught.value.fix or "")
 

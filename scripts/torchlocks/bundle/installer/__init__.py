@@ -8,9 +8,9 @@ folder beside the prefix, and one rename makes it the environment.
 Read `command.py` first. `reading` checks the bundle, `extract` (with `zstd`) and `link` (with `prefixes`) install it.
 
 A `.conda` file is a zip of `.tar.zst` files, and the standard library reads Zstandard only from Python 3.14 on.
-Before that one of these does it, the first that is there: the module `backports.zstd` or `zstandard`, the system's
-libzstd (nearly every Linux has it, as its package manager needs it) or the `zstd` command. Where there is none of
-them, a portable bundle is needed, in which every package is a `.tar.bz2`.
+Older Pythons use the first of these that is available: the module `backports.zstd` or `zstandard`, the system's libzstd
+(nearly every Linux has it, for its package manager) or the `zstd` command. Without any of them a portable bundle is
+required, in which every package is a `.tar.bz2`.
 
 Link scripts of packages are not run, and bytecode is not compiled. Package layout: CEP 34; prefix records: the
 documentation of conda-meta in conda; both as observed in what conda and py-rattler write.

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 def install(bundle: Bundle, prefix: Path, say: Callable[[str], None]) -> None:
     """Install the checked bundle into `prefix`, which must not exist or be an empty folder.
 
-    Raises BundleError or OSError; then nothing was changed.
+    Raises BundleError or OSError; then nothing has changed.
     """
     here = host_platform()
     if bundle.platform not in (here, "noarch"):
@@ -44,8 +44,8 @@ def install(bundle: Bundle, prefix: Path, say: Callable[[str], None]) -> None:
     zstd = require_zstd(bundle)
     prefix.parent.mkdir(parents=True, exist_ok=True)
     for left in prefix.parent.glob(f".{prefix.name}.bundle-*"):
-        say(f"note: {left} is of a run that is still at work, or was killed; then delete it")
-    # The least seen: CUDA's libraries are 1.7 times as large as their archives, those for the CPU over 4 times.
+        say(f"note: {left} belongs to another run; delete it if that run was killed")
+    # The lowest measured ratio: CUDA's libraries are 1.7 times as large as their archives, others over 4 times.
     needed = round(1.7 * sum((bundle.folder / each.file).stat().st_size for each in bundle.packages))
     free = shutil.disk_usage(str(prefix.parent)).free
     if needed > free:
@@ -76,8 +76,9 @@ def _link_all(bundle: Bundle, new: Path, prefix: Path, zstd: Opener | None, say:
             for each in bundle.packages
         ]
         try:
-            # Python first: packages of its modules may stand before it in a cycle of dependencies.
-            for package, result in sorted(_pairs(bundle, results), key=lambda pair: pair[0].name != "python"):
+            # Python first: packages with modules may come before it in a cycle of dependencies.
+            pairs = zip(bundle.packages, results)  # noqa: B905 - Python 3.8 has no `strict`
+            for package, result in sorted(pairs, key=lambda pair: pair[0].name != "python"):
                 if package.name == "python":
                     linker.find_python(package, result.result())
                 try:
@@ -91,10 +92,6 @@ def _link_all(bundle: Bundle, new: Path, prefix: Path, zstd: Opener | None, say:
                 result.cancel()
     scratch.rmdir()
     linker.finish()
-
-
-def _pairs(bundle: Bundle, results: list[Any]) -> list[tuple[Package, Any]]:
-    return [(bundle.packages[number], result) for number, result in enumerate(results)]
 
 
 def _correction(bundle: Bundle, package: Package) -> dict[str, Any]:
@@ -119,7 +116,7 @@ def host_platform() -> str:
 
 
 def main(arguments: list[str] | None = None, folder: Path | None = None) -> int:
-    """Run the command and return its exit code: 0, 1 for an error, 2 for wrong use, 130 when interrupted.
+    """Run the command and return its exit code: 0, 1 for an error, 2 for invalid arguments, 130 if interrupted.
 
     `folder` is that of the unpacked bundle (default: the one that this package is in).
     """
@@ -159,12 +156,12 @@ def main(arguments: list[str] | None = None, folder: Path | None = None) -> int:
         return 1
     except (OSError, subprocess.CalledProcessError) as error:
         print(
-            f"error: {shown(str(error))}\n  fix:   nothing was put in place; see to it, and run it again",
+            f"error: {shown(str(error))}\n  fix:   nothing was installed; correct this, and run it again",
             file=sys.stderr,
         )
         return 1
     except KeyboardInterrupt:
-        print("Interrupted. Nothing was put in place.", file=sys.stderr)
+        print("Interrupted. Nothing was installed.", file=sys.stderr)
         return 130
     return 0
 

@@ -1,4 +1,4 @@
-"""A package archive → a folder of its own, which nothing in it may leave."""
+"""Extract a package archive into a folder; no member may be outside of it."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _extract(archive: Path, folder: Path, zstd: Opener | None) -> Extracted:
             "do not use this bundle; report the package to whoever runs its channel.",
         ) from error
     except Exception as error:
-        # Every decompressor has an error of its own; one with a number is the system's: a full disk, no permission.
+        # Each decompressor has its own exceptions; an OSError with a number is the system's, such as a full disk.
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise BundleError(f"{archive.name} is not a package that can be extracted: {error}.") from error

@@ -1,4 +1,4 @@
-"""Read, hash and write single files; paths may not leave a folder."""
+"""Read, hash and write single files; check that paths stay inside a folder."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def shown(text: str) -> str:
 
 
 class Counted:
-    """Says how far a loop is, at most each `every` seconds: installing gigabytes takes minutes."""
+    """Reports the progress of a loop, at most every `every` seconds."""
 
     def __init__(self, what: str, total: int, say: Callable[[str], None], every: float = 5.0) -> None:
         self._what, self._total, self._say, self._every = what, total, say, every
@@ -105,9 +105,9 @@ def make_folder(folder: Path, root: Path) -> None:
 
 
 def write_new(path: Path, text: str) -> None:
-    """Write one of our own files. Raises BundleError if a package has brought it, since it could be a link."""
+    """Write one of the installer's files. Raises BundleError if a package contains it, since it could be a link."""
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError:
-        raise BundleError(f"A package brings conda-meta/{path.name}, which the installer writes itself.") from None
+        raise BundleError(f"A package contains conda-meta/{path.name}, which the installer writes itself.") from None

@@ -41,7 +41,7 @@ class Linker:
         self._owners: dict[str, str] = {}
 
     def find_python(self, package: Package, extracted: Extracted) -> None:
-        """Determine where the environment's Python has its modules, for packages of any Python."""
+        """Determine the site-packages folder of the environment's Python, for `noarch: python` packages."""
         minor = ".".join(package.version.split(".")[:2])
         self._python = "python.exe" if self._bundle.windows else f"bin/python{minor}"
         plain = "Lib/site-packages" if self._bundle.windows else f"lib/python{minor}/site-packages"
@@ -50,7 +50,7 @@ class Linker:
             raise BundleError(f"{package.record_name} has its modules outside of the environment.")
 
     def link(self, package: Package, extracted: Extracted, correction: dict[str, Any]) -> None:
-        """Move the package's files to their places and keep its record.
+        """Link the package's files and store its record.
 
         `correction` are the channel's dependencies and constraints, which replace those of the package's index.
         """
@@ -59,10 +59,10 @@ class Linker:
         if modules and self._site_packages is None:
             raise BundleError(f"{package.record_name} needs a Python, and there is none in the lock.", "lock again.")
         entries = []
-        for said in _read_paths(extracted.folder):
-            if leaves(said["_path"]):
-                raise BundleError(f"{package.record_name} names {said['_path']!r}, outside of the environment.")
-            entries.append(self._place(package, said, extracted, modules))
+        for listed in _read_paths(extracted.folder):
+            if leaves(listed["_path"]):
+                raise BundleError(f"{package.record_name} names {listed['_path']!r}, outside of the environment.")
+            entries.append(self._place(package, listed, extracted, modules))
         if modules:
             entries += self._entry_points(package, extracted.folder)
         record = dict(index)
@@ -94,7 +94,7 @@ class Linker:
                     raise BundleError(f"{path[len(str(self._new)) + 1 :]} is a link out of the environment.")
         meta = self._new / "conda-meta"
         if os.path.lexists(str(meta)) and (meta.is_symlink() or not meta.is_dir()):
-            raise BundleError("A package brings conda-meta as a link or a file.")
+            raise BundleError("A package contains conda-meta as a link or a file.")
         meta.mkdir(exist_ok=True)
         for name, record in self._records.items():
             record["files"] = [each["_path"] for each in record["paths_data"]["paths"]]
@@ -102,10 +102,10 @@ class Linker:
         write_new(meta / "history", "\n".join(self._history()) + "\n")
         write_new(meta / "torchlocks", json.dumps(self._provenance(), indent=2, sort_keys=True) + "\n")
 
-    def _place(self, package: Package, said: dict[str, Any], extracted: Extracted, modules: bool) -> dict[str, Any]:
-        source = extracted.folder / said["_path"]
-        path = self._in_prefix(posixpath.normpath(said["_path"])) if modules else posixpath.normpath(said["_path"])
-        entry: dict[str, Any] = {"_path": path, "path_type": said.get("path_type", "hardlink")}
+    def _place(self, package: Package, listed: dict[str, Any], extracted: Extracted, modules: bool) -> dict[str, Any]:
+        source, plain = extracted.folder / listed["_path"], posixpath.normpath(listed["_path"])
+        path = self._in_prefix(plain) if modules else plain
+        entry: dict[str, Any] = {"_path": path, "path_type": listed.get("path_type", "hardlink")}
         target = self._clear(path, package)
         if source.is_symlink():
             link = os.readlink(str(source))  # noqa: PTH115
@@ -115,13 +115,13 @@ class Linker:
         if entry["path_type"] == "directory":
             make_folder(target, self._new)
             return entry
-        found = extracted.hashes.get(posixpath.normpath(said["_path"]))
-        if found is None or said.get("sha256", found) != found:
-            raise BundleError(f"{said['_path']} in {package.record_name} is not what the package's file list says.")
+        found = extracted.hashes.get(plain)
+        if found is None or listed.get("sha256", found) != found:
+            raise BundleError(f"{listed['_path']} in {package.record_name} differs from the package's file list.")
         entry.update(path_type="hardlink", sha256=found, size_in_bytes=source.stat().st_size)
-        placeholder = said.get("prefix_placeholder")
+        placeholder = listed.get("prefix_placeholder")
         if placeholder:
-            entry.update(prefix_placeholder=placeholder, file_mode=said.get("file_mode", "text"))
+            entry.update(prefix_placeholder=placeholder, file_mode=listed.get("file_mode", "text"))
             entry["sha256_in_prefix"] = self._patch(source, target, placeholder, entry["file_mode"])
         else:
             source.rename(target)
@@ -158,7 +158,7 @@ class Linker:
         content = source.read_bytes()
         prefix = str(self._prefix)
         if mode == "binary":
-            # Nothing in a Windows library is found by its prefix, and conda leaves them alone.
+            # As conda does: Windows libraries do not use their prefix.
             patched = content if self._bundle.windows else replace_binary(content, placeholder, prefix)
         else:
             limit = SHEBANG_LIMIT.get(self._bundle.platform.split("-")[0])
@@ -170,7 +170,7 @@ class Linker:
             file.write(patched)
         target.chmod(status.st_mode & 0o777)
         if mode == "binary" and patched != content and self._bundle.platform == "osx-arm64":
-            # The system kills a program whose signature does not fit its bytes.
+            # macOS kills programs with an invalid signature.
             subprocess.run(["/usr/bin/codesign", "-s", "-", "-f", str(target)], check=True, capture_output=True)
             return hash_file(target)
         return hashlib.sha256(patched).hexdigest()
@@ -227,7 +227,7 @@ class Linker:
             yield f"+{each.url.rsplit('/', 3)[1]}/{each.subdir}::{each.record_name}"
 
     def _provenance(self) -> dict[str, Any]:
-        """Return the file by which `torchlocks` recognises an environment; its schema is that of provenance.py."""
+        """Return the provenance record of the environment, with the schema of provenance.py."""
         return {
             "schema": 1,
             "install_id": uuid.uuid4().hex,
@@ -249,11 +249,11 @@ def _read_index(package: Package, extracted: Extracted) -> dict[str, Any]:
     """Return the package's own index.json. Raises BundleError if it is that of another package."""
     try:
         index: dict[str, Any] = load_json(read_file(extracted.folder / "info" / "index.json"))
-        said = [index.get(key) for key in ("name", "version", "build")]
+        own = [index.get(key) for key in ("name", "version", "build")]
     except (OSError, ValueError, AttributeError) as error:
         raise BundleError(f"{package.file} has no readable info/index.json.") from error
-    if said != [package.name, package.version, package.build]:
-        raise BundleError(f"{package.file} says of itself that it is {said}; the lock says {package.record_name}.")
+    if own != [package.name, package.version, package.build]:
+        raise BundleError(f"{package.file} contains the package {own}; the lock names {package.record_name}.")
     return index
 
 
@@ -271,7 +271,7 @@ def _read_paths(folder: Path) -> list[dict[str, Any]]:
         for line in has_prefix.read_text(encoding="utf-8").splitlines() if has_prefix.is_file() else ():
             parts = shlex.split(line)
             if len(parts) == 1:
-                # conda-build's first placeholder, which it did not write down.
+                # The placeholder of early conda-build, which did not record it.
                 parts = ["/opt/anaconda1anaconda2anaconda3", "text", *parts]
             patched[parts[2]] = {"prefix_placeholder": parts[0], "file_mode": parts[1]}
         files = (folder / "info" / "files").read_text(encoding="utf-8").splitlines()

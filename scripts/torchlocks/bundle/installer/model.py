@@ -1,4 +1,4 @@
-"""The fields of a bundle's manifest as tuples, and the error for all that is wrong with a bundle."""
+"""The fields of a bundle's manifest as tuples, and the error for invalid bundles."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 
 class BundleError(Exception):
-    """What is wrong, and what to do about it. Nothing was installed."""
+    """An invalid bundle: the message, and `fix`, what to do. Nothing was installed."""
 
-    def __init__(self, what: str, fix: str = "copy the bundle again; if it stays, make it again.") -> None:
+    def __init__(self, what: str, fix: str = "copy the bundle again; if the error remains, make it again.") -> None:
         super().__init__(what)
         self.fix = fix
 

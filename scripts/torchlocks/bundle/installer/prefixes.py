@@ -6,7 +6,7 @@ import re
 
 from .model import BundleError
 
-# The longest first line that the kernel runs a script by.
+# The longest first line of a script that the kernel accepts, in bytes.
 SHEBANG_LIMIT = {"linux": 127, "osx": 512}
 
 
@@ -30,8 +30,8 @@ def replace_binary(content: bytes, placeholder: str, prefix: str) -> bytes:
 def replace_text(content: bytes, placeholder: str, prefix: str, limit: int | None) -> bytes:
     """Replace the prefix in `content`.
 
-    A first line `#!…` that no kernel could run (longer than `limit`, or with a space in the path) is rewritten. `limit`
-    is None on Windows, where there are no such lines.
+    A first line `#!…` that a kernel would refuse (longer than `limit`, or with a space in the path) is rewritten.
+    `limit` is None on Windows, where there are no such lines.
     """
     old, new = placeholder.encode(), prefix.encode()
     if limit is None or not content.startswith(b"#!") or old not in content:

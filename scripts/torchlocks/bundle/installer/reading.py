@@ -21,25 +21,25 @@ def read_bundle(folder: Path) -> Bundle:
     """Read the bundle in `folder`. Raises BundleError if its manifest or lock is invalid."""
     try:
         manifest = read_file(folder / "bundle.json")
-        said = load_json(manifest)
-        if said["schema"] != 1:
-            raise BundleError("The bundle is of a newer kind.", "use the install.py that is inside it.")
-        packages = tuple(Package(**{key: each[key] for key in Package._fields}) for each in said["packages"])
+        content = load_json(manifest)
+        if content["schema"] != 1:
+            raise BundleError("The bundle has a newer format.", "use the install.py that is inside it.")
+        packages = tuple(Package(**{key: each[key] for key in Package._fields}) for each in content["packages"])
         bundle = Bundle(
             folder=folder,
-            name=said["name"],
-            platform=said["platform"],
-            lock_name=said["lock"]["name"],
-            lock_kind=said["lock"]["kind"],
-            lock_sha256=said["lock"]["sha256"],
-            torchlocks=said["torchlocks"],
+            name=content["name"],
+            platform=content["platform"],
+            lock_name=content["lock"]["name"],
+            lock_kind=content["lock"]["kind"],
+            lock_sha256=content["lock"]["sha256"],
+            torchlocks=content["torchlocks"],
             packages=packages,
-            portable=said.get("portable", False) is True,
+            portable=content.get("portable", False) is True,
             manifest=manifest,
         )
         locked = _read_explicit(folder / f"conda-{bundle.platform}.lock")
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise BundleError(f"There is no whole bundle in {folder}: {error!r}.") from error
+        raise BundleError(f"There is no complete bundle in {folder}: {error!r}.") from error
     for each in packages:
         if locked.pop(each.url, None) != each.sha256:
             raise BundleError(f"The bundle and the lock inside it disagree on {each.url}.")
@@ -95,10 +95,10 @@ def check_files(bundle: Bundle, say: Callable[[str], None]) -> None:
 
 
 def prove(bundle: Bundle, sha256: str | None, signers: Path | None, signer: str | None, unproven: bool) -> str:
-    """Return what proves that the archives are the lock's, as text. Raises BundleError if nothing does.
+    """Return the proof that the archives are the locked ones, as text. Raises BundleError without one.
 
-    In a portable bundle the archives are repacked: the bundle alone cannot prove that they have the contents of the
-    locked ones. Then the manifest must have a hash that the user got elsewhere, or be signed.
+    A portable bundle has repacked archives, whose contents it cannot prove by itself: its manifest must have the hash
+    `sha256` from another source, or be signed by `signer`, unless `unproven` is set.
     """
     if signers is not None:
         return _signed(bundle, signers, signer)
@@ -110,18 +110,18 @@ def prove(bundle: Bundle, sha256: str | None, signers: Path | None, signer: str 
     if not bundle.portable:
         return "all as locked"
     if unproven:
-        return "all as this bundle's own manifest says; NOT proven to be what the lock names"
+        return "all as in this bundle's own manifest; NOT proven to be the locked ones"
     raise BundleError(
-        "The bundle is portable: its packages were repacked, and nothing proves that they are what the lock names.",
-        "give the SHA-256 sum of bundle.json that its maker tells you (--manifest-sha256), or a file of allowed "
-        "signers (--allowed-signers) where bundle.json.sig is there, or --unproven if you trust where it came from.",
+        "The bundle is portable: its packages were repacked, and nothing proves that they have the locked contents.",
+        "give the SHA-256 sum of bundle.json from its maker (--manifest-sha256), or a file of allowed signers "
+        "(--allowed-signers) if there is a bundle.json.sig, or --unproven if you trust its source.",
     )
 
 
 def _signed(bundle: Bundle, signers: Path, signer: str | None) -> str:
     program = shutil.which("ssh-keygen")
     if program is None:
-        raise BundleError("Signatures need ssh-keygen, and it is not there.", "install OpenSSH 8.2 or newer.")
+        raise BundleError("Signatures require ssh-keygen, which is not installed.", "install OpenSSH 8.2 or newer.")
     if signer is None:
         raise BundleError("An identity must be named with --allowed-signers.", "add --signer IDENTITY.")
     with tempfile.TemporaryDirectory() as scratch:
@@ -134,13 +134,13 @@ def _signed(bundle: Bundle, signers: Path, signer: str | None) -> str:
             check=False,
         )
     if done.returncode != 0:
-        said = (done.stdout + done.stderr).decode("utf-8", "replace").strip()
-        raise BundleError(f"bundle.json is not signed by {signer}: {said[:500]!r}.", "do not use this bundle.")
+        output = (done.stdout + done.stderr).decode("utf-8", "replace").strip()
+        raise BundleError(f"bundle.json is not signed by {signer}: {output[:500]!r}.", "do not use this bundle.")
     return f"all as in the manifest that {signer} signed"
 
 
 def explicit_text(bundle: Bundle) -> str:
-    """Format an explicit file for conda clients, with the bundle's packages at their present place."""
+    """Format an explicit file for conda clients, with the bundle's packages at their present paths."""
     lines = [f"# The packages of {bundle.folder}", f"# platform: {bundle.platform}", "@EXPLICIT"]
     for each in bundle.packages:
         lines.append(f"{(bundle.folder / each.file).absolute().as_uri()}#{each.file_sha256}")

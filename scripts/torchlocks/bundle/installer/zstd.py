@@ -1,4 +1,4 @@
-"""Readers of Zstandard: the first that exists on this machine is used."""
+"""Readers of Zstandard: the first that is available on this machine is used."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def zstd_of_system() -> Opener | None:
 
         def readinto(self, target: Any) -> int:
             view = memoryview(target).cast("B")
-            # ctypes has no other way to the address of a buffer that is not its own.
+            # ctypes has no other way to get the address of a foreign buffer.
             space = (ctypes.c_char * len(view)).from_buffer(view)
             output = Buffer(ctypes.addressof(space), len(view), 0)
             while output.pos == 0:
@@ -125,7 +125,7 @@ def zstd_of_command() -> Opener | None:
         return None
 
     class Reader(io.RawIOBase):
-        """The decompressed bytes of `raw`, which a thread hands to the command."""
+        """The decompressed bytes of `raw`, which a thread writes to the command."""
 
         def __init__(self, raw: BinaryIO) -> None:
             super().__init__()
@@ -140,7 +140,7 @@ def zstd_of_command() -> Opener | None:
             try:
                 with self._process.stdin as pipe:  # type: ignore[union-attr]
                     shutil.copyfileobj(raw, pipe, BLOCK)
-            except Exception as error:  # Raised where the bytes are read. Where the command has ended, it says why.
+            except Exception as error:  # Raised in `readinto`, after the command's own failure.
                 self._broken = error
 
         def readable(self) -> bool:
@@ -179,7 +179,7 @@ def require_zstd(bundle: Bundle) -> Opener | None:
         if opener is not None:
             return opener
     raise BundleError(
-        "The packages are compressed with Zstandard, and nothing here can read it.",
+        "The packages are compressed with Zstandard, and nothing on this machine can read it.",
         "run install.py with Python 3.14 or newer, install zstd (its library, command or Python module), use a conda "
         "client as README.txt says, or make a portable bundle (PORTABLE=1).",
     )
