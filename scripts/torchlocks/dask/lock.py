@@ -8,6 +8,7 @@ share no files with this machine and leave none behind: results are returned as 
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from torchlocks.core.errors import FleetError
+from torchlocks.core.files import hash_file
 from torchlocks.core.reading import load_json
 from torchlocks.dask import messages
 from torchlocks.dask.exchange import Exchange
@@ -229,7 +231,9 @@ class _Records:
                 for path, packed in records.files.items():
                     file = Path(worker.local_directory) / records.name / path
                     file.parent.mkdir(parents=True, exist_ok=True)
-                    file.write_bytes(zstandard.ZstdDecompressor().decompress(packed))
+                    # In pieces: a channel's records may be as large as the worker's memory limit.
+                    with file.open("wb") as unpacked:
+                        zstandard.ZstdDecompressor().copy_stream(io.BytesIO(packed), unpacked)
 
             def teardown(self, worker: Any) -> None:
                 import shutil
@@ -257,7 +261,9 @@ def _records(tasks: Sequence[RecordTask]) -> _Records | None:
     sha = hashlib.sha256()
     files = {}
     for name, path in sorted(paths.items()):
-        data = path.read_bytes()
-        sha.update(f"{name} {hashlib.sha256(data).hexdigest()}\n".encode())
-        files[name] = zstandard.ZstdCompressor(level=3).compress(data)
+        packed = io.BytesIO()
+        with path.open("rb") as data:
+            zstandard.ZstdCompressor(level=3).copy_stream(data, packed, size=path.stat().st_size)
+        sha.update(f"{name} {hash_file(path)}\n".encode())
+        files[name] = packed.getvalue()
     return _Records(name=f"torchlocks-records-{sha.hexdigest()[:16]}", files=files)

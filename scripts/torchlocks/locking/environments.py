@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -40,6 +41,11 @@ from torchlocks.matrix.render import render
 from torchlocks.matrix.target import Target
 
 _PRELOAD = ("torchlocks.locking.cell", "conda_lock.conda_lock", "rattler")
+
+IN_FLIGHT = 256
+"""Cells that are submitted at once: enough for the workers of a large cluster. An executor works in the order of
+submission, so with more, no lock would be written before most cells are solved and in memory.
+"""
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -180,10 +186,13 @@ def _lock(
     # Futures put themselves here, so that what is left to do is not looked through each time one is done.
     done: SimpleQueue[Future[Any]] = SimpleQueue()
     with workers(tasks, options) as pool, progress.task("Solving", total=len(tasks)) as task:
-        for each in tasks:
+        waiting = iter(tasks)
+        for each in islice(waiting, IN_FLIGHT):
             solving[_submit(pool, done, solve_cell, each)] = each.target
         while solving or writing:
             future = done.get()
+            if future in solving and (following := next(waiting, None)) is not None:
+                solving[_submit(pool, done, solve_cell, following)] = following.target
             if future in writing:
                 mine, files = writing.pop(future), future.result()
                 if isinstance(files, TorchlocksError):
