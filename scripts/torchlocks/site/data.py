@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import cmp_to_key
 from typing import Any
 
@@ -11,13 +12,19 @@ from torchlocks.lockfile.models import LockedPackage
 from torchlocks.site.catalogue import Catalogue
 from torchlocks.site.pick import gpu_names
 
+_UNUSED = (
+    *("evidence", "files", "lacks", "not_covered", "torch_build", "torchaudio", "torchvision", "verification"),
+    "virtual_packages",
+)
+"""Fields of a platform in the index that the picker and the comparison do not use."""
+
 
 def data_script(catalogue: Catalogue) -> str:
     """Return the text of `data.js`, which assigns `window.torchlocksData`.
 
     `packages` are [name, version, build, subdir, bytes, licence, channel, rank] with the last four as numbers (licence
-    and channel count into lists); `rank` orders the versions of a name as conda does. `cells` maps
-    `env/platform` to positions in `packages`, and `facts` to what the comparison shows.
+    and channel count into lists); `rank` orders the versions of a name as conda does. `cells` maps `env/platform` to
+    positions in `packages`, each as its distance to the one before, which takes half the bytes.
     """
     unique: dict[str, LockedPackage] = {}
     for cell in catalogue.cells:
@@ -29,9 +36,14 @@ def data_script(catalogue: Catalogue) -> str:
     channels = sorted({package.channel for package in ordered})
     ranks = _ranks(ordered)
     data: dict[str, Any] = {
-        # The picker and the comparison do not use the records of evidence, which grow.
+        # Without what the scripts do not use: it would be two thirds of the file.
         "index": catalogue.index.model_dump(
-            mode="json", exclude={"environments": {"__all__": {"platforms": {"__all__": {"evidence", "not_covered"}}}}}
+            mode="json",
+            exclude={
+                "not_locked": True,
+                "left_out": True,
+                "environments": {"__all__": {"channels": True, "platforms": {"__all__": set(_UNUSED)}}},
+            },
         ),
         "gpus": dict(gpu_names()),
         "licences": licences,
@@ -50,11 +62,17 @@ def data_script(catalogue: Catalogue) -> str:
             for package in ordered
         ],
         "cells": {
-            f"{cell.target.env}/{cell.target.platform}": [position[package.url] for package in cell.packages]
+            f"{cell.target.env}/{cell.target.platform}": _distances(
+                [position[package.url] for package in cell.packages]
+            )
             for cell in catalogue.cells
         },
     }
     return f"window.torchlocksData = {json.dumps(data, separators=(',', ':'), ensure_ascii=False)};\n"
+
+
+def _distances(positions: Sequence[int]) -> list[int]:
+    return [position - before for position, before in zip(positions, (0, *positions), strict=False)]
 
 
 def _ranks(packages: list[LockedPackage]) -> dict[tuple[str, str], int]:

@@ -47,6 +47,12 @@ STATES: Mapping[str, tuple[str, str, str]] = {
     "none": ("○", "not verified here", "muted"),
 }
 
+ON_A_PAGE = 150
+"""Environments on one page of the list, so that none is above 1 MB however many there are."""
+
+MOST_TABLES = 80
+"""Tables of versions on the page of changes; the pages of the environments have all."""
+
 _MOVES = ("added", "removed", "upgraded", "downgraded", "rebuilt", "replaced")
 
 
@@ -91,21 +97,7 @@ def write_site(layout: Layout, progress: Progress) -> Written:
 def site_files(catalogue: Catalogue, history: History, docs: Sequence[DocPage]) -> dict[str, str]:
     """Return every text of the site by path, without the lockfiles, which are copied."""
     render = partial(_page, catalogue=catalogue, docs=docs)
-    platforms = list(dict.fromkeys(cell.target.platform for cell in catalogue.cells))
-    by_key = {(cell.target.env, cell.target.platform): cell for cell in catalogue.cells}
-    files = {
-        "style.css": asset("style.css") + asset("site.css"),
-        "site.js": asset("site.js"),
-        "data.js": data_script(catalogue),
-        "index.json": index_json(catalogue.index),
-        "index.schema.json": index_schema(),
-        "index.html": render("home.html", platforms=platforms, by_key=by_key, local=catalogue.local, here="home"),
-        "compare.html": render("compare.html", here="compare"),
-        "packages.html": render("packages.html", here="packages"),
-        "changes.html": render(
-            "changes.html", changes=_all_changes(catalogue, history), note=history.note, here="changes"
-        ),
-    }
+    files = shared_files(catalogue, history, docs)
     for cell in catalogue.cells:
         steps = history.steps.get(f"{cell.target.env}/{cell.target.platform}", ())
         siblings = [other for other in catalogue.cells if other.target.env == cell.target.env and other is not cell]
@@ -138,6 +130,40 @@ def site_files(catalogue: Catalogue, history: History, docs: Sequence[DocPage]) 
         files[f"badges/{env.name}.svg"] = environment_badge(env.name, verifications, [cell.proofs for cell in mine])
     for doc in docs:
         files[f"docs/{doc.slug}.html"] = render("doc.html", doc=doc, here="docs", root="../")
+    return files
+
+
+def shared_files(catalogue: Catalogue, history: History, docs: Sequence[DocPage] = ()) -> dict[str, str]:
+    """Return the texts that are about all environments, by path: pages, scripts, data and `index.json`."""
+    render = partial(_page, catalogue=catalogue, docs=docs)
+    changes = _all_changes(catalogue, history)
+    files = {
+        "style.css": asset("style.css") + asset("site.css"),
+        "site.js": asset("site.js"),
+        "data.js": data_script(catalogue),
+        "index.json": index_json(catalogue.index),
+        "index.schema.json": index_schema(),
+        "compare.html": render("compare.html", here="compare"),
+        "packages.html": render("packages.html", here="packages"),
+        "changes.html": render("changes.html", changes=changes, most=MOST_TABLES, note=history.note, here="changes"),
+    }
+    environments = sorted(catalogue.index.environments, key=lambda env: env.variant_of is not None)
+    starts = range(0, max(1, len(environments)), ON_A_PAGE)
+    names = ["index.html" if not start else f"environments-{start // ON_A_PAGE + 1}.html" for start in starts]
+    pages = [
+        (name, start + 1, min(start + ON_A_PAGE, len(environments))) for name, start in zip(names, starts, strict=True)
+    ]
+    shown: dict[str, Any] = {
+        "platforms": list(dict.fromkeys(cell.target.platform for cell in catalogue.cells)),
+        "by_key": {(cell.target.env, cell.target.platform): cell for cell in catalogue.cells},
+        "local": catalogue.local,
+        "pages": pages,
+        "here": "home",
+    }
+    for name, start in zip(names, starts, strict=True):
+        template = "home.html" if not start else "environments.html"
+        rows = environments[start : start + ON_A_PAGE]
+        files[name] = render(template, rows=rows, current=name, **shown)
     return files
 
 
@@ -204,13 +230,15 @@ class _CellChanges:
 
 
 def _all_changes(catalogue: Catalogue, history: History) -> list[_CellChanges]:
-    found = []
+    found: list[_CellChanges] = []
     for number, cell in enumerate(catalogue.cells):
         newest = history.steps.get(f"{cell.target.env}/{cell.target.platform}", ())[:6]
         steps = tuple(reversed(newest))
         names = dict.fromkeys(name for step in steps for name in step.versions)
         versions = {name: tuple(step.versions.get(name) for step in steps) for name in names}
-        latest = _told_step(newest[0], f"c{number}") if newest else None
+        # A drawing for each table, and the page has no more tables than that.
+        drawn = len(newest) > 1 and sum(len(each.steps) > 1 for each in found) < MOST_TABLES
+        latest = _told_step(newest[0], f"c{number}") if drawn else None
         found.append(_CellChanges(cell, steps, versions, latest))
     return found
 

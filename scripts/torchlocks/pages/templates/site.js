@@ -3,6 +3,12 @@
 "use strict";
 (() => {
   const data = window.torchlocksData;
+  if (data) {
+    // Positions are written as distances, which are shorter.
+    for (const positions of Object.values(data.cells)) {
+      for (let at = 1; at < positions.length; at += 1) positions[at] += positions[at - 1];
+    }
+  }
   const root = document.body ? document.body.dataset.root || "" : "";
 
   // --- Small helpers -------------------------------------------------------------------------------
@@ -255,10 +261,19 @@
     return found;
   }
 
-  function entryOf(key) {
-    const [name, platform] = key.split("/");
-    return data.index.environments.find((env) => env.name === name).platforms.find((each) => each.platform === platform);
+  // Entries by env/platform, and for each package the cells that have it: made once, when first needed.
+  function once(make) {
+    let made;
+    return () => (made ??= make());
   }
+
+  const entries = once(() => new Map(data.index.environments.flatMap((env) => env.platforms.map((entry) => [`${env.name}/${entry.platform}`, entry]))));
+  const entryOf = (key) => entries().get(key);
+  const holders = once(() => {
+    const found = data.packages.map(() => []);
+    for (const [key, positions] of Object.entries(data.cells)) for (const position of positions) found[position].push(key);
+    return found;
+  });
 
   function factsOf(key) {
     const entry = entryOf(key), cuda = entry.cuda;
@@ -331,26 +346,38 @@
     const wanted = text.trim().toLowerCase();
     const found = new Map();
     if (!wanted) return found;
-    const cells = new Map();
-    for (const [key, positions] of Object.entries(data.cells)) {
-      for (const position of positions) {
-        if (!data.packages[position][NAME].includes(wanted)) continue;
-        if (!cells.has(position)) cells.set(position, []);
-        cells.get(position).push(key);
-      }
-    }
-    const positions = [...cells.keys()].sort((a, b) => a - b);
-    for (const position of positions) {
-      const record = data.packages[position];
+    data.packages.forEach((record, position) => {
+      if (!record[NAME].includes(wanted)) return;
       if (!found.has(record[NAME])) found.set(record[NAME], []);
-      found.get(record[NAME]).push({ record, cells: cells.get(position) });
-    }
+      found.get(record[NAME]).push({ record, cells: holders()[position] });
+    });
     // An exact name first, then names that begin so, then the others.
     const order = (name) => (name === wanted ? 0 : name.startsWith(wanted) ? 1 : 2);
     return new Map([...found].sort(([a], [b]) => order(a) - order(b) || (a < b ? -1 : 1)));
   }
 
-  const MOST = 40;
+  // What is drawn at once: names, builds of all of them together, and cells of one build. The rest comes when asked for.
+  const MOST = 40, BUILDS = 60, CELLS = 5, NEXT = 200;
+
+  function links(keys) {
+    return keys.flatMap((key, at) => [at ? ", " : "", element("a", { href: `${root}${entryOf(key).page}` }, key.replace("/", " on "))]);
+  }
+
+  // The first cells, and a button that shows the next of them.
+  function where(keys) {
+    const shown = element("span", { class: "small where" }, ...links(keys.slice(0, CELLS)));
+    let at = CELLS;
+    if (keys.length <= at) return shown;
+    const more = element("button", { type: "button", class: "more" }, `and ${keys.length - at} more`);
+    more.addEventListener("click", () => {
+      more.before(", ", ...links(keys.slice(at, at + NEXT)));
+      at += NEXT;
+      if (at >= keys.length) more.remove();
+      else more.textContent = `and ${keys.length - at} more`;
+    });
+    shown.append(" ", more);
+    return shown;
+  }
 
   function setUpSearch(form) {
     const shown = document.getElementById("found"), field = form.elements.name;
@@ -362,17 +389,24 @@
       }
       const names = [...found.keys()];
       const count = names.length === 1 ? "1 package" : `${names.length} packages`;
-      const parts = [element("p", {}, names.length ? `${count} with “${field.value.trim()}” in the name${names.length > MOST ? `; the first ${MOST} are shown` : ""}.` : `No lock has a package with “${field.value.trim()}” in its name.`)];
+      const parts = [];
+      let left = BUILDS;
       for (const name of names.slice(0, MOST)) {
-        const builds = found.get(name).sort((a, b) => b.record[RANK] - a.record[RANK]);
-        const rows = builds.map(({ record, cells }) => [
-          record[VERSION],
-          element("span", { class: "small where" }, ...cells.flatMap((key, at) => [at ? ", " : "", element("a", { href: `${root}${entryOf(key).page}` }, key.replace("/", " on "))])),
+        if (left <= 0) break;
+        const builds = [...found.get(name)].sort((a, b) => b.record[RANK] - a.record[RANK]);
+        const told = names.length === 1 ? builds : builds.slice(0, left);
+        left -= told.length;
+        const rows = told.map(({ record, cells }) => [
+          record[VERSION], where(cells),
           element("span", { class: "small" }, `${record[BUILD]} (${record[SUBDIR]})`), size(record[BYTES]), data.licences[record[LICENCE]],
         ]);
-        parts.push(element("h2", {}, name), table(`${name} in the locks, the newest first`, ["Version", "In", "Build", "Download", "Licence"], rows));
+        const all = told.length === builds.length ? "in the locks" : `in the locks (${told.length} of ${builds.length} builds)`;
+        parts.push([element("h2", {}, name), table(`${name} ${all}, the newest first`, ["Version", "In", "Build", "Download", "Licence"], rows)]);
       }
-      shown.replaceChildren(...parts);
+      const some = parts.length < names.length ? `; the first ${parts.length} are shown` : "";
+      const said = names.length ? `${count} with “${field.value.trim()}” in the name${some}.` : `No lock has a package with “${field.value.trim()}” in its name.`;
+      parts.unshift([element("p", {}, said)]);
+      shown.replaceChildren(...parts.flat());
     };
     const fromAddress = () => {
       if (location.hash) field.value = asked();
