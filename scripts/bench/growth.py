@@ -11,12 +11,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from bench.lock import Ground, copy_inputs, lock_command
 from bench.model import Curve
-from bench.run import BIN, command, seconds_of
+from bench.run import BIN, command, cost_of, seconds_of
 from torchlocks.core.errors import SolveError
 from torchlocks.core.layout import Layout
 from torchlocks.core.progress import Progress
@@ -29,7 +28,7 @@ from torchlocks.matrix.target import Target
 from torchlocks.solve.repodata import RecordSource, channel_name
 
 STEPS = (1, 3, 10, 30, 100, 300, 1000, 3000)
-COPIES = (1, 2, 5, 10)
+COPIES = (1, 2, 5, 10, 20)
 PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 
 _SEARCH_SECONDS = 20.0
@@ -42,7 +41,7 @@ def growth_in_environments(layout: Layout, ground: Ground, largest: int, progres
     if not sizes:
         return []
     rows = _rows(ground, progress, max(sizes))
-    lock_seconds, check_seconds, again_seconds = [], [], []
+    lock_costs, check_costs, again_costs = [], [], []
     with progress.task("Growth in environments", total=sum(sizes)) as task:
         for size in sizes:
             with tempfile.TemporaryDirectory(dir=ground.place) as folder:
@@ -52,29 +51,37 @@ def growth_in_environments(layout: Layout, ground: Ground, largest: int, progres
                 here = Ground(checkout=checkout, place=ground.place, snapshot=ground.snapshot)
                 # Short runs are repeated: one of them says little.
                 rounds = 3 if size <= 30 else 1
-                lock_seconds.append(median(seconds_of(lock_command(here, "--force")) for _ in range(rounds)))
+                lock_costs.append(cost_of(lock_command(here, "--force"), rounds))
                 seconds_of(lock_command(here))
-                again_seconds.append(median(seconds_of(lock_command(here)) for _ in range(rounds)))
+                again_costs.append(cost_of(lock_command(here), rounds))
                 check = command(BIN / "torchlocks", "check", cwd=checkout)
-                check_seconds.append(median(seconds_of(check) for _ in range(rounds)))
+                check_costs.append(cost_of(check, rounds))
             task.advance(size, note=f"{size} environments")
     distinct = len({json.dumps(row, sort_keys=True) for row in rows[: max(sizes)]})
     note = f"{distinct} different rows, used in turn"
     unit = "environments"
     steps = tuple(float(size) for size in sizes)
     stages = _stages(ground)
+    costs = {"lock": lock_costs, "lock, nothing to do": again_costs, "check": check_costs}
     return [
-        Curve(name="lock", unit=unit, sizes=steps, seconds=tuple(lock_seconds), stages=stages, note=note),
-        Curve(name="lock, nothing to do", unit=unit, sizes=steps, seconds=tuple(again_seconds), note=note),
-        Curve(name="check", unit=unit, sizes=steps, seconds=tuple(check_seconds), note=note),
+        Curve(
+            name=name,
+            unit=unit,
+            sizes=steps,
+            seconds=tuple(seconds for seconds, _ in found),
+            memory_mib=tuple(memory for _, memory in found),
+            stages=stages if name == "lock" else {},
+            note=note,
+        )
+        for name, found in costs.items()
     ]
 
 
 def growth_in_channels(ground: Ground, rounds: int, progress: Progress) -> list[Curve]:
-    """Lock one environment against channels that are 1 … 10 times as large, by copies under other names."""
+    """Lock one environment against channels that are 1 … 20 times as large, by copies under other names."""
     target = ground.targets()[0]
     one = ("--force", "--env", target.env, "--platform", target.platform)
-    seconds, stages = [], {}
+    costs, stages = [], {}
     with progress.task("Growth in channel size", total=len(COPIES)) as task:
         for copies in COPIES:
             with tempfile.TemporaryDirectory(dir=ground.place) as folder:
@@ -83,7 +90,7 @@ def growth_in_channels(ground: Ground, rounds: int, progress: Progress) -> list[
                     for subdir in (target.platform, "noarch"):
                         _multiply(ground.snapshot / channel_name(channel) / subdir, snapshot, copies)
                 here = Ground(checkout=ground.checkout, place=ground.place, snapshot=snapshot)
-                seconds.append(median(seconds_of(lock_command(here, *one)) for _ in range(rounds)))
+                costs.append(cost_of(lock_command(here, *one), rounds))
                 if copies == COPIES[-1]:
                     stages = _stages(here, [target])
             task.advance(1, note=f"x {copies}")
@@ -92,7 +99,8 @@ def growth_in_channels(ground: Ground, rounds: int, progress: Progress) -> list[
             name=f"lock {target.env} on {target.platform}",
             unit="times the channel's records",
             sizes=tuple(float(copies) for copies in COPIES),
-            seconds=tuple(seconds),
+            seconds=tuple(seconds for seconds, _ in costs),
+            memory_mib=tuple(memory for _, memory in costs),
             stages=stages,
         )
     ]

@@ -62,6 +62,8 @@ class Curve(_Value):
     unit: str
     sizes: tuple[float, ...]
     seconds: tuple[float, ...]
+    memory_mib: tuple[float, ...] = ()
+    """The peak of all processes together, by size; empty if it was not measured."""
     stages: Mapping[str, float] = {}
     """Seconds by stage, one after another on one core."""
     note: str = ""
@@ -75,6 +77,13 @@ class Curve(_Value):
         """
         count = max(3, (len(self.sizes) + 1) // 2)
         return slope(self.sizes[-count:], self.seconds[-count:])
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def memory_exponent(self) -> float | None:
+        """The same slope for memory."""
+        count = max(3, (len(self.sizes) + 1) // 2)
+        return slope(self.sizes[-count:], self.memory_mib[-count:]) if self.memory_mib else None
 
 
 class Check(_Value):

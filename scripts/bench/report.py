@@ -87,6 +87,12 @@ def _curves(curves: Sequence[Curve]) -> list[str]:
             f"| {each.name} | {' | '.join(_seconds(value) for value in each.seconds)} | **{_exponent(each)}** |"
             for each in mine
         ]
+        lines += [
+            f"| {each.name}, memory | {' | '.join(map(_mib, each.memory_mib))} "
+            f"| {'' if each.memory_exponent is None else f'**{each.memory_exponent:.2f}**'} |"
+            for each in mine
+            if each.memory_mib
+        ]
         lines += ["", "The exponent is that of the larger half of the sizes, three at least; 1 is linear."]
         for note in dict.fromkeys(each.note for each in mine if each.note):
             lines[-1] += f" {note[0].upper()}{note[1:]}."

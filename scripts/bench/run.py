@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 
 from bench.model import Measure
 from torchlocks.core.errors import BenchError
@@ -107,6 +108,16 @@ def seconds_of(*commands: Command) -> float:
     for each in commands:
         _run(each)
     return time.perf_counter() - started
+
+
+def cost_of(what: Command, rounds: int = 1) -> tuple[float, float]:
+    """Return the median of the seconds that a command takes, and the peak memory of all its processes in MiB."""
+    seconds, memory = [], []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        memory.append(_peak_of(what))
+        seconds.append(time.perf_counter() - started)
+    return median(seconds), max(memory)
 
 
 def _run(what: Command) -> None:

@@ -19,7 +19,7 @@ from bench.channel import compress_all, unpack_contents
 from bench.growth import _multiply, _write_matrix
 from bench.model import Bench, Check, Curve, Measure, slope, this_machine
 from bench.report import as_markdown, write_bench
-from bench.run import Side, command, compare, seconds_of
+from bench.run import Side, command, compare, cost_of, seconds_of
 from torchlocks.core.errors import BenchError, MissingFileError
 from torchlocks.core.layout import Layout
 from torchlocks.core.progress import Silent
@@ -43,6 +43,20 @@ def test_the_slope_of_a_power_is_its_exponent(exponent: float, factor: float, si
 def test_a_curve_of_one_size_has_no_exponent() -> None:
     assert Curve(name="a", unit="b", sizes=(1,), seconds=(1,)).exponent is None
     assert slope([3, 3], [1, 2]) is None
+
+
+def test_memory_has_an_exponent_of_its_own_and_a_row_in_the_report() -> None:
+    curve = CURVE.model_copy(update={"memory_mib": (10, 100, 1000)})
+    assert curve.memory_exponent == pytest.approx(1)
+    assert CURVE.memory_exponent is None
+    found = Bench(machine=this_machine(), measures=(), curves=(curve,))
+    assert "| lock, memory | 10 MiB | 100 MiB | 1000 MiB | **1.00** |" in as_markdown(found)
+
+
+def test_the_cost_of_a_command_is_its_time_and_its_memory() -> None:
+    seconds, memory = cost_of(command(sys.executable, "-c", "import time; a = bytearray(50 << 20); time.sleep(0.3)"))
+    assert seconds >= 0.3
+    assert memory > 50
 
 
 def test_fixed_costs_at_small_sizes_do_not_count() -> None:
