@@ -20,7 +20,7 @@ RowsOf = Callable[[Path], Mapping[str, Expectation]]
 
 
 def no_rows(path: Path) -> Mapping[str, Expectation]:
-    """The rows of a lock from elsewhere: none."""
+    """Return the rows of a lock from elsewhere: none."""
     return {}
 
 
@@ -47,7 +47,7 @@ def check_files_of(
 
     Raises MissingFileError for a path that is not there. A folder stands for the conda-lock.yml in it. A lock that was
     built on a base is also compared with that base, over the network only with `fetch_base`. A file that is no lock is
-    a finding, so that the others are still looked at. Locks for which there are `rows` are compared with those, with
+    a finding, so that the others are still checked. Locks for which there are `rows` are compared with those, with
     the other files of their folder: an explicit file alone has no dependencies.
     """
     report = Report()
@@ -76,14 +76,14 @@ def check_files_of(
 
 
 def require_bases(report: Report) -> Report:
-    """The report with an error for every lock whose base was not looked at."""
+    """Return the report with an error for every lock whose base was not read."""
     return report + Report(
         findings=tuple(
             Finding(
                 rule=extended.BASE_UNSEEN,
                 severity="error",
                 path=path,
-                message="the base was not looked at",
+                message="the base was not read",
                 fix="allow to fetch it (--fetch-base), or see that it can be read.",
             )
             for path in report.bases_not_checked
@@ -92,7 +92,7 @@ def require_bases(report: Report) -> Report:
 
 
 def lock_on_base(folder: Path) -> Path | None:
-    """The conda-lock.yml in a folder, where it was built on a base; also one that cannot be read and may have been."""
+    """Return the conda-lock.yml in a folder if it was built on a base, or cannot be read and may have been."""
     path = folder / CONDA_LOCK
     try:
         return path if read_built(read_lock(path).metadata) else None
@@ -103,6 +103,6 @@ def lock_on_base(folder: Path) -> Path | None:
 
 
 def locks_in(folder: Path) -> tuple[Path, ...]:
-    """The lockfiles of a project in a folder: conda-lock.yml and pixi.lock, and without these explicit files."""
+    """Return the lockfiles of a project in a folder: conda-lock.yml and pixi.lock, or explicit files without these."""
     found = [folder / name for name in (CONDA_LOCK, PIXI) if (folder / name).is_file()]
     return tuple(found or sorted(path for path in folder.glob("conda-*.lock") if path.is_file()))

@@ -117,11 +117,11 @@ class Subject:
             # Other tools take packages of channels that their lock does not name: labels, `channel::package`, mirrors.
             return "the lock was made elsewhere, where packages may come from channels that it does not name"
         if need == "row" and self.row is None:
-            return "the lock is not an environment of matrix.yml, so nothing says what it should hold"
+            return "the lock is not an environment of matrix.yml, so its expected contents are not known"
         if need == "virtual-packages" and not self.virtual_packages:
-            return "the lock does not say which virtual packages it was solved with"
+            return "the lock does not record the virtual packages that it was solved with"
         if need == "torch" and torch_package(self.everything) is None:
-            return "the lock holds no PyTorch"
+            return "the lock contains no PyTorch"
         return None
 
 

@@ -135,7 +135,7 @@ def _check_one(task: _Task, content_hash: ContentHash | None = None) -> tuple[Re
 
 
 def rows_of(layout: Layout, matrix: Matrix, env: str) -> dict[str, Expectation]:
-    """What each platform of an environment of the matrix should be, the hash of its inputs included.
+    """Return what each platform of an environment of the matrix should be, including the hash of its inputs.
 
     Raises NoSuchRowError, and TemplateError if its template cannot be rendered.
     """
@@ -163,7 +163,7 @@ def _complete(folder: Folder) -> Lock | None:
     try:
         return replace(merge(lock, pixi), virtual_packages=lock.virtual_packages or pixi.virtual_packages)
     except LockfileError:
-        # They disagree on a hash; `formats-differ` says so.
+        # They disagree on a hash; `formats-differ` reports it.
         return lock
 
 

@@ -84,8 +84,8 @@ def fetch_commit(repository: str, revision: str, scratch: Path) -> tuple[Path, s
     if is_local(repository):
         mirror = scratch / "mirror.git"
         _mirror(_local_path(repository), mirror)
-        said = in_repository(mirror, "rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}")
-        source, revision = str(mirror), _commit(said)
+        output = in_repository(mirror, "rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}")
+        source, revision = str(mirror), _commit(output)
     elif "://" in repository and urlsplit(repository).scheme not in ("https", "ssh"):
         raise GitError(f"{urlsplit(repository).scheme}:// is not fetched from; use https, ssh or file")
     in_repository(new, "fetch", "-q", "--depth=1", "--no-tags", "--no-recurse-submodules", "--", source, revision)
@@ -149,8 +149,8 @@ def _git_dirs(path: Path) -> tuple[Path, Path]:
     """Return (the folder with HEAD, the folder with refs and objects), which differ in a linked worktree only."""
     own = path / ".git" if os.path.lexists(path / ".git") else path
     if own.is_file():
-        said = read_bytes(own, 4096).decode(errors="replace").strip()
-        own = (path / said.removeprefix("gitdir:").strip()).resolve()
+        output = read_bytes(own, 4096).decode(errors="replace").strip()
+        own = (path / output.removeprefix("gitdir:").strip()).resolve()
     common = own
     if (own / "commondir").is_file():
         common = (own / read_bytes(own / "commondir", 4096).decode(errors="replace").strip()).resolve()
@@ -171,8 +171,8 @@ def _refs(folder: Path) -> list[Path]:
     return found
 
 
-def _commit(said: bytes) -> str:
-    text = said.decode(errors="replace").strip()
+def _commit(output: bytes) -> str:
+    text = output.decode(errors="replace").strip()
     if not COMMIT.fullmatch(text):
         raise GitError(f"{text[:80]!r} is not a commit")
     return text
@@ -215,8 +215,8 @@ def _run(
     except subprocess.TimeoutExpired:
         raise GitError(f"it was not done within {_TIMEOUT_S} s") from None
     except OSError as error:
-        said = "is not installed" if isinstance(error, FileNotFoundError) else f"cannot be run: {error.strerror}"
-        raise GitMissingError(f"git {said}.") from None
+        output = "is not installed" if isinstance(error, FileNotFoundError) else f"cannot be run: {error.strerror}"
+        raise GitMissingError(f"git {output}.") from None
     if done.returncode:
         raise GitError(done.stderr.decode(errors="replace").strip().removeprefix("fatal: "))
     printed: bytes = done.stdout

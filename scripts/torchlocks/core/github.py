@@ -30,7 +30,7 @@ def run_gh(root: Path, *arguments: str, given: str = "") -> str:
         raise ActionError(
             "gh failed.",
             where=where,
-            fix="see what it says below; GH_TOKEN needs the permission, and GitHub Actions must be allowed to create "
+            fix="see its output below; GH_TOKEN needs the permission, and GitHub Actions must be allowed to create "
             "pull requests in the repository's settings",
             details=done.stderr.decode(errors="replace").strip(),
         )

@@ -26,11 +26,11 @@ def trust_certificates() -> None:
 
 
 LONGEST_WAIT_S = 60.0
-"""As long is a server's Retry-After honoured."""
+"""The longest Retry-After of a server that is honoured, in seconds."""
 
 
 def retry_after(url: str) -> float:
-    """Return how many seconds the server wants to wait before another request, at most LONGEST_WAIT_S.
+    """Return how many seconds the server asks to wait before another request, at most LONGEST_WAIT_S.
 
     py-rattler does not pass headers on, so the server is asked once more, for the headers alone. 0 if there is none.
     """
@@ -42,15 +42,17 @@ def retry_after(url: str) -> float:
         return 0.0
     try:
         with urlopen(Request(url, method="HEAD"), timeout=10) as answer:
-            said = answer.headers.get("Retry-After")
+            header = answer.headers.get("Retry-After")
     except HTTPError as error:
-        said = error.headers.get("Retry-After")
+        header = error.headers.get("Retry-After")
     except (OSError, ValueError):
         return 0.0
-    if not said:
+    if not header:
         return 0.0
     try:
-        wait = float(said) if said.isdigit() else email.utils.parsedate_to_datetime(said).timestamp() - time.time()
+        wait = (
+            float(header) if header.isdigit() else email.utils.parsedate_to_datetime(header).timestamp() - time.time()
+        )
     except (ValueError, TypeError, OverflowError):
         return 0.0
     return min(max(wait, 0.0), LONGEST_WAIT_S)

@@ -168,7 +168,7 @@ _BY_MAKE = "TORCHLOCKS_MAKE"
 
 
 def note_the_caller() -> None:
-    """Remember whether make called this program, and hide that from what it starts, such as a shell."""
+    """Record whether make called this program, and remove the variable, so that child processes do not see it."""
     global _called_by_make
     _called_by_make = bool(os.environ.pop(_BY_MAKE, None))
 
@@ -179,7 +179,7 @@ _called_by_make = False
 def as_typed_here(text: str) -> str:
     """Return `text` with make commands and variables replaced by those of `torchlocks`, unless make is in use.
 
-    Messages name make's; who calls `torchlocks` reads its options, and an installed one has no Makefile.
+    Messages name make's commands; an installed torchlocks has no Makefile.
     """
     if _called_by_make:
         return text

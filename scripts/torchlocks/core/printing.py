@@ -1,4 +1,4 @@
-"""Text of others, made safe to print: no terminal escapes, no line breaks, no text that reads backwards."""
+"""Make untrusted text safe to print: no terminal escapes, line breaks or changes of direction."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from torchlocks.core.urls import mask
 
 
 def printable(text: str, *, lines: bool = False) -> str:
-    """`text` with secrets of URLs hidden and what is not printable as escapes (`\\x1b`); `lines` keeps \\n and \\t.
+    """Return `text` with secrets of URLs hidden and escapes (`\\x1b`) for what is not printable.
 
-    Not printable are control characters, line separators, marks that turn the direction of text, and characters that
+    `lines` keeps line feeds and tabs. Not printable are control characters, line separators, marks that turn the direction of text, and characters that
     Unicode does not have.
     """
     if not text.isprintable():

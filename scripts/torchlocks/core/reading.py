@@ -96,7 +96,7 @@ def load_json(data: bytes | str) -> Any:
 
 
 def is_costly_spec(text: str) -> bool:
-    """Whether a text is no match spec but would crash a parser: py-rattler recurses on each parenthesis."""
+    """Return whether a text would crash a parser of match specs: py-rattler recurses on each parenthesis."""
     return len(text) > _LONGEST_SPEC or text.count("(") > DEEPEST
 
 

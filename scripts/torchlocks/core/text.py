@@ -30,7 +30,7 @@ def decode(data: bytes) -> str:
     except UnicodeDecodeError as error:
         raise EncodingError(f"it is not {error.encoding.upper()} at byte {error.start}") from None
     if "\0" in text:
-        raise EncodingError("it holds zero bytes, as UTF-16 without a mark does")
+        raise EncodingError("it contains zero bytes, as UTF-16 without a mark does")
     return text
 
 

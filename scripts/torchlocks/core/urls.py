@@ -20,7 +20,7 @@ def mask(text: str) -> str:
 
 
 def mask_malformed(text: str) -> str:
-    """As `mask`, of a text that should be a URL and may be none: whatever looks like a credential is hidden."""
+    """Return a text that may not be a URL, with whatever looks like a credential hidden."""
     return _QUERY.sub(r"\1***", re.sub(r"/t/[^/\s]+", "/t/***", re.sub(r"[^\s/@]+:\S*@|\S*@", "***@", text)))
 
 
@@ -41,12 +41,12 @@ VARIABLE = re.compile(r"\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)
 
 
 def credential_variables(url: str) -> tuple[str, ...]:
-    """The names of the environment variables in the credentials of a URL: its user, password and token."""
+    """Return the names of the environment variables in the user, password and token of a URL."""
     return tuple(one or other for part in _CREDENTIALS.findall(url) for one, other in VARIABLE.findall("".join(part)))
 
 
 def expand_credentials(url: str, values: Mapping[str, str]) -> str:
-    """`url` with the variables in its user, password and token replaced; those without a value stay.
+    """Return `url` with the variables in its user, password and token replaced; those without a value stay.
 
     Variables elsewhere in a URL are no credentials, and messages would show them: they stay, too. Values are quoted, so
     that none reaches into another part of the URL.

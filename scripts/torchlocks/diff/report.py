@@ -58,7 +58,7 @@ def _signed(amount: int) -> str:
     return f"{'+' if amount > 0 else '-'}{size(abs(amount))}"
 
 
-def _told(package: LockedPackage | None, change: Change) -> str:
+def _identity(package: LockedPackage | None, change: Change) -> str:
     """Return the part of a package's identity that is relevant for this change."""
     if package is None:
         return ""
@@ -94,7 +94,7 @@ def as_text(diff: Diff) -> RenderableType:
             table.add_row(Text(label, style="bold"), was, "→", now)
         for change in platform_diff.changes:
             style = _STYLES[change.move]
-            was, now = _told(change.before, change), _told(change.after, change)
+            was, now = _identity(change.before, change), _identity(change.after, change)
             table.add_row(Text(f"{change.name}", style=style), was, Text(change.move, style=style), now)
         parts.append(table)
     return Group(*parts)
@@ -108,22 +108,23 @@ def as_markdown(diff: Diff) -> str:
     if diff.same:
         lines += ["The same packages.", ""]
     for platform in diff.platforms:
-        told = list(fact_lines(platform.before, platform.after))
-        if not platform.changes and not told:
+        changed = list(fact_lines(platform.before, platform.after))
+        if not platform.changes and not changed:
             continue
         lines += [f"#### {platform.platform}: {_counted(platform)}", ""]
-        if told:
+        if changed:
             lines += ["| | before | after |", "| --- | --- | --- |"]
             lines += [
-                f"| {markdown_text(label)} | {markdown_text(was)} | {markdown_text(now)} |" for label, was, now in told
+                f"| {markdown_text(label)} | {markdown_text(was)} | {markdown_text(now)} |"
+                for label, was, now in changed
             ]
             lines.append("")
         if platform.changes:
             lines += ["<details><summary>Packages</summary>", "", "| package | | before | after |"]
             lines.append("| --- | --- | --- | --- |")
             lines += [
-                f"| {markdown_text(change.name)} | {change.move} | {markdown_text(_told(change.before, change))} "
-                f"| {markdown_text(_told(change.after, change))} |"
+                f"| {markdown_text(change.name)} | {change.move} | {markdown_text(_identity(change.before, change))} "
+                f"| {markdown_text(_identity(change.after, change))} |"
                 for change in platform.changes
             ]
             lines += ["", "</details>", ""]

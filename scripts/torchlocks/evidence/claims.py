@@ -71,7 +71,7 @@ def _entry(call: ast.expr) -> tuple[str, str | None]:
 
 
 def results(verdict: Verdict, table: Table) -> tuple[Required, ...]:
-    """Return what came of each required check of a report, in the order of the table.
+    """Return the result of each required check of a report, in the order of the table.
 
     Tiers count as the suite's own conclusion counts them: those of every environment, `cuda-build` in a CUDA
     environment, and those of GPUs where the suite found one.

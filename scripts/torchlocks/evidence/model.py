@@ -18,7 +18,7 @@ from torchlocks.evidence.clients import Client
 #: What may be proven: `cuda-build` is a CUDA build that did not compute on a GPU, `partial` a run with gaps.
 ProvenState = Literal["cpu", "cuda-build", "gpu", "partial"]
 
-#: What came of a required check. `not-applicable`: skipped with a reason of the suite's closed list.
+#: The result of a required check. `not-applicable`: skipped with a reason of the suite's closed list.
 Result = Literal["passed", "not-applicable", "not-proven"]
 
 SYSTEMS = (
@@ -77,7 +77,7 @@ class Workflow(_Model):
 
 
 class Required(_Model):
-    """One check of the suite's required set, and what came of it."""
+    """One check of the suite's required set, and its result."""
 
     tier: Annotated[str, StringConstraints(pattern="^[a-z-]{1,20}$")]
     id: _Check

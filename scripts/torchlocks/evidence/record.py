@@ -63,14 +63,14 @@ def record_of(
     if _RANK[verdict.state] > _RANK[state]:
         missing = [each.id for each in required if each.result == "not-proven"]
         raise EvidenceError(
-            f"The report claims more than its checks prove: it says {verdict.state!r}, and they prove {state!r}.",
+            f"The report claims more than its checks prove: it states {verdict.state!r}, and they prove {state!r}.",
             where=str(report),
             fix="make it again with `torchlocks verify`; it is of another suite than tests/torch, or was edited",
             details="\n".join(f"  not proven: {id}" for id in missing) or None,
         )
     if client is None and verdict.client == "unknown":
         raise EvidenceError(
-            "The report does not say which client installed the environment.",
+            "The report does not name the client that installed the environment.",
             where=str(report),
             fix="name it: --client conda",
         )
@@ -108,16 +108,16 @@ def parse_record(fields: object, where: str) -> Evidence:
     try:
         return Evidence.model_validate(fields)
     except ValidationError as error:
-        told = []
+        problems = []
         for each in error.errors(include_url=False, include_input=False)[:8]:
             place = ".".join(map(str, each["loc"])) or "the record"
             extra = each["type"] == "extra_forbidden"
-            told.append(f"{place}: {'such a field is not allowed' if extra else each['msg']}")
+            problems.append(f"{place}: {'such a field is not allowed' if extra else each['msg']}")
         raise EvidenceError(
-            f"It is not a valid evidence record: {told[0]}.",
+            f"It is not a valid evidence record: {problems[0]}.",
             where=where,
             fix="make it with `torchlocks evidence add REPORT`; records are not edited",
-            details="\n".join(f"  also:  {each}" for each in told[1:]) or None,
+            details="\n".join(f"  also:  {each}" for each in problems[1:]) or None,
         ) from None
 
 

@@ -21,7 +21,7 @@ _STRONGEST: tuple[ProvenState, ...] = ("gpu", "cpu", "cuda-build", "partial")
 
 @dataclass(frozen=True, kw_only=True)
 class Proof:
-    """A record, seen from the lock of today. `differing` is how many packages differ, None on the very same lock."""
+    """A record, compared with the present lock. `differing` is how many packages differ, None on the very same lock."""
 
     record: Evidence
     differing: int | None
@@ -40,18 +40,18 @@ class Proofs:
 
     @property
     def current(self) -> tuple[Proof, ...]:
-        """The records on the lock of today."""
+        """The records on the present lock."""
         return tuple(proof for proof in self.proofs if proof.current)
 
     @property
     def state(self) -> ProvenState | None:
-        """The most that is proven of the lock of today."""
+        """The most that is proven of the present lock."""
         found = {proof.record.state for proof in self.current}
         return next((state for state in _STRONGEST if state in found), None)
 
     @property
     def newest(self) -> Evidence | None:
-        """The newest record of the lock of today, else the newest of all."""
+        """The newest record of the present lock, else the newest of all."""
         first = next(iter(self.current or self.proofs), None)
         return first.record if first else None
 
@@ -61,7 +61,7 @@ class Proofs:
             return proven_text([proof.record for proof in self.current])
         if not self.proofs:
             return "no evidence"
-        # The nearest lock says the most; of equals, the newest.
+        # The most similar lock counts; of equals, the newest.
         nearest = min(self.proofs, key=lambda proof: proof.differing or 0)
         on = [each.record for each in self.proofs if each.record.lock_sha256 == nearest.record.lock_sha256]
         count = nearest.differing or 0
@@ -70,7 +70,7 @@ class Proofs:
         return f"proven for a previous lock, {what} ({proven_text(on)})"
 
     def not_covered(self, *, cuda: bool) -> tuple[str, ...]:
-        """Return what the evidence on the lock of today does not show; empty where there is none."""
+        """Return what the evidence on the present lock does not cover; empty where there is none."""
         if not self.current:
             return ()
         mine = [proof.record for proof in self.current]
@@ -93,7 +93,7 @@ def differing(before: Iterable[str], after: Iterable[str]) -> int:
 
 
 def proofs_of(found: Iterable[Evidence], lock_sha256: str, packages: tuple[LockedPackage, ...]) -> Proofs:
-    """Return the records of one environment and platform, seen from its lock of today."""
+    """Return the records of one environment and platform, compared with its present lock."""
     now = package_lines(packages)
     seen = (
         Proof(record=each, differing=None if each.lock_sha256 == lock_sha256 else differing(each.packages, now))
@@ -127,7 +127,7 @@ def all_proofs(layout: Layout) -> Mapping[str, Proofs]:
 def by_environment(proofs: Mapping[str, Proofs]) -> Mapping[str, str]:
     """Return one line for each environment, over all of its platforms.
 
-    Records on the present locks count; where there are none, the line tells how far the locks have moved on.
+    Records on the present locks count; where there are none, the line has the number of packages that differ.
     """
     by_env: dict[str, list[Proofs]] = {}
     for cell, each in proofs.items():

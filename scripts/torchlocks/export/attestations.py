@@ -102,7 +102,7 @@ def _policy(publisher: Publisher) -> VerificationPolicy:
     try:
         issuer = Issuer(publisher.issuer) if publisher.issuer else None
     except ValueError as error:
-        raise AttestationError(f"This is no issuer of certificates: {error}.", where=publisher.issuer) from None
+        raise AttestationError(f"This is not an issuer of certificates: {error}.", where=publisher.issuer) from None
     return VerificationPolicy.require(Wanted(identity=publisher.identity, issuer=issuer))
 
 
@@ -119,5 +119,5 @@ def _trusted_root(named: str | None) -> TrustedRoot | None:
         return TrustedRoot.from_path(named)
     except ValueError as error:
         raise AttestationError(
-            f"This is no trusted root of Sigstore: {error}", where=named, fix="name a trusted_root.json"
+            f"This is not a trusted root of Sigstore: {error}", where=named, fix="name a trusted_root.json"
         ) from None

@@ -103,7 +103,7 @@ def is_lockfile(name: str) -> bool:
 
 
 def _file_in(name: str) -> str:
-    """The lockfile in the folder `name`; `name` itself if it is no folder, or has none."""
+    """Return the lockfile in the folder `name`; `name` itself if it is no folder, or has none."""
     if "://" in name or not os.path.isdir(name):  # noqa: PTH112
         return name
     return next((path for file in ("conda-lock.yml", "pixi.lock") if Path(path := f"{name}/{file}").is_file()), name)
@@ -116,7 +116,7 @@ def _of(lock: Lock, name: str, platform: str, target: Target | None) -> LockedTa
     packages = lock.packages.get(platform)
     if not packages:
         raise LockfileError(
-            f"The lock holds no conda packages for {platform}.",
+            f"The lock contains no conda packages for {platform}.",
             where=str(lock.path),
             fix=f"it has some for: {', '.join(each for each in whole.platforms if whole.packages.get(each)) or 'none'}",
         )
@@ -124,7 +124,7 @@ def _of(lock: Lock, name: str, platform: str, target: Target | None) -> LockedTa
         # Exports write these into scripts, so other characters are refused.
         if not all(_WORD.fullmatch(word) for word in (package.name, package.version, package.build)):
             raise LockfileError(
-                f"{package.file_name!r} is not the name of a conda package: it holds characters that none has.",
+                f"{package.file_name!r} is not the name of a conda package: it contains characters that none has.",
                 where=str(lock.path),
                 fix="see where this lock comes from, and do not install it.",
             )
@@ -139,7 +139,7 @@ def _of(lock: Lock, name: str, platform: str, target: Target | None) -> LockedTa
 
 
 def _default(lock: Lock, where: str) -> str:
-    """This machine's platform, or the only one; by its name where the lock has names of its own."""
+    """Return this machine's platform, or the lock's only one, by its name in the lock."""
     from torchlocks.host.detect import host_platform
 
     here = host_platform()

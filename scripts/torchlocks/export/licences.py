@@ -141,7 +141,7 @@ def _kind_of_key(key: str) -> Kind:
 
 @lru_cache(maxsize=1)
 def _spdx() -> Any:
-    """license-expression's reader of SPDX expressions, which takes a moment to make."""
+    """Return license-expression's parser of SPDX expressions, which is slow to create."""
     from license_expression import get_spdx_licensing
 
     return get_spdx_licensing()
@@ -149,7 +149,7 @@ def _spdx() -> Any:
 
 @lru_cache(maxsize=1)
 def _by_key() -> Mapping[str, str]:
-    """ScanCode's category of every licence and exception of SPDX, by SPDX id."""
+    """Return ScanCode's category of every licence and exception of SPDX, by SPDX id."""
     from license_expression import get_license_index
 
     return {

@@ -1,4 +1,4 @@
-"""Which pins of a lock PyPI's torch contradicts, by uv's resolver: conda's builds of a version need other versions.
+"""Find the pins of a lock that conflict with PyPI's torch, by uv's resolver: conda's builds have other requirements.
 
 Needs the package index that uv is set up to use.
 """
@@ -49,7 +49,7 @@ def contradicted(pins: Mapping[str, str], resolve: Resolver) -> tuple[str, ...] 
         return None
     # Each torchvision is for one torch: with its version given, no others are tried.
     wanted = [torch, *(f"{name}=={found[name]}" for name in WITH_TORCH if name in pins)]
-    # A pin of what torch does not need cannot be in its way, nor one of the version that is installed anyway.
+    # A pin of a package that torch does not need cannot conflict, nor can one of the resolved version.
     needed = {name: f"{name}=={version}" for name, version in pins.items() if name in found and name != "torch"}
     kept = [line for name, line in needed.items() if pins[name] == found[name]]
     open_ = [line for name, line in needed.items() if pins[name] != found[name] and name not in WITH_TORCH]

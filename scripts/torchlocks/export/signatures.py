@@ -62,8 +62,8 @@ def sign_file(lock: Path, data: bytes, key: Path, *, namespace: str = NAMESPACE)
         raise SignatureError(
             "ssh-keygen could not sign the lock.",
             where=str(lock),
-            fix="see what it says below; a key with a passphrase needs a terminal or the SSH agent",
-            details=_said(done),
+            fix="see its output below; a key with a passphrase needs a terminal or the SSH agent",
+            details=_output(done),
         )
     signature = signature_of(lock)
     try:
@@ -223,40 +223,40 @@ def _signing_key(data: bytes, signature: bytes, lock: str, name: str, namespace:
         sig = Path(scratch) / "signature"
         sig.write_bytes(signature)
         done = _ssh_keygen(["check-novalidate", "-n", namespace, "-s", str(sig)], data)
-    said = _said(done)
-    if done.returncode == 0 and (good := _GOOD.search(said)):
+    output = _output(done)
+    if done.returncode == 0 and (good := _GOOD.search(output)):
         return good["key"]
-    if "namespace" in said:
+    if "namespace" in output:
         raise SignatureError(
             f"The signature was made for something else: it is not of the namespace {namespace}.",
             where=name,
             fix="sign the lock with `torchlocks sign LOCK`, or ssh-keygen -Y sign -n " + namespace,
-            details=said,
+            details=output,
         )
-    if "incorrect signature" in said:
+    if "incorrect signature" in output:
         raise _Changed(
             "The lock is not what was signed: it, or its signature, was changed afterwards.",
             where=f"{lock} and {name}",
             fix="do not install from it; get both again from where they came, or sign the lock again if you changed it",
-            details=said,
+            details=output,
         )
-    raise SignatureError("The signature is damaged.", where=name, fix="get it again, or sign anew", details=said)
+    raise SignatureError("The signature is damaged.", where=name, fix="get it again, or sign anew", details=output)
 
 
 def _not_allowed(what: str, done: subprocess.CompletedProcess[bytes], signers: Path, allowed: Path) -> SignatureError:
-    said = _said(done).replace(str(signers), str(allowed))
+    output = _output(done).replace(str(signers), str(allowed))
     reasons = {
         "has expired": "the key's time is over (valid-before)",
         "not yet valid": "the key's time has not begun (valid-after)",
         "not permitted for use in signature namespace": f"the key may not sign for the namespace {NAMESPACE}",
         "invalid key": "a line of the file is no key",
     }
-    reason = next((reason for mark, reason in reasons.items() if mark in said), None)
+    reason = next((reason for mark, reason in reasons.items() if mark in output), None)
     return SignatureError(
         what + (f": {reason}." if reason else "."),
         where=str(allowed),
         fix="install only if you trust that key, from a source that you trust: then add it to the allowed signers",
-        details=said or None,
+        details=output or None,
     )
 
 
@@ -286,7 +286,7 @@ def _ssh_keygen(arguments: list[str], data: bytes = b"") -> subprocess.Completed
     return subprocess.run([program, "-Y", *arguments], input=data, capture_output=True, check=False)
 
 
-def _said(done: subprocess.CompletedProcess[bytes]) -> str:
+def _output(done: subprocess.CompletedProcess[bytes]) -> str:
     """Return ssh-keygen's output, without the lines that are in every output."""
     lines = (done.stdout + done.stderr).decode(errors="replace").splitlines()
     useless = ("Could not verify signature.", "Signing data on standard input", _ARMOUR.decode())

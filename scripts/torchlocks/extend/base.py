@@ -74,16 +74,16 @@ def _must_be_a_base(lock: Lock, name: BaseName) -> None:
         )
     if any(lock.pip.values()):
         raise BaseLockError(
-            "The base holds pip packages, which nothing that is built on it can keep.",
+            "The base contains pip packages, which nothing that is built on it can keep.",
             where=name.text,
             fix="use a base of conda packages alone",
         )
     silent = [platform for platform in lock.platforms if not lock.virtual_packages.get(platform)]
     if silent:
         raise BaseLockError(
-            f"The base does not say for which machines it was solved on {', '.join(silent)} (glibc, driver).",
+            f"The base does not record for which machines it was solved on {', '.join(silent)} (glibc, driver).",
             where=name.text,
-            fix="use a lock made by torchlocks: its metadata says so, as `virtual-packages PLATFORM`",
+            fix="use a lock made by torchlocks: its metadata has them as `virtual-packages PLATFORM`",
         )
 
 
@@ -196,26 +196,26 @@ def _repository(name: BaseName, folder: Path, revisions: tuple[str, ...]) -> Ite
     except (GitError, OSError) as error:
         raise _not_fetched(revisions[0], url, str(error)) from None
     with tempfile.TemporaryDirectory(prefix="torchlocks-", ignore_cleanup_errors=True) as scratch:
-        said = ""
+        reason = ""
         for number, revision in enumerate(revisions):
             place = Path(scratch) / str(number)
             place.mkdir()
             try:
                 path, commit = fetch_commit(url, revision, place)
             except GitError as error:
-                said = str(error)
+                reason = str(error)
                 continue
             yield _Repository(path=path, commit=commit, top=top)
             return
-        raise _not_fetched(revisions[0], url, said)
+        raise _not_fetched(revisions[0], url, reason)
 
 
-def _not_fetched(revision: str, url: str, said: str) -> BaseLockError:
+def _not_fetched(revision: str, url: str, reason: str) -> BaseLockError:
     return BaseLockError(
         f"git cannot get {revision} of the base.",
         where=mask(url),
         fix="name a tag, a branch or a full commit hash that the repository has, and see that it can be reached",
-        details=mask(said),
+        details=mask(reason),
     )
 
 

@@ -86,7 +86,7 @@ def must_hold_no_secret(url: str) -> None:
     )
     if parts and secret:
         raise BaseLockError(
-            "The URL carries a user name, password or token, and the lock would record it for all to see.",
+            "The URL contains a user name, password or token, and the lock would record it, readable for all.",
             where=f"{parts.scheme}://…@{parts.hostname}",
             fix="name it without, and leave the secret to ssh or a netrc file",
         )

@@ -58,7 +58,7 @@ def read_built(metadata: Mapping[str, str]) -> Built | None:
     if not (base and sha256 and environment):
         missing = [key for key in (_BASE, _SHA256, _INPUT) if not metadata.get(key)]
         raise LockfileError(
-            f"The lock was built on a base, and does not say all of it any more: {', '.join(missing)}.",
+            f"The lock was built on a base, and its record of it is not complete; missing: {', '.join(missing)}.",
             where=f"{CONDA_LOCK}, metadata.custom_metadata",
             fix="run `torchlocks extend` again and name the base",
         )

@@ -18,7 +18,7 @@ from torchlocks.lockfile.specs import parse_spec
 if TYPE_CHECKING:
     pass
 from torchlocks.extend.relaxation import CORE, Way, attempt, in_the_way, shrink, smallest
-from torchlocks.extend.wording import _LINES, _NAMED, against, count, label, named, reasons_of, some, version_of
+from torchlocks.extend.wording import LINES, NAMED, against, count, label, named, reasons_of, some, version_of
 
 
 def explain(
@@ -30,7 +30,7 @@ def explain(
     sufficient there too where any is. Returns a ContradictionError, a SolveError for a requirement that no channel
     satisfies, or a BaseLockError for a base that does not solve by itself.
     """
-    progress.say("These do not go together; looking for the smallest change with which they would")
+    progress.say("There is no solution; searching for the smallest change that gives one")
     if attempt(request, ()) is None:
         return BaseLockError(
             f"The base {request.base.name.text} does not solve by itself on {request.platform}.",
@@ -154,7 +154,7 @@ def _impossible(
             )
         return SolveError(
             f"{named(culprits)} cannot be had on {request.platform}, on whatever base: "
-            f"nothing in {' or '.join(request.channels)} fits.",
+            f"nothing in {' or '.join(request.channels)} matches.",
             fix=_spelling(request, culprits) or "ask for another version, or add the channel that has it",
             details=_details(notes, error),
         )
@@ -205,10 +205,10 @@ def _spelling(request: ExtendRequest, culprits: Sequence[Requirement]) -> str | 
 
 
 def _details(notes: Sequence[str], error: TorchlocksError) -> str:
-    """Return the notes and the solver's reasons, limited to `_LINES` lines."""
+    """Return the notes and the solver's reasons, limited to `LINES` lines."""
     lines = (error.details or error.what).splitlines()
-    rest = [f"… and {len(lines) - _LINES} more lines"] if len(lines) > _LINES else []
-    return "\n".join([*notes, "The solver says:", *lines[:_LINES], *rest])
+    rest = [f"… and {len(lines) - LINES} more lines"] if len(lines) > LINES else []
+    return "\n".join([*notes, "The solver's reasons:", *lines[:LINES], *rest])
 
 
 def _let_move(request: ExtendRequest, way: Way, moves: frozenset[str], hopeless: Sequence[str]) -> str:
@@ -220,7 +220,7 @@ def _let_move(request: ExtendRequest, way: Way, moves: frozenset[str], hopeless:
     base, new = request.by_name, way.by_name
     changes = some([f"{label(base[name])} → {version_of(new[name], base[name])}" for name in sorted(way.moves)])
     core = sorted(moves & CORE)
-    if core or len(moves) > _NAMED:
+    if core or len(moves) > NAMED:
         main = f", {' and '.join(core)} among them" if core else ""
         return f"build on another base: on this one {count(len(moves))} would have to move{main} ({changes})"
     options = " ".join(f"--allow-move {name}" for name in sorted(moves))

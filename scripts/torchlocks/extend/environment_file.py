@@ -18,10 +18,10 @@ _ENVIRONMENT_BYTES = 256 << 10
 _KEYS = ("name", "channels", "platforms", "dependencies")
 _LEFT_OUT = {
     "prefix": "`prefix` is where the environment was on another machine, and is ignored",
-    "variables": "`variables` are no packages, and no lock holds them: set them in the installed environment, "
+    "variables": "`variables` are no packages, and no lock contains them: set them in the installed environment, "
     "`conda env config vars set -p PREFIX NAME=VALUE`",
 }
-"""Keys of conda's that are read over, and what the user should know of them."""
+"""Keys of conda's that are ignored, with a note for the user."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,7 @@ def _counts(line: str, platform: str) -> bool:
         return True
     from conda_lock.src_parser import selectors
 
-    # It warns of every line that is for another platform, which is what selectors are for.
+    # It warns of every line for another platform, although selectors are for that.
     selectors.logger.setLevel(logging.ERROR)
     return bool(list(selectors.filter_platform_selectors(line, platform)))
 
@@ -113,8 +113,8 @@ def read_environment_file(path: Path) -> EnvironmentFile:
         ) from None
     except Exception as error:
         # ruamel.yaml has TypeError, AttributeError and others for what it cannot construct.
-        said = str(error).splitlines()[0] if str(error) else "it is nested too deeply"
-        raise EnvironmentFileError(f"The environment file is not valid YAML: {said}.", where=str(path)) from None
+        reason = str(error).splitlines()[0] if str(error) else "it is nested too deeply"
+        raise EnvironmentFileError(f"The environment file is not valid YAML: {reason}.", where=str(path)) from None
     return _Reader(path, text).read(document)
 
 
@@ -134,7 +134,7 @@ class _Reader:
             if key not in _KEYS and key not in _LEFT_OUT:
                 raise self._error(
                     self._line(document, key),
-                    f"`{key}` is nothing that a lock on a base can hold.",
+                    f"`{key}` cannot be part of a lock on a base.",
                     f"leave it out: {', '.join(_KEYS)} are read",
                 )
         if "dependencies" not in document:
@@ -199,7 +199,7 @@ class _Reader:
             raise self._error(
                 line,
                 "The line ends in a selector that is true on no platform.",
-                f"write one of {', '.join(f'[{name}]' for name in _SELECTORS)}; comments hold no brackets",
+                f"write one of {', '.join(f'[{name}]' for name in _SELECTORS)}; comments must have no brackets",
             )
         return text
 

@@ -72,7 +72,7 @@ def lock_file(output: Path) -> Path:
         return output
     if output.suffix in (".yml", ".yaml", ".lock"):
         raise LockfileError(
-            f"A lock on a base is called {CONDA_LOCK}; the files that other clients read stand beside it.",
+            f"A lock on a base is called {CONDA_LOCK}; the files for other clients are written beside it.",
             where=str(output),
             fix=f"name a folder for it, such as {output.with_suffix('').name}/",
         )
@@ -177,7 +177,7 @@ def _must_be_in_base(moves: Sequence[str], base: Base, platforms: Sequence[str])
         if name not in held:
             near = difflib.get_close_matches(name, held, n=3)
             raise BaseLockError(
-                f"The base holds no package called {name!r}, so it cannot move.",
+                f"The base contains no package called {name!r}, so it cannot move.",
                 where=f"--allow-move {name}",
                 fix=f"did you mean {' or '.join(near)}?" if near else "additions need no permission: leave it out",
             )
@@ -194,7 +194,7 @@ def _own_lock(output: Path) -> Lock | None:
         if is_built_on_base(lock.metadata):
             return lock
     raise LockfileError(
-        f"{there[0].name} is there already, and it is no lock that was built on a base: it is left as it is.",
+        f"{there[0].name} exists, and is no lock that was built on a base: it is not replaced.",
         where=str(there[0]),
         fix="name another folder with --output, or move away " + ", ".join(path.name for path in there),
     )

@@ -101,7 +101,7 @@ def in_the_way(base: dict[str, RepoDataRecord], specs: Sequence[str], new: dict[
     }
 
 
-def _chains(roots: Iterable[str], records: dict[str, RepoDataRecord]) -> Iterable[tuple[str, ...]]:
+def chains(roots: Iterable[str], records: dict[str, RepoDataRecord]) -> Iterable[tuple[str, ...]]:
     """Yield from each root the shortest dependency path to every package, nearest first."""
     waiting: deque[tuple[str, ...]] = deque((root,) for root in roots if root in records)
     seen = {chain[0] for chain in waiting}

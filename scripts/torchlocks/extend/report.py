@@ -44,7 +44,7 @@ def as_text(done: Extended) -> str:
         lines.append(f"{layer.platform}: {layer.kept} packages of the base as they are, {len(layer.added)} added")
         for change in layer.moved:
             if change.before and change.after:
-                lines.append(f"  moved: {change.name} {_told(change, before=True)} → {_told(change)} ({change.move})")
+                lines.append(f"  moved: {change.name} {_shown(change, before=True)} → {_shown(change)} ({change.move})")
         names = ", ".join(f"{change.name} {change.after.version}" for change in layer.added if change.after)
         lines += textwrap.wrap(names, 116, initial_indent="  added: ", subsequent_indent="         ")
     state = f"wrote {', '.join(done.changed)}" if done.changed else "unchanged"
@@ -75,7 +75,7 @@ def as_json(done: Extended) -> str:
     return json.dumps(document, indent=2) + "\n"
 
 
-def _told(change: Change, *, before: bool = False) -> str:
+def _shown(change: Change, *, before: bool = False) -> str:
     """Format a package by the fields that show how it moved."""
     package = change.before if before else change.after
     if package is None:

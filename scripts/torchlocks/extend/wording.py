@@ -10,9 +10,9 @@ from torchlocks.extend.solve import ExtendRequest
 
 if TYPE_CHECKING:
     from rattler import PackageRecord, RepoDataRecord
-from torchlocks.extend.relaxation import CORE, Way, _chains, matches, unmet
+from torchlocks.extend.relaxation import CORE, Way, chains, matches, unmet
 
-_NAMED, _LINES = 6, 30
+NAMED, LINES = 6, 30
 """How many packages a sentence names, and how many lines of the solver's are shown."""
 
 
@@ -58,7 +58,7 @@ def _demand(request: ExtendRequest, culprits: Sequence[Requirement], way: Way, n
     if any(requirement.name == name and not matches(base[name], requirement.spec) for requirement in culprits):
         return ""
     additions = {other: record for other, record in new.items() if other not in base}
-    for chain in _chains([requirement.name for requirement in culprits], additions):
+    for chain in chains([requirement.name for requirement in culprits], additions):
         last = new[chain[-1]]
         if spec := unmet(last, base[name]):
             *through, _ = chain
@@ -78,8 +78,8 @@ def version_of(record: PackageRecord, before: PackageRecord) -> str:
 
 
 def some(items: Sequence[str]) -> str:
-    shown = ", ".join(items[:_NAMED])
-    return shown if len(items) <= _NAMED else f"{shown} and {len(items) - _NAMED} more"
+    shown = ", ".join(items[:NAMED])
+    return shown if len(items) <= NAMED else f"{shown} and {len(items) - NAMED} more"
 
 
 def count(number: int) -> str:

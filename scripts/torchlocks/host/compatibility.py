@@ -29,7 +29,7 @@ def needs_of(matrix: Matrix, target: Target, libraries: tuple[Limit, ...] = ()) 
             toolkit=toolkit,
             drivers=matrix.drivers[target.cuda],
             toolkit_drivers=matrix.drivers.get(toolkit),
-            # Libraries give their reason themselves; where no lock was read, the promise of the row has to do.
+            # Libraries give reasons of their own; without a lock, the architectures of the row are used.
             architectures=target.torch_architectures if libraries else target.architectures,
             ptx=target.ptx,
             libraries=libraries,
@@ -55,7 +55,7 @@ def check_compatibility(needs: Needs, host: Host) -> Compatibility:
             if not _blocked(reasons):
                 reasons, gpus = reasons + found, able
             elif all(reason.kind == "driver-floor" for reason in reasons):
-                # A driver that is too old may be replaced; a GPU without code stays as it is, so both are told.
+                # A driver can be replaced and a GPU cannot, so both reasons are reported.
                 reasons += [reason for reason in found if reason.kind == "architecture"]
     return Compatibility(
         env=needs.env,

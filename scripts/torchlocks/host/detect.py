@@ -88,7 +88,7 @@ def detect_host(
         gpus = (_stated_gpu(architecture),) if architecture else ()
     elif architecture:
         notes.append(
-            f"CONDA_OVERRIDE_CUDA_ARCH={architecture} says nothing without a driver: set CONDA_OVERRIDE_CUDA too."
+            f"CONDA_OVERRIDE_CUDA_ARCH={architecture} has no effect without a driver: set CONDA_OVERRIDE_CUDA too."
         )
     if environ.get("CUDA_VISIBLE_DEVICES") is not None and gpus:
         notes.append(f"CUDA_VISIBLE_DEVICES={environ['CUDA_VISIBLE_DEVICES']!r} decides which GPUs programs see.")
@@ -118,7 +118,7 @@ def _virtual_packages(environ: Mapping[str, str]) -> dict[str, str]:
     except DetectVirtualPackageError as error:
         named = ", ".join(sorted(name for name in environ if name.startswith("CONDA_OVERRIDE_")))
         raise HostRecordError(
-            "What conda's virtual packages are on this machine cannot be told.",
+            "conda's virtual packages cannot be detected on this machine.",
             where=f"{error}" + (f" ({named})" if named else ""),
             fix="correct or unset the CONDA_OVERRIDE_… variable",
         ) from error
@@ -154,7 +154,7 @@ def _version(environ: Mapping[str, str], name: str) -> str | None:
 
 
 def _overridden(name: str, stated: str, there: str) -> str:
-    return f"CONDA_OVERRIDE_{name}={stated} is believed, in place of what the machine has ({there})."
+    return f"CONDA_OVERRIDE_{name}={stated} replaces what the machine has ({there})."
 
 
 def _stated_gpu(architecture: str) -> Gpu:

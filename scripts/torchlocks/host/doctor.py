@@ -18,7 +18,7 @@ from torchlocks.matrix.model import Matrix
 
 @dataclass(frozen=True, kw_only=True)
 class Diagnosis:
-    """The judgement on every environment, in the order of the matrix, and advice, a sentence each.
+    """The compatibility of every environment, in the order of the matrix, and advice, a sentence each.
 
     `best` is the environment to use on the machine, None when none runs there. `installed` are the environments that
     are there already, each with its verdict: True, False, or None for not verified. `proven` has a line about the
@@ -47,10 +47,10 @@ def diagnose(
     installed: Mapping[str, bool | None] | None = None,
     proven: Mapping[str, str] | None = None,
 ) -> Diagnosis:
-    """Judge the default of every row on `host`; only those in `locked`, where that is given.
+    """Check the default of every row against `host`; only those in `locked`, where that is given.
 
     `limits` gives what the locked libraries have code for. With `needed` (torchvision, torchaudio), all environments
-    that have these packages on the machine's platform are judged instead, variants too. `installed` are environments
+    that have these packages on the machine's platform are checked instead, variants too. `installed` are environments
     that need not be built, with their verdicts. Raises NoSuchRowError if there are none.
     """
     names = with_packages(matrix, host.platform, needed) if needed else list(matrix.rows)
@@ -88,7 +88,7 @@ def with_packages(matrix: Matrix, platform: str, needed: Collection[str]) -> lis
 
 
 def judge(matrix: Matrix, env: str, host: Host, limits: Limits | None = None) -> Compatibility:
-    """Judge one environment of the matrix. Raises NoSuchRowError when there is none of that name."""
+    """Return the compatibility of one environment. Raises NoSuchRowError when there is none of that name."""
     row = matrix.environment(env)
     if host.platform in row.platforms:
         return check_compatibility(
@@ -102,7 +102,7 @@ def judge(matrix: Matrix, env: str, host: Host, limits: Limits | None = None) ->
 def check_gpu_environments(
     matrix: Matrix, host: Host, *, local: bool = False, limits: Limits | None = None
 ) -> tuple[Compatibility, ...]:
-    """Judge the default of every CUDA row of the machine's platform, or the CUDA rows of the `local` channel."""
+    """Check the default of every CUDA row of the machine's platform, or the CUDA rows of the `local` channel."""
     targets = matrix.local_targets(host.platform) if local else matrix.defaults()
     return tuple(
         check_compatibility(needs_of(matrix, target, limits(target.env) if limits and not local else ()), host)
@@ -134,7 +134,7 @@ def limits_of_locks(locks: Path, platform: str) -> Limits:
 
 
 def best(judged: Iterable[Compatibility]) -> Compatibility | None:
-    """The environment to use: on the most GPUs, with machine code rather than PTX, of the newest CUDA; else the CPU's.
+    """Return the environment to use: on the most GPUs, with machine code rather than PTX, of the newest CUDA; else the CPU's.
 
     One whose driver is right, while the GPUs are not here or not known, is taken where none is known to run.
     """
@@ -156,7 +156,7 @@ def best(judged: Iterable[Compatibility]) -> Compatibility | None:
 def refusal(
     result: Compatibility, host: Host, instead: Compatibility | None, *, options: str = ""
 ) -> TorchlocksError | None:
-    """The error for a CUDA environment that cannot run on this machine; None when it may.
+    """Return the error for a CUDA environment that cannot run on this machine; None when it may.
 
     `instead` is one that does, and `options` is what follows `make env-gpu CUDA=…`. What lies in the machine's present
     state alone (a driver that waits for a restart) is no reason to refuse.
@@ -183,12 +183,12 @@ def refusal(
 
 
 def describe(host: Host) -> str:
-    """The machine in one line: platform, driver and GPUs."""
+    """Return the machine in one line: platform, driver and GPUs."""
     return ", ".join((host.platform, describe_driver(host), *describe_gpus(host)))
 
 
 def describe_driver(host: Host) -> str:
-    """`NVIDIA driver 535.104.05 (CUDA 12.2)`, as far as it is known."""
+    """Return the driver as text, as far as it is known: `NVIDIA driver 535.104.05 (CUDA 12.2)`."""
     where = " of Windows" if host.kind == "wsl" else ""
     if host.driver is None:
         return f"a driver for CUDA {host.cuda}" if host.cuda else "no NVIDIA driver"
@@ -196,7 +196,7 @@ def describe_driver(host: Host) -> str:
 
 
 def describe_gpus(host: Host) -> list[str]:
-    """The kinds of GPU, with how many there are of each: `2 x NVIDIA H100 (sm_90, 80 GiB)`."""
+    """Return the kinds of GPU with their numbers: `2 x NVIDIA H100 (sm_90, 80 GiB)`."""
     counted: dict[str, int] = {}
     for gpu in host.gpus:
         sm = f"sm_{gpu.compute_capability.replace('.', '')}" if gpu.compute_capability else None
@@ -238,7 +238,7 @@ def _advice(
 
 
 def _use(env: str, verified: bool | None) -> str:
-    """What to do with the best environment where it is installed."""
+    """Return what to do with the best environment where it is installed."""
     if verified:
         return f"Use {env}, which is installed and verified: make shell ENV={env}"
     if verified is None:
@@ -247,7 +247,7 @@ def _use(env: str, verified: bool | None) -> str:
 
 
 def newer_driver(judged: tuple[Compatibility, ...], chosen: Compatibility | None, host: Host) -> list[str]:
-    """Which newer environments only the driver keeps from running, by the driver that they need; a sentence each."""
+    """Return a sentence for each driver with which newer environments would run."""
     newest = Version(chosen.cuda) if chosen is not None and chosen.cuda is not None else Version("0")
     held_back: dict[str, list[str]] = {}
     for result in judged:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def diagnosis_text(diagnosis: Diagnosis) -> RenderableType:
-    """The machine in a few lines, a row an environment, and what to do: for rich, which wraps it to the width."""
+    """Return the machine in a few lines, a row for each environment, and advice, for rich."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -62,7 +62,7 @@ def diagnosis_text(diagnosis: Diagnosis) -> RenderableType:
 
 
 def _reasons_once(diagnosis: Diagnosis) -> tuple[dict[str, str], list[str]]:
-    """Return short forms of reasons that several environments share, and the sentences that say them once."""
+    """Return short forms of reasons that several environments share, and the sentences with the full reasons."""
     short: dict[str, str] = {}
     notes: list[str] = []
     waiting = [result for result in diagnosis.results if any(reason.kind == "no-driver" for reason in result.reasons)]
@@ -87,7 +87,7 @@ def _versions(result: Compatibility) -> list[str]:
 
 
 def why(result: Compatibility) -> str:
-    """The reasons of a judgement, in a line: those that decide it, without what would follow from other states."""
+    """Return the reasons that decide a compatibility, in one line."""
     decisive = result.blocking if result.state == "does-not-run" else result.reasons
     return "; ".join(reason.text for reason in decisive)
 

@@ -64,7 +64,7 @@ class Needs:
 
 @dataclass(frozen=True, kw_only=True)
 class Reason:
-    """One reason for a compatibility: the fact, and what to do about it.
+    """One reason for or against compatibility: the fact, and what to do about it.
 
     A `remark` does not prevent the environment from running, `blocks` does, and `open` cannot be decided. `driver` is
     the oldest driver that would resolve it. `gpus` are the indices of the affected GPUs; empty if it concerns the

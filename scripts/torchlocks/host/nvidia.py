@@ -92,11 +92,11 @@ def nvidia_facts(root: Path = Path("/"), nvml: Nvml | None = None) -> NvidiaFact
     published = _published(root)
     answered = _ask_nvml(root, nvml or _pynvml())
     if isinstance(answered, NvidiaFacts):
-        # NVML without a GPU, or that cannot tell one, is filled up with what the kernel knows.
+        # NVML may report no GPU where the kernel driver lists one.
         return answered if answered.gpus else answered.model_copy(update={"gpus": published.gpus})
     code, why = answered
     if published.driver is None and not published.gpus:
-        # Without a library, too, a machine is one without NVIDIA, and nothing need be said of it.
+        # No NVML and no driver: no GPU.
         if code == _LIBRARY_NOT_FOUND:
             return NvidiaFacts()
         return NvidiaFacts(notes=(f"{why}.",), problem=None if code == _DRIVER_NOT_LOADED else why)
@@ -127,7 +127,7 @@ def _ask_nvml(root: Path, nvml: Nvml) -> NvidiaFacts | tuple[int, str]:
     try:
         return _inventory(nvml)
     finally:
-        # Facts that were read are not lost to a library that fails to close.
+        # A failure to close the library does not discard the facts.
         _or_none(nvml, nvml.nvmlShutdown)
 
 
@@ -183,7 +183,7 @@ def _gpu(nvml: Nvml, index: int, notes: list[str]) -> Gpu | None:
     found = _or_note(
         nvml, notes, f"{what}: its compute capability", lambda: nvml.nvmlDeviceGetCudaComputeCapability(handle)
     )
-    # Integrated GPUs share the machine's memory and most GPUs cannot be split: NVML says "not supported".
+    # Integrated GPUs share the machine's memory and most GPUs cannot be split: NVML reports "not supported".
     memory = _or_none(nvml, lambda: nvml.nvmlDeviceGetMemoryInfo(handle))
     mig = _or_none(nvml, lambda: nvml.nvmlDeviceGetMigMode(handle))
     return Gpu(
@@ -216,7 +216,7 @@ def _code(error: Exception) -> int:
 
 def _explain(error: Exception) -> str:
     """Return NVML's error as text, with what to do if that is known."""
-    text = f"NVML says {str(error)!r}"
+    text = f"NVML reports {str(error)!r}"
     return {
         _LIBRARY_NOT_FOUND: "NVML, the driver's library, is not installed (libnvidia-ml.so.1)",
         _DRIVER_NOT_LOADED: "NVML is installed, but the NVIDIA kernel driver is not loaded",

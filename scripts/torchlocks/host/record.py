@@ -87,7 +87,7 @@ def read_host(path: Path) -> Host:
             f"{'.'.join(str(key) for key in entry['loc']) or '(top level)'}: {entry['msg']}" for entry in error.errors()
         ]
         raise HostRecordError(
-            "The host record does not make sense.",
+            "The host record is not valid.",
             where=f"{path}: {problems[0]}",
             fix=fix,
             details="\n".join(f"  also:  {problem}" for problem in problems[1:]) or None,

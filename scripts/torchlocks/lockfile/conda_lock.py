@@ -21,7 +21,7 @@ _Key = tuple[str | int, ...]
 _Loader: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 _NONE = ("", "~", "null")
 _VIRTUAL = "virtual-packages "
-"""Custom metadata in which torchlocks says what a platform was solved with: `virtual-packages linux-64`."""
+"""The key of custom metadata with what a platform was solved with: `virtual-packages linux-64`."""
 
 
 def parse_conda_lock(text: str, path: Path, sha256: str) -> Lock:
@@ -61,7 +61,7 @@ class _Reader:
                 raise self._error(
                     (*key, "platform"),
                     f"{platform!r} is not among the lock's platforms ({', '.join(packages) or 'none'}).",
-                    fix="make the lock again; do not mend it by hand.",
+                    fix="lock again; do not edit the file by hand.",
                 )
             manager = self._text(entry, "manager", key)
             if manager == "pip":
@@ -149,12 +149,12 @@ class _Reader:
 
     def _custom_metadata(self, metadata: dict[str, Any]) -> dict[str, str]:
         """Return how the lock was made: custom metadata, sources, time and commit."""
-        told = self._texts(metadata, "custom_metadata", ("metadata",))
+        recorded = self._texts(metadata, "custom_metadata", ("metadata",))
         for section, name in (("time_metadata", "created_at"), ("git_metadata", "git_sha")):
             block = metadata.get(section)
             if isinstance(block, dict) and isinstance(block.get(name), str):
-                told.setdefault(name, block[name])
-        return told
+                recorded.setdefault(name, block[name])
+        return recorded
 
     # Access by key. `key` is the path of the container, for the message.
 

@@ -42,7 +42,7 @@ def parse_explicit(text: str, path: Path, sha256: str) -> Lock:
             marked = True
         elif line and not marked:
             raise LockfileError(
-                f"{mask_malformed(line)!r} stands before the line @EXPLICIT.",
+                f"{mask_malformed(line)!r} is before the line @EXPLICIT.",
                 where=where,
                 fix="put @EXPLICIT above the first package.",
             )
@@ -91,7 +91,7 @@ def _only_platform(packages: list[LockedPackage], path: Path) -> str:
     subdirs = sorted({package.subdir for package in packages} - {"noarch"})
     if len(subdirs) > 1:
         raise LockfileError(
-            f"The file holds packages of several platforms ({', '.join(subdirs)}) and does not say which it is for.",
+            f"The file contains packages of several platforms ({', '.join(subdirs)}) and does not name its own.",
             where=str(path),
             fix="add a line such as `# platform: linux-64` at the top.",
         )

@@ -25,7 +25,7 @@ def is_secret(part: str | None) -> bool:
 
 
 def has_secret(url: str) -> bool:
-    """Whether a URL holds a user name, password, token or secret in its query, other than as a variable or masked."""
+    """Return whether a URL contains a user name, password, token or secret that is neither a variable nor masked."""
     try:
         parts = urlsplit(url)
         user, password = parts.username, parts.password
@@ -40,7 +40,7 @@ def has_secret(url: str) -> bool:
 
 
 def secret_line(text: str) -> int | None:
-    """The number of the first line of a text that has a URL with a secret; None if there is none."""
+    """Return the number of the first line of a text that has a URL with a secret; None if there is none."""
     for number, line in enumerate(text.splitlines(), 1):
         if (
             "://" in line
@@ -98,7 +98,7 @@ def parse_hash(kind: str, value: str | None, where: str) -> str | None:
         raise LockfileError(
             f"{value!r} is not a {kind} hash ({'32' if kind == 'md5' else '64'} hexadecimal digits).",
             where=where,
-            fix="make the lock again; do not mend hashes by hand.",
+            fix="lock again; do not edit hashes by hand.",
         )
     return lower
 

@@ -80,7 +80,7 @@ def parse_lock(data: bytes, path: Path, environment: str | None = None) -> Lock:
     if environment is not None:
         kind = "A conda-lock.yml" if locks[0].kind == "conda-lock" else "An explicit file"
         raise LockfileError(
-            f"{kind} holds one environment without a name; {environment!r} cannot be selected from it.",
+            f"{kind} contains one environment without a name; {environment!r} cannot be selected from it.",
             where=str(path),
             fix="leave out --environment",
         )
@@ -283,7 +283,7 @@ def to_record(package: LockedPackage) -> RepoDataRecord:
             build=BuildString(package.build),
             build_number=int(number[1]) if number else 0,
             subdir=package.subdir,
-            # rattler's own convention where a lock does not say: builds of Python packages begin with "py".
+            # rattler's own convention for locks without it: builds of Python packages begin with "py".
             noarch=NoArchType("python" if package.build.startswith("py") else "generic")
             if package.subdir == "noarch"
             else NoArchType(None),

@@ -35,7 +35,7 @@ def parse_pixi(text: str, path: Path, sha256: str) -> tuple[Lock, ...]:
             file = LockFile.from_path(scratch)
         except ParseCondaLockError as error:
             raise LockfileError(f"The pixi.lock cannot be read: {error}.", where=str(path)) from None
-    # py-rattler gives environments and platforms in the order of a hash table, another one in each process.
+    # py-rattler returns environments and platforms in an order that differs between processes.
     found = dict(file.environments())
     names = sorted(found, key=lambda name: (name != DEFAULT, name))
     return tuple(_lock(name, tuple(names), found[name], path, sha256) for name in names)
@@ -105,7 +105,7 @@ def select_environment(locks: tuple[Lock, ...], name: str | None, path: Path) ->
         if name in by_name:
             return by_name[name]
         raise LockfileError(
-            f"The pixi.lock holds no environment called {name!r}.",
+            f"The pixi.lock contains no environment called {name!r}.",
             where=str(path),
             fix=f"it has: {', '.join(by_name) or 'none'}",
         )
@@ -118,7 +118,7 @@ def select_environment(locks: tuple[Lock, ...], name: str | None, path: Path) ->
         return held[0]
     why = f"{DEFAULT} is empty" if DEFAULT in by_name else f"none is named {DEFAULT}"
     raise LockfileError(
-        f"The pixi.lock holds {len(locks)} environments and {why}.",
+        f"The pixi.lock contains {len(locks)} environments and {why}.",
         where=str(path),
         fix=f"name one with --environment: {', '.join(lock.environment for lock in held) or 'there is none'}",
     )

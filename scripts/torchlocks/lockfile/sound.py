@@ -31,8 +31,8 @@ def require_sound(lock: Lock, path: Path) -> Lock:
         )
     for platform, others in lock.pip.items():
         for other in others:
-            for said in (other.name, other.version, other.location):
-                _require_printable(said or "", f"{path}, platform {platform}, pip")
+            for field in (other.name, other.version, other.location):
+                _require_printable(field or "", f"{path}, platform {platform}, pip")
     for platform, sources in lock.sources.items():
         for text in sources:
             _require_printable(text, f"{path}, platform {platform}")

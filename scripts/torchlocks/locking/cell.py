@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from conda_lock.virtual_package import FakeRepoData
 
 _ONE_AT_A_TIME = threading.Lock()
-"""conda-lock hands settings down in environment variables, which are the process's; a worker may have threads."""
+"""conda-lock passes settings in environment variables of the process; a worker may have threads."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ class Cell:
 
 
 def content_hash(rendered: str, platform: str, virtual_packages: Mapping[str, str]) -> str:
-    """conda-lock's content hash of an environment file on a platform, with its virtual packages (name → version)."""
+    """Return conda-lock's content hash of an environment file on a platform, with its virtual packages (name → version)."""
     from conda_lock.content_hash import compute_content_hashes
 
     with tempfile.TemporaryDirectory(prefix="torchlocks-") as scratch:
@@ -93,26 +93,26 @@ def _solve(task: CellTask) -> Cell:
         scratch = Path(folder)
         if task.keep is not None:
             (scratch / PIXI).write_text(task.keep, encoding="utf-8")
-        handed_down = {
+        variables = {
             **source.environment(),
             KEEP: str(scratch / PIXI) if task.keep is not None else "",
             MOVE: " ".join(task.move),
-            # The user's own CONDA_FLAGS would change what is solved, and the lock would not say so.
+            # The user's own CONDA_FLAGS would change the solution, and the lock would not record them.
             "CONDA_FLAGS": "",
             # As torchlocks' own solver does; conda's default mixes the CUDA libraries of several channels.
             "CONDA_CHANNEL_PRIORITY": "strict",
             "MAMBA_CHANNEL_PRIORITY": "strict",
         }
-        # This worker may be on another machine than the one that asks, with torchlocks somewhere else.
+        # This worker may be on another machine, with torchlocks in another place.
         solver = find_solver() if task.solver.own else task.solver
         spec, repo = _specification(task.rendered, target.platform, target.virtual_packages, scratch)
-        chatter = io.StringIO()
+        output = io.StringIO()
         with (
-            environment_variables(handed_down),
+            environment_variables(variables),
             solving_in_process(solver, source, scratch),
             repo,
-            contextlib.redirect_stderr(chatter),
-            contextlib.redirect_stdout(chatter),
+            contextlib.redirect_stderr(output),
+            contextlib.redirect_stdout(output),
         ):
             try:
                 content = create_lockfile_from_spec(
@@ -124,7 +124,7 @@ def _solve(task: CellTask) -> Cell:
                     mapping_url=DEFAULT_MAPPING_URL,
                 )
             except subprocess.CalledProcessError as error:
-                raise _solver_said(target, error) from error
+                raise _solver_error(target, error) from error
             except (RuntimeError, TypeError, LookupError, ValueError, AttributeError) as error:
                 if solver.own:
                     raise
@@ -184,7 +184,7 @@ def _specification(
     return spec, virtual_repository(virtual, scratch)
 
 
-def _solver_said(target: Target, error: subprocess.CalledProcessError) -> TorchlocksError:
+def _solver_error(target: Target, error: subprocess.CalledProcessError) -> TorchlocksError:
     """Return the solver's error, rebuilt from the JSON that it prints."""
     where = f"{target.env} on {target.platform}"
     try:
@@ -192,10 +192,10 @@ def _solver_said(target: Target, error: subprocess.CalledProcessError) -> Torchl
         if not isinstance(data, dict):
             raise TypeError
     except (TypeError, ValueError):
-        last_words = "\n".join((str(error.stdout or "") + str(error.stderr or "")).strip().splitlines()[-20:])
+        tail = "\n".join((str(error.stdout or "") + str(error.stderr or "")).strip().splitlines()[-20:])
         code = f"It ended with exit code {error.returncode}"
-        what = f"{code}; its last words are below." if last_words else f"{code} and without a message."
-        return SolveError(f"The solver failed. {what}", where=where, details=last_words or None)
+        what = f"{code}; the end of its output is below." if tail else f"{code} and without a message."
+        return SolveError(f"The solver failed. {what}", where=where, details=tail or None)
     if isinstance(problems := data.get("solver_problems"), list) and problems:
         # micromamba names no error beside these.
         text = "\n".join(f"  {each}" for each in problems)

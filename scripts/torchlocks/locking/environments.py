@@ -145,7 +145,7 @@ def targets_with(targets: Sequence[Target], folder: Path, packages: Sequence[str
         if not any((target.env, target.platform) in held.get(name, ()) for target in targets):
             near = difflib.get_close_matches(name, held, n=3)
             raise LockfileError(
-                f"No lock holds a package called {name!r}.",
+                f"No lock contains a package called {name!r}.",
                 where=str(folder),
                 fix=f"did you mean {' or '.join(near)}?" if near else "see `torchlocks why`, or the locks, for names",
             )
@@ -183,7 +183,7 @@ def _lock(
     tasks = _cell_tasks(wanted, options)
     solving: dict[Future[Cell | TorchlocksError], Target] = {}
     writing: dict[Future[dict[str, str] | TorchlocksError], _Wanted] = {}
-    # Futures put themselves here, so that what is left to do is not looked through each time one is done.
+    # Finished futures are queued here, instead of searching all pending ones each time.
     done: SimpleQueue[Future[Any]] = SimpleQueue()
     with workers(tasks, options) as pool, progress.task("Solving", total=len(tasks)) as task:
         waiting = iter(tasks)

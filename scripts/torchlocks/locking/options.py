@@ -80,7 +80,7 @@ def find_solver(named: str | None = None) -> Solver:
         found = shutil.which(named)
         if found is None:
             raise MissingFileError(
-                f"The conda executable {named!r} is not there, or cannot be run.",
+                f"The conda executable {named!r} does not exist, or cannot be run.",
                 where="CONDA_EXE",
                 fix="name a conda, mamba or micromamba, or leave CONDA_EXE unset to use torchlocks' own solver",
             )

@@ -90,7 +90,7 @@ def hashes(locks: Path) -> dict[str, str]:
 def unchanged(entry: CacheEntry | None, wanted: Mapping[str, str], row: Sequence[str], locks: Path) -> bool:
     """Return whether the files in `locks` are those of `entry`, with the inputs `wanted`, by platform.
 
-    `row` are the platforms that the environment exists for: what else the files hold has to go.
+    `row` are the platforms of the environment: files with others have to be written again.
     """
     return (
         entry is not None
@@ -102,7 +102,7 @@ def unchanged(entry: CacheEntry | None, wanted: Mapping[str, str], row: Sequence
 
 @lru_cache(maxsize=1)
 def _this_program() -> list[str]:
-    """Version, and path, size and time of every module of the tool: a changed tool may make another lock.
+    """Return version, and path, size and time of every module of the tool: a changed tool may make another lock.
 
     All packages count, since a lock depends on many of them: solve, matrix, lockfile, core.
     """

@@ -34,7 +34,7 @@ def load_matrix(path: Path) -> Matrix:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
         where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
         problem = getattr(error, "problem", None) or (str(error).splitlines() or ["it is nested too deeply"])[0]
-        raise MatrixError(f"The matrix is not valid YAML: {problem}.", where=where, fix="mend that line") from error
+        raise MatrixError(f"The matrix is not valid YAML: {problem}.", where=where, fix="correct that line") from error
     if not isinstance(document, Mapping):
         raise MatrixError("The matrix is not a mapping of keys to values.", where=str(path))
     try:
@@ -66,9 +66,9 @@ def _explain(path: Path, document: Any, error: ValidationError) -> MatrixError:
             message = "no such key"
         problems.append(f"{path}:{_line_of(document, keys)}: {'.'.join(keys) or '(top level)'}: {message}")
     return MatrixError(
-        "The matrix does not make sense.",
+        "The matrix is not valid.",
         where=problems[0],
-        fix="mend that key; scripts/torchlocks/matrix/matrix.schema.json says what each may hold",
+        fix="correct that key; scripts/torchlocks/matrix/matrix.schema.json describes them all",
         details="\n".join(f"  also:  {problem}" for problem in problems[1:]) or None,
     )
 

@@ -63,11 +63,11 @@ def render(template: Path, target: Target) -> str:
         raise TemplateError(
             f"The template is not valid Jinja: {error.message}.",
             where=f"{template}:{error.lineno}",
-            fix="mend that line",
+            fix="correct that line",
         ) from error
     except SecurityError as error:
         raise TemplateError(
-            f"The template reaches for something it must not: {error}.", where=f"{template}:{_line_in_template(error)}"
+            f"The template uses something that it may not use: {error}.", where=f"{template}:{_line_in_template(error)}"
         ) from error
     except (JinjaError, TypeError, ValueError, ArithmeticError) as error:
         raise TemplateError(
@@ -111,7 +111,7 @@ def _line_in_template(error: BaseException) -> int:
 
 
 def _must_be_an_environment(text: str, template: Path, target: Target) -> None:
-    """Raise TemplateError here, and not in the solver, for a text that is no conda environment."""
+    """Raise TemplateError for a text that is not a conda environment file."""
     import yaml
 
     where = f"{template}, rendered for {target.env} on {target.platform}"
@@ -123,7 +123,7 @@ def _must_be_an_environment(text: str, template: Path, target: Target) -> None:
         raise TemplateError(
             f"The rendered environment is not valid YAML: {error.problem}.",
             where=f"{where}, line {line}: {culprit!r}",
-            fix="mend the template",
+            fix="correct the template",
         ) from error
     if not isinstance(document, dict):
         raise TemplateError("The rendered environment is not a mapping of keys to values.", where=where)

@@ -61,7 +61,7 @@ class Target:
         return self.driver.floor if self.driver else None
 
     def on_channel(self, url: str, *, python: str, pytorch: str) -> Target:
-        """The same environment from another channel, which has its own Python and PyTorch.
+        """Return the same environment from another channel, which has its own Python and PyTorch.
 
         torchvision and torchaudio are those of a row of the local channel; rows of other channels have none there.
         """

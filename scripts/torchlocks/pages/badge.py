@@ -17,7 +17,7 @@ def badge(label: str, message: str, tone: Tone) -> str:
     """Return a badge as an SVG document of 20 pixels height; long messages are shortened."""
     shown = message if len(message) <= _LONGEST else f"{message[: _LONGEST - 1].rstrip(' ,;')}…"
     left, right = (round(len(text) * _CHARACTER) + 2 * _PADDING for text in (label, shown))
-    said = f"{label}: {message}"
+    alternative = f"{label}: {message}"
 
     def text(words: str, start: int, width: int) -> str:
         # textLength makes it fit whatever font there is.
@@ -29,7 +29,7 @@ def badge(label: str, message: str, tone: Tone) -> str:
     whole = left + right
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{whole}" height="20" viewBox="0 0 {whole} 20" role="img" '
-        f"aria-label={quoteattr(said)}><title>{escape(said)}</title>"
+        f"aria-label={quoteattr(alternative)}><title>{escape(alternative)}</title>"
         f'<clipPath id="r"><rect width="{whole}" height="20" rx="3"/></clipPath>'
         f'<g clip-path="url(#r)"><rect width="{left}" height="20" fill="#333"/>'
         f'<rect x="{left}" width="{right}" height="20" fill="{_COLOURS[tone]}"/></g>'

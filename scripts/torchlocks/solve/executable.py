@@ -30,7 +30,7 @@ from torchlocks.core.errors import SolveError, TorchlocksError
 from torchlocks.core.process_exit import exit_process
 from torchlocks.core.urls import file_path
 from torchlocks.solve.repodata import RecordSource, records_by_url
-from torchlocks.solve.solver import SolveRequest, _match_specs, solve
+from torchlocks.solve.solver import SolveRequest, match_specs, solve
 
 if TYPE_CHECKING:
     from rattler import GenericVirtualPackage, RepoDataRecord
@@ -108,7 +108,7 @@ def _kept_records(platform: str, environ: Mapping[str, str]) -> list[RepoDataRec
 
 
 def _actions(records: Sequence[RepoDataRecord], prefix: str) -> dict[str, Any]:
-    """Return conda's answer to `create --dry-run --json`, as far as conda-lock reads it."""
+    """Return conda's output of `create --dry-run --json`, as far as conda-lock reads it."""
     fetch, link = [], []
     for record in records:
         base_url, subdir, file_name = record.url.rsplit("/", 2)
@@ -156,7 +156,7 @@ def _create(arguments: argparse.Namespace, source: RecordSource) -> dict[str, An
 def _install(arguments: argparse.Namespace, source: RecordSource) -> dict[str, Any]:
     """Update the named packages of a prefix that has only `conda-meta/*.json`; all others stay if possible."""
     installed = _conda_meta(arguments.prefix)
-    named = {spec.name.normalized for spec in _match_specs(arguments.specs) if spec.name}
+    named = {spec.name.normalized for spec in match_specs(arguments.specs) if spec.name}
     stay = [entry for entry in installed if entry["name"] not in named]
     request = _request(arguments)
     request = replace(

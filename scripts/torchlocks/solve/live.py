@@ -50,12 +50,12 @@ def fetch(channel: str, subdirs: Sequence[str], stand_ins: Mapping[str, Sequence
     urls = channel_urls(channel) if channel == "defaults" else (channel,)
     for subdir, url in product(subdirs, urls):
         try:
-            opened += _patiently(lambda url=url, subdir=subdir: _whole(client, url, subdir, cache))  # type: ignore[misc]
+            opened += _retried(lambda url=url, subdir=subdir: _whole(client, url, subdir, cache))  # type: ignore[misc]
         except Exception as error:
             if not _is_absent(error):
                 raise _unreachable(channel, error) from error
             try:
-                opened += _patiently(lambda url=url, subdir=subdir: _shards(client, url, subdir, cache))  # type: ignore[misc]
+                opened += _retried(lambda url=url, subdir=subdir: _shards(client, url, subdir, cache))  # type: ignore[misc]
             except Exception as second:
                 if not _is_absent(second):
                     raise _unreachable(channel, second) from second
@@ -105,17 +105,17 @@ def _shards(client: Client, url: str, subdir: str, cache: Path) -> list[SparseRe
 
 
 def _cache(folder: Path, stand_ins: Mapping[str, Sequence[str]]) -> Path:
-    """The folder that caches live records: one for each mirror, which may hold other records than the channel."""
+    """Return the folder that caches live records: one for each mirror, since a mirror's records may differ."""
     mirrors = sorted(url.rstrip("/") for urls in stand_ins.values() for url in urls)
     if not mirrors:
         return folder
     return folder.with_name(f"repodata-{hashlib.sha256(' '.join(mirrors).encode()).hexdigest()[:16]}")
 
 
-def _patiently(download: Callable[[], Result]) -> Result:
-    """Call `download`, and again after a while where the server asks for patience (429) or is overloaded (503).
+def _retried(download: Callable[[], Result]) -> Result:
+    """Call `download`, and retry after a pause if the server limits requests (429) or is overloaded (503).
 
-    What the server says in Retry-After is waited for, up to `core.http.LONGEST_WAIT_S`.
+    A Retry-After of the server is honoured up to `core.http.LONGEST_WAIT_S`.
     """
     for pause in PAUSES_S:
         try:

@@ -36,7 +36,7 @@ def solve(request: SolveRequest, source: RecordSource) -> list[RepoDataRecord]:
     from rattler.exceptions import SolverError
     from rattler.solver import solve_with_sparse_repodata
 
-    specs = _match_specs(request.specs)
+    specs = match_specs(request.specs)
     subdirs = (request.platform, "noarch")
     try:
         opened = [repodata for channel in request.channels for repodata in source.sparse(channel, subdirs)]
@@ -74,7 +74,7 @@ def generic_virtual_packages(named: Mapping[str, str]) -> tuple[GenericVirtualPa
     return tuple(found)
 
 
-def _match_specs(specs: Sequence[str]) -> list[MatchSpec]:
+def match_specs(specs: Sequence[str]) -> list[MatchSpec]:
     from rattler import MatchSpec
     from rattler.exceptions import InvalidMatchSpecError
 
@@ -100,11 +100,11 @@ def _hint(message: str, request: SolveRequest) -> str | None:
     """Return a sentence with the usual cause of the solver's reasons, or None."""
     builds = [spec for spec in request.specs if spec.startswith("pytorch ")]
     if len(builds) > 1:
-        return "one environment holds one build of PyTorch: CPU and CUDA builds need an environment each"
+        return "one environment contains one build of PyTorch: CPU and CUDA builds need an environment each"
     virtual = {package.name.normalized: str(package.version) for package in request.virtual_packages}
     if "no candidates were found" in message:
         if "__cuda" in message and "__cuda" not in virtual:
-            return "a CUDA build is asked for where there is no CUDA (no __cuda): use a GPU environment"
+            return "a CUDA build is requested where there is no CUDA (no __cuda): use a GPU environment"
         if "__cuda" in message:
             return f"some packages need a newer driver than __cuda {virtual['__cuda']} stands for"
         if "__glibc" in message and "__glibc" in virtual:

@@ -209,10 +209,10 @@ def as_text(answer: Why) -> RenderableType:
         # "conda-forge::numpy" or "numpy" alone leaves every version open.
         if len(limit.spec.split()) > 1 and limit.package not in narrowing[limit.needs, limit.spec]:
             narrowing[limit.needs, limit.spec].append(limit.package)
-    told = {key: packages for key, packages in narrowing.items() if packages}
-    if told:
+    narrowed = {key: packages for key, packages in narrowing.items() if packages}
+    if narrowed:
         parts += [Text(), Text(f"What narrows {answer.name}:", style="bold")]
-    for (needs, spec), packages in sorted(told.items(), key=lambda item: (-len(item[1]), item[0])):
+    for (needs, spec), packages in sorted(narrowed.items(), key=lambda item: (-len(item[1]), item[0])):
         some = ", ".join(packages[:4]) + (f" and {len(packages) - 4} more" if len(packages) > 4 else "")
         verb = "need" if needs else "allow only"
         parts.append(Text(f"  {some} {verb if len(packages) > 1 else _singular(verb)} {spec}"))

@@ -173,7 +173,7 @@ def test_why_a_spec_cannot_be_had_is_the_solvers_to_say() -> None:
     where = ("--env", "gpu-cu118", "--platform", "linux-64", "--snapshot", str(SNAPSHOT))
     both = torchlocks(LAYOUT.root, "why", "pytorch * cpu*", *where)
     assert both.returncode == 20
-    assert "one environment holds one build of PyTorch" in both.stderr
+    assert "one environment contains one build of PyTorch" in both.stderr
     old = torchlocks(LAYOUT.root, "why", "numpy <1.20", *where)
     assert old.returncode == 20
     assert "numpy" in old.stderr

@@ -96,7 +96,7 @@ def test_cpu_and_cuda_builds_cannot_be_had_together_and_the_reason_is_said(tmp_p
     code, answer = create(tmp_path, "pytorch * cpu*", "pytorch * cuda*", snapshot=snapshot, cuda="11.8")
     assert code == SolveError.exit_code
     assert answer["success"] is False
-    assert "one environment holds one build of PyTorch" in answer["message"]
+    assert "one environment contains one build of PyTorch" in answer["message"]
     assert "cannot be installed together" in answer["message"]
 
 

@@ -35,12 +35,12 @@ ENVIRONMENT = "environment-unreadable"
 BASE_UNSEEN = "base-not-checked"
 
 REASONS = {
-    BASE_CHANGED: "A lock on a base is worth what its base is: it names the bytes that it was built on.",
+    BASE_CHANGED: "A lock is built on one state of its base, which it names by its hash.",
     BASE_PACKAGE: "Every package of the base was proven together; another in its place was not.",
-    REQUIREMENT_UNMET: "The lock must hold what its environment file asks for.",
-    ADDITION_UNNEEDED: "What neither the base nor a requirement needs was put there by hand, or left behind.",
+    REQUIREMENT_UNMET: "The lock must contain what its environment file requires.",
+    ADDITION_UNNEEDED: "A package that neither the base nor a requirement needs was added by hand, or is left over.",
     ENVIRONMENT: "Without its environment file a lock cannot be made again.",
-    BASE_UNSEEN: "With --require-base, a base that was not looked at is a failure.",
+    BASE_UNSEEN: "With --require-base, a base that was not read is a failure.",
 }
 
 AGAIN = "run `torchlocks extend` again."
@@ -67,8 +67,8 @@ def check_extended(lock: Lock, shown: str, *, fetch_base: bool = False) -> Repor
         try:
             base = open_base(built.base, folder, as_recorded=True)
         except TorchlocksError as error:
-            said = "".join(f": {line}" for line in (error.details or "").splitlines()[:1])
-            why = f"the base {mask(built.base.text)} cannot be had: {error.what.rstrip('.')}{said.rstrip('.')}"
+            reason = "".join(f": {line}" for line in (error.details or "").splitlines()[:1])
+            why = f"the base {mask(built.base.text)} cannot be read: {error.what.rstrip('.')}{reason.rstrip('.')}"
     if base is None:
         skipped += [Skipped(rule=rule, path=shown, reason=why) for rule in (BASE_CHANGED, BASE_PACKAGE)]
     environment = folder / built.environment
@@ -78,7 +78,7 @@ def check_extended(lock: Lock, shown: str, *, fetch_base: bool = False) -> Repor
         except TorchlocksError as error:
             findings.append(_finding(ENVIRONMENT, shown, error.what, fix=error.fix))
     else:
-        why = f"the environment file {built.environment} is not there"
+        why = f"the environment file {built.environment} does not exist"
         skipped += [
             Skipped(rule=rule, path=shown, reason=why) for rule in ("stale", REQUIREMENT_UNMET, ADDITION_UNNEEDED)
         ]
@@ -150,7 +150,7 @@ def _against_requirements(
             yield _finding(
                 REQUIREMENT_UNMET,
                 shown,
-                f"{requirement.spec!r} is asked for ({requirement.place}); the lock has {have}",
+                f"{requirement.spec!r} is requested ({requirement.place}); the lock has {have}",
                 package=requirement.name,
                 platform=platform,
             )

@@ -112,7 +112,7 @@ def platform_missing(folder: Folder) -> Iterator[Problem]:
         for platform in folder.rows if lock else ():
             if lock is not None and not lock.packages.get(platform):
                 yield Problem(
-                    message=f"{name} holds no packages for {platform}", platform=platform, file=name, fix=RELOCK
+                    message=f"{name} contains no packages for {platform}", platform=platform, file=name, fix=RELOCK
                 )
 
 
@@ -122,7 +122,7 @@ def platform_unknown(folder: Folder) -> Iterator[Problem]:
         for platform in folder.locks[name].platforms if name in folder.locks else ():
             if platform not in folder.rows:
                 yield Problem(
-                    message=f"{name} holds {platform}, which matrix.yml does not name for {folder.env}",
+                    message=f"{name} contains {platform}, which matrix.yml does not name for {folder.env}",
                     platform=platform,
                     file=name,
                     fix="add the platform to matrix.yml, or " + RELOCK,
@@ -131,7 +131,7 @@ def platform_unknown(folder: Folder) -> Iterator[Problem]:
         explicit = folder.locks.get(explicit_name(platform))
         if explicit is not None and explicit.platforms != (platform,):
             yield Problem(
-                message=f"{explicit.path.name} says that it is for {', '.join(explicit.platforms)}",
+                message=f"{explicit.path.name} is for {', '.join(explicit.platforms)}",
                 platform=platform,
                 file=explicit.path.name,
                 fix=RELOCK,
@@ -144,10 +144,10 @@ def stale(folder: Folder) -> Iterator[Problem]:
     for platform, row in folder.rows.items() if lock else ():
         if lock is None or row.content_hash is None or not lock.packages.get(platform):
             continue
-        said = lock.content_hash.get(platform)
-        if said != row.content_hash:
+        recorded = lock.content_hash.get(platform)
+        if recorded != row.content_hash:
             yield Problem(
-                message=f"the lock was made from other inputs (content hash {(said or 'none')[:12]}, "
+                message=f"the lock was made from other inputs (content hash {(recorded or 'none')[:12]}, "
                 f"now {row.content_hash[:12]})",
                 platform=platform,
                 file=CONDA_LOCK,
@@ -162,8 +162,8 @@ def channels_differ(folder: Folder) -> Iterator[Problem]:
         lock = folder.locks.get(name)
         if lock is None or wanted is None:
             continue
-        said = [url for each in lock.channels for url in channel_urls(each)]
-        if said != wanted:
+        recorded = [url for each in lock.channels for url in channel_urls(each)]
+        if recorded != wanted:
             yield Problem(
                 message=f"{name} names the channels {', '.join(lock.channels) or 'none'}; "
                 f"the row has {', '.join(wanted)}",
@@ -172,19 +172,20 @@ def channels_differ(folder: Folder) -> Iterator[Problem]:
             )
 
 
-@folder_rule("virtual-packages-differ", "A lock solved for another machine than its row names does not fit it.")
+@folder_rule("virtual-packages-differ", "A lock that was solved for another machine may not run on that of its row.")
 def virtual_packages_differ(folder: Folder) -> Iterator[Problem]:
     for name in (CONDA_LOCK, PIXI):
         lock = folder.locks.get(name)
         for platform, row in folder.rows.items() if lock else ():
-            said = lock.virtual_packages.get(platform) if lock else None
-            if said is None:
+            recorded = lock.virtual_packages.get(platform) if lock else None
+            if recorded is None:
                 continue
             wanted = {"=".join([key, *value.split(" ", 1)]) for key, value in row.virtual_packages.items()}
             # A virtual package without a build has the build 0.
-            if {text.removesuffix("=0") if text.count("=") > 1 else text for text in said} != wanted:
+            if {text.removesuffix("=0") if text.count("=") > 1 else text for text in recorded} != wanted:
                 yield Problem(
-                    message=f"{name} was solved with {' '.join(sorted(said))}; the row has {' '.join(sorted(wanted))}",
+                    message=f"{name} was solved with {' '.join(sorted(recorded))}; "
+                    f"the row has {' '.join(sorted(wanted))}",
                     platform=platform,
                     file=name,
                     fix=RELOCK,
@@ -199,7 +200,7 @@ def unsorted(folder: Folder) -> Iterator[Problem]:
         for before, after in pairwise(names):
             if before > after:
                 yield Problem(
-                    message=f"{after} stands behind {before}",
+                    message=f"{after} is after {before}",
                     package=after,
                     platform=platform,
                     file=CONDA_LOCK,
@@ -208,7 +209,7 @@ def unsorted(folder: Folder) -> Iterator[Problem]:
                 break
 
 
-@folder_rule("link-order", "Explicit files are linked as they stand: what others need comes first.")
+@folder_rule("link-order", "Explicit files are linked in their order, so dependencies come first.")
 def link_order(folder: Folder) -> Iterator[Problem]:
     from torchlocks.lockfile.explicit import link_order as ordered
 

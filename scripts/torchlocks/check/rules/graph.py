@@ -59,7 +59,7 @@ def dependency_unsatisfied(subject: Subject) -> Iterator[Problem]:
             )
 
 
-@rule("constraint-violated", "A package says what it cannot live with; this lock has it.", "dependencies")
+@rule("constraint-violated", "A package's constraint excludes another one that the lock contains.", "dependencies")
 def constraint_violated(subject: Subject) -> Iterator[Problem]:
     by_name = subject.by_name
     for package, spec, is_dependency in _pairs(subject):
@@ -95,7 +95,7 @@ def virtual_package(subject: Subject) -> Iterator[Problem]:
             )
 
 
-@rule("request-unmet", "The lock must hold what the environment asks for.", "row")
+@rule("request-unmet", "The lock must contain the requested packages.", "row")
 def request_unmet(subject: Subject) -> Iterator[Problem]:
     by_name = subject.by_name
     for spec in subject.row.requested if subject.row else ():
@@ -103,17 +103,15 @@ def request_unmet(subject: Subject) -> Iterator[Problem]:
         found = by_name.get(name)
         if found is None or not satisfies(found, spec):
             have = found.file_name if found else "nothing of that name"
-            yield Problem(message=f"{spec!r} is asked for; the lock has {have}", package=name, fix=RELOCK)
+            yield Problem(message=f"{spec!r} is requested; the lock has {have}", package=name, fix=RELOCK)
 
 
-@rule("unneeded-package", "What nothing asks for was put there by hand, or left behind.", "row", "dependencies")
+@rule("unneeded-package", "A package that no request needs was added by hand, or is left over.", "row", "dependencies")
 def unneeded_package(subject: Subject) -> Iterator[Problem]:
     needed = reachable(subject.packages, [spec_name(spec) for spec in subject.row.requested] if subject.row else [])
     for package in subject.packages:
         if package.name not in needed:
-            yield Problem(
-                message=f"nothing that is asked for needs {package.file_name}", package=package.name, fix=RELOCK
-            )
+            yield Problem(message=f"no requested package needs {package.file_name}", package=package.name, fix=RELOCK)
 
 
 def reachable(

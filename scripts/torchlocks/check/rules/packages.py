@@ -62,7 +62,7 @@ def url_credentials(subject: Subject) -> Iterator[Problem]:
         # The message must not repeat it. A variable in its place, as conda-lock keeps it, is no secret.
         if has_secret(package.url):
             yield Problem(
-                message=f"the URL of {package.file_name} carries a user name, password or token",
+                message=f"the URL of {package.file_name} contains a user name, password or token",
                 package=package.name,
                 fix="revoke the secret, then lock without credentials in the channel's URL.",
             )
@@ -92,14 +92,14 @@ def _without_secrets(url: str) -> str:
 def file_name(subject: Subject) -> Iterator[Problem]:
     for package in subject.packages:
         try:
-            said = split_file_name(package.file_name)
+            actual = split_file_name(package.file_name)
         except LockfileError as error:
             yield Problem(message=error.what, package=package.name, fix=RELOCK)
             continue
-        told = (package.name, package.version, package.build)
-        if said != told:
+        expected = (package.name, package.version, package.build)
+        if actual != expected:
             yield Problem(
-                message=f"the file {package.file_name} is not {'-'.join(told)}", package=package.name, fix=RELOCK
+                message=f"the file {package.file_name} is not {'-'.join(expected)}", package=package.name, fix=RELOCK
             )
 
 

@@ -32,7 +32,7 @@ def check_recipes(layout: Layout, matrix: Matrix) -> Report:
                 rule=RULE,
                 severity="error",
                 path=path.relative_to(layout.root).as_posix(),
-                message="it does not say what matrix.yml and the committed locks hold",
+                message="it differs from what matrix.yml and the committed locks give",
                 fix=f"run `{UPDATE}` and commit what it writes.",
             )
             for path, text in wanted.items()

@@ -45,7 +45,7 @@ def cpu_holds_cuda(subject: Subject) -> Iterator[Problem]:
         )
 
 
-@rule("torch-not-cuda", "A CPU torch in a GPU lock runs, slowly, and says nothing.", "row", "torch")
+@rule("torch-not-cuda", "A CPU torch in a GPU lock runs slowly, and without a warning.", "row", "torch")
 def torch_not_cuda(subject: Subject) -> Iterator[Problem]:
     if subject.row is None or subject.row.accelerator != "cuda":
         return
@@ -75,7 +75,7 @@ def torch_mixed(subject: Subject) -> Iterator[Problem]:
     for name, accelerator in marks.items():
         if name in by_name and accelerator != variant.accelerator:
             yield Problem(
-                message=f"{by_name[name].file_name} stands beside {torch.file_name}, which is for {variant}",
+                message=f"{by_name[name].file_name} is in one lock with {torch.file_name}, which is for {variant}",
                 package=name,
                 fix=PIN,
             )
@@ -111,7 +111,7 @@ def cuda_version(subject: Subject) -> Iterator[Problem]:
     found = [subject.by_name[name] for name in names if name in subject.by_name]
     if not found:
         yield Problem(
-            message=f"nothing in the lock says that it is for CUDA {row.cuda}: there is no {', '.join(names)}",
+            message=f"no package of the lock names CUDA {row.cuda}: there is no {', '.join(names)}",
             package=names[-1],
             fix=RELOCK,
         )
@@ -139,8 +139,8 @@ def cuda_majors(subject: Subject) -> Iterator[Problem]:
         elif (variant := variant_of(package.build)) is not None and variant.major is not None:
             majors[variant.major].append(package.file_name)
     if len(majors) > 1:
-        told = "; ".join(f"CUDA {major}: {', '.join(sorted(files)[:3])}" for major, files in sorted(majors.items()))
-        yield Problem(message=f"the lock mixes CUDA majors ({told})", fix=RELOCK)
+        named = "; ".join(f"CUDA {major}: {', '.join(sorted(files)[:3])}" for major, files in sorted(majors.items()))
+        yield Problem(message=f"the lock mixes CUDA majors ({named})", fix=RELOCK)
 
 
 @rule("glibc-floor", "A lock must run on the oldest glibc that its row promises.", "dependencies", "virtual-packages")
@@ -196,12 +196,12 @@ def gpu_architectures(subject: Subject) -> Iterator[Problem]:
             yield Problem(
                 message=f"compute capability {capability} is not known to torchlocks",
                 severity="warning",
-                fix="check it against NVIDIA's list, and add it to torch_facts.py.",
+                fix="check it against NVIDIA's list, and add it to cuda/packages.py.",
             )
         elif not answer:
             yield Problem(
                 message=f"the row claims compute capability {capability}, which CUDA {toolkit} cannot compile for",
-                fix="mend `architectures` or `ptx` in matrix.yml.",
+                fix="correct `architectures` or `ptx` in matrix.yml.",
             )
     # `__cuda_arch` is new (2026); records that carry it say which GPUs a package is built for.
     for package in subject.packages:
@@ -210,7 +210,7 @@ def gpu_architectures(subject: Subject) -> Iterator[Problem]:
                 yield Problem(
                     message=f"{package.file_name} demands {spec!r}, which none of the row's architectures is",
                     package=package.name,
-                    fix="mend `architectures` in matrix.yml.",
+                    fix="correct `architectures` in matrix.yml.",
                 )
 
 

@@ -1,4 +1,4 @@
-"""What a module of a system has."""
+"""The functions and constants that the module of each system has."""
 
 from __future__ import annotations
 
