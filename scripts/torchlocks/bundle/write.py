@@ -34,9 +34,8 @@ from torchlocks.core.quantities import shortened
 from torchlocks.core.urls import strip_credentials
 from torchlocks.install.fetch_options import FetchOptions, packages_for, require_hashes
 from torchlocks.install.installer import interruptible
-from torchlocks.lockfile.explicit import link_order
+from torchlocks.lockfile.explicit import link_order, write_explicit
 from torchlocks.lockfile.fields import secret_line
-from torchlocks.lockfile.formats import write_explicit
 from torchlocks.lockfile.models import Lock, LockedPackage
 
 # Room for packages that grow when they are repacked: conda-forge compresses harder than bzip2 can.

@@ -45,7 +45,7 @@ def check_files_of(
 ) -> Report:
     """Check lockfiles from anywhere, of a pixi.lock every environment, or the one that is named.
 
-    Raises MissingFileError for a path that is not there. A folder stands for the conda-lock.yml in it. A lock that was
+    Raises MissingFileError for a path that is not there. Of a folder, its conda-lock.yml is read. A lock that was
     built on a base is also compared with that base, over the network only with `fetch_base`. A file that is no lock is
     a finding, so that the others are still checked. Locks for which there are `rows` are compared with those, with
     the other files of their folder: an explicit file alone has no dependencies.

@@ -22,7 +22,13 @@ from torchlocks.check.rules import (
 from torchlocks.check.rules.packages import RELOCK
 from torchlocks.lockfile.models import Lock
 
-LOCK_RULES: tuple[Rule, ...] = (*packages.RULES, *graph.RULES, *torch.RULES, *hardware.RULES, *known_pairs.RULES)
+LOCK_RULES: tuple[Rule[Subject], ...] = (
+    *packages.RULES,
+    *graph.RULES,
+    *torch.RULES,
+    *hardware.RULES,
+    *known_pairs.RULES,
+)
 
 RELOCK_ELSEWHERE = "make the lock again, with the tool that made it."
 

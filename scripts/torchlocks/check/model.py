@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 from torchlocks.core.printing import printable
 from torchlocks.cuda.packages import torch_package
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from torchlocks.matrix.target import Target
 
 Severity = Literal["error", "warning"]
+S = TypeVar("S")
+"""What a rule is applied to: a `Subject`, the folder of an environment, or a pair of environments."""
 Need = Literal["dependencies", "own", "row", "virtual-packages", "torch"]
 
 
@@ -141,13 +143,13 @@ class Problem:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rule:
-    """A rule on one platform of a lock."""
+class Rule(Generic[S]):
+    """A rule on one platform of a lock, on a folder, or on a pair of environments."""
 
     id: str
     reason: str
     needs: tuple[Need, ...]
-    look: Callable[[Subject], Iterator[Problem]]
+    look: Callable[[S], Iterator[Problem]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,10 +236,6 @@ class Report:
         )
 
 
-def rule(id: str, reason: str, *needs: Need) -> Callable[[Callable[[Subject], Iterator[Problem]]], Rule]:
+def rule(id: str, reason: str, *needs: Need) -> Callable[[Callable[[S], Iterator[Problem]]], Rule[S]]:
     """Register a generator as a rule. It is skipped where something of `needs` is missing."""
-
-    def make(look: Callable[[Subject], Iterator[Problem]]) -> Rule:
-        return Rule(id=id, reason=reason, needs=needs, look=look)
-
-    return make
+    return lambda look: Rule(id=id, reason=reason, needs=needs, look=look)

@@ -86,7 +86,7 @@ class MatrixError(TorchlocksError):
 
 
 class NoSuchRowError(TorchlocksError):
-    """The environment, platform or CUDA version asked for is not in the matrix."""
+    """The environment, platform or requested CUDA version is not in the matrix."""
 
     exit_code = 11
 

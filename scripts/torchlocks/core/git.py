@@ -83,7 +83,7 @@ def fetch_commit(repository: str, revision: str, scratch: Path) -> tuple[Path, s
     source = repository
     if is_local(repository):
         mirror = scratch / "mirror.git"
-        _mirror(_local_path(repository), mirror)
+        _mirror(file_path(repository) if "://" in repository else Path(repository), mirror)
         output = in_repository(mirror, "rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}")
         source, revision = str(mirror), _commit(output)
     elif "://" in repository and urlsplit(repository).scheme not in ("https", "ssh"):
@@ -108,12 +108,6 @@ def repository_of(folder: Path) -> tuple[Path, str]:
             below = folder.relative_to(place).as_posix()
             return place, "" if below == "." else f"{below}/"
     raise GitError("not a git repository (or any of the parent directories)")
-
-
-def _local_path(repository: str) -> Path:
-    if "://" not in repository:
-        return Path(repository)
-    return file_path(repository)
 
 
 def _is_git_dir(folder: Path) -> bool:

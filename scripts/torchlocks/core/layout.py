@@ -114,7 +114,7 @@ def find_layout(start: Path | None = None) -> Layout:
     begin = Path(named) if named else (start or Path.cwd())
     begin = begin.resolve()
     for folder in (begin,) if named else (begin, *begin.parents):
-        if (folder / "matrix.yml").is_file() and (named or _has_template(folder)):
+        if (folder / "matrix.yml").is_file() and (named or any(folder.glob("environment-*.yml"))):
             return Layout(folder, made_in)
     if not named and (PACKAGED / "matrix.yml").is_file():
         return Layout(PACKAGED, made_in or begin)
@@ -123,10 +123,6 @@ def find_layout(start: Path | None = None) -> Layout:
         where=str(begin),
         fix="change into a clone of torchlocks, or set TORCHLOCKS_ROOT to one.",
     )
-
-
-def _has_template(folder: Path) -> bool:
-    return any(folder.glob("environment-*.yml"))
 
 
 def builtin_layout() -> Layout:

@@ -8,8 +8,8 @@ from torchlocks.core.urls import mask
 def printable(text: str, *, lines: bool = False) -> str:
     """Return `text` with secrets of URLs hidden and escapes (`\\x1b`) for what is not printable.
 
-    `lines` keeps line feeds and tabs. Not printable are control characters, line separators, marks that turn the direction of text, and characters that
-    Unicode does not have.
+    `lines` keeps line feeds and tabs. Not printable are control characters, line separators, marks that turn the
+    direction of text, and characters that Unicode does not have.
     """
     if not text.isprintable():
         kept = "\n\t" if lines else ""

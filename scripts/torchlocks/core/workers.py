@@ -64,7 +64,7 @@ def processes(count: int, preload: Sequence[str]) -> Iterator[Executor]:
 
 
 def _has_room() -> bool:
-    """Return whether the path of the fork server's socket fits: `TMPDIR/pymp-XXXXXXXX/listener-XXXXXXXX`.
+    """Return whether the path of the fork server's socket is short enough: `TMPDIR/pymp-XXXXXXXX/listener-XXXXXXXX`.
 
     `sun_path` holds 108 bytes on Linux and 104 on macOS (unix(7), unix(4)), the last of them zero.
     """

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 
 from packaging.version import InvalidVersion, Version
 
+from torchlocks.cuda.packages import minor
+
 MKL_WITHOUT_IJIT = "2024.1"
 """The first MKL without `iJIT_NotifyEvent`, which torch's builds of the pytorch channel take from it.
 
@@ -24,14 +26,14 @@ NUMPY2_TORCH_WINDOWS_WHEEL = "2.4.1"
 """The same for wheels for Windows. https://github.com/pytorch/pytorch/issues/131668"""
 
 TORCHVISION: Mapping[str, str] = {
-    **{f"1.{minor}": f"0.{minor + 1}" for minor in range(4, 14)},
-    **{f"2.{minor}": f"0.{minor + 15}" for minor in range(13)},
+    **{f"1.{n}": f"0.{n + 1}" for n in range(4, 14)},
+    **{f"2.{n}": f"0.{n + 15}" for n in range(13)},
 }
 """torch to torchvision, whose operators are compiled for one release. https://github.com/pytorch/vision#installation"""
 
 TORCHAUDIO: Mapping[str, str] = {
-    **{f"1.{minor}": f"0.{minor}" for minor in range(7, 14)},
-    **{f"2.{minor}": f"2.{minor}" for minor in range(11)},
+    **{f"1.{n}": f"0.{n}" for n in range(7, 14)},
+    **{f"2.{n}": f"2.{n}" for n in range(11)},
 }
 """torch to torchaudio. From 2.11 on torchaudio pins no torch: it uses the stable ABI.
 
@@ -92,14 +94,10 @@ def companion(table: Mapping[str, str], torch: str, version: str) -> str | None:
 
     None also for a torch that the table does not have.
     """
-    wanted = table.get(_minor(torch))
-    return wanted if wanted is not None and version and _minor(version) != wanted else None
+    wanted = table.get(minor(torch))
+    return wanted if wanted is not None and version and minor(version) != wanted else None
 
 
 def torch_of(table: Mapping[str, str], version: str) -> str | None:
     """Return the newest torch that a companion's version belongs to; None if the table does not have it."""
-    return next((torch for torch, each in reversed(list(table.items())) if each == _minor(version)), None)
-
-
-def _minor(version: str) -> str:
-    return ".".join(version.split(".")[:2])
+    return next((torch for torch, each in reversed(list(table.items())) if each == minor(version)), None)

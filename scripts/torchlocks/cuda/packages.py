@@ -115,7 +115,7 @@ def is_cuda_package(package: LockedPackage) -> bool:
     return (
         any(fnmatchcase(package.name, pattern) for pattern in _CUDA_NAMES)
         or (variant is not None and variant.accelerator == "cuda")
-        or any(spec.split()[0] == "__cuda" for spec in package.depends or () if spec.strip())
+        or "__cuda" in package.dependency_names
     )
 
 

@@ -38,8 +38,7 @@ def is_python_package(package: LockedPackage) -> bool:
     """
     if package.name in NOT_ON_PYPI:
         return False
-    needs = {spec.split()[0].split("::")[-1] for spec in package.depends or () if spec.strip()}
-    return bool(needs & {"python", "python_abi"}) or _PYTHON_BUILD.search(package.build) is not None
+    return bool(package.dependency_names & {"python", "python_abi"}) or _PYTHON_BUILD.search(package.build) is not None
 
 
 def twice(packages: Iterable[LockedPackage], pip: Iterable[PipPackage]) -> list[tuple[LockedPackage, PipPackage]]:

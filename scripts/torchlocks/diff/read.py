@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torchlocks.core.errors import LockfileError, MissingFileError, TorchlocksError
@@ -72,7 +72,7 @@ def read_side(named: str, environment: str | None = None) -> Side:
         named,
         Path(inside),
         kind == "tree",
-        lambda each: _from_git(revision, PurePosixPath(each.as_posix()), named),
+        lambda each: _git("show", f"{revision}:{each.as_posix()}", named=named),
         environment,
     )
 
@@ -113,10 +113,6 @@ def _from_disk(path: Path) -> bytes:
             where=str(path),
             fix="name a lockfile, a folder of locks, a prefix, or REV:PATH in a git repository.",
         ) from None
-
-
-def _from_git(revision: str, path: PurePosixPath, named: str) -> bytes:
-    return _git("show", f"{revision}:{path}", named=named)
 
 
 def _git(*arguments: str, named: str) -> bytes:
@@ -177,23 +173,17 @@ def _with_sizes(lock: Lock, pixi: Path, read: Callable[[Path], bytes]) -> Lock:
 
 def _rows(main: Path, platforms: tuple[str, ...], read: Callable[[Path], bytes]) -> dict[str, Row]:
     """Return the rows of the matrix of the same checkout and revision, for a lock in its `locks/<env>/`."""
-    import tempfile
-
-    from torchlocks.matrix.load import load_matrix
+    from torchlocks.matrix.load import parse_matrix
 
     if main.parent.parent.name != "locks":
         return {}
     rows: dict[str, Row] = {}
     try:
-        text = read(main.parent.parent.parent / "matrix.yml")
-        with tempfile.TemporaryDirectory(prefix="torchlocks-") as scratch:
-            copy = Path(scratch) / "matrix.yml"
-            copy.write_bytes(text)
-            matrix = load_matrix(copy)
+        path = main.parent.parent.parent / "matrix.yml"
+        matrix = parse_matrix(read(path).decode(), path)
         for platform in platforms:
-            target = matrix.target(main.parent.name, platform)
-            rows[platform] = row_of(target)
-    except TorchlocksError:
+            rows[platform] = row_of(matrix.target(main.parent.name, platform))
+    except (TorchlocksError, UnicodeDecodeError):
         # The matrix has another format; it is optional here.
         return rows
     return rows

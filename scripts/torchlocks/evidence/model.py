@@ -11,8 +11,9 @@ import re
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import Field, StringConstraints
 
+from torchlocks.core.frozen import Frozen
 from torchlocks.evidence.clients import Client
 
 #: What may be proven: `cuda-build` is a CUDA build that did not compute on a GPU, `partial` a run with gaps.
@@ -47,12 +48,8 @@ _Account = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9](-?[A-Za-z0-9]
 _Repository = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]{1,39}/[A-Za-z0-9._-]{1,100}$")]
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Machine(_Model):
-    """The kind of machine: nothing that tells one machine of the kind from another."""
+class Machine(Frozen):
+    """The kind of machine: nothing that distinguishes one machine of the kind from another."""
 
     system: _System = Field(description="Operating system with its version, such as Ubuntu 24.04.")
     architecture: Literal["x86_64", "aarch64", "arm64", "ppc64le"]
@@ -61,7 +58,7 @@ class Machine(_Model):
     driver: _Version | None = Field(default=None, description="Version of the NVIDIA driver; null: none.")
 
 
-class Workflow(_Model):
+class Workflow(Frozen):
     """The workflow run that made the report."""
 
     repository: _Repository
@@ -76,7 +73,7 @@ class Workflow(_Model):
         return f"https://github.com/{self.repository}/actions/runs/{self.run}"
 
 
-class Required(_Model):
+class Required(Frozen):
     """One check of the suite's required set, and its result."""
 
     tier: Annotated[str, StringConstraints(pattern="^[a-z-]{1,20}$")]
@@ -84,7 +81,7 @@ class Required(_Model):
     result: Result
 
 
-class Evidence(_Model):
+class Evidence(Frozen):
     """One record: the suite ran on one lock, one platform and one kind of machine, and what it proved."""
 
     schema_version: Literal[1] = 1

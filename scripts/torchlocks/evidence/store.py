@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from torchlocks.core.disk import disk_full, is_disk_full
+from torchlocks.core.disk import written_to
 from torchlocks.core.errors import EvidenceError, LockfileError
 from torchlocks.core.files import hash_file, write_whole
 from torchlocks.core.git import GitError, git
@@ -70,14 +70,9 @@ def write_record(layout: Layout, record: Evidence) -> Path | None:
     path = layout.evidence / record.name
     if path.is_file() and read_record(path).date > record.date:
         return None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with written_to(path, EvidenceError, "The record", "make the folder writable"):
         write_whole(path, evidence_json(record))
         path.with_name(path.name + ".sig").unlink(missing_ok=True)
-    except OSError as error:
-        if is_disk_full(error):
-            raise disk_full(path.parent, "no evidence was written", "make room, and run it again.") from None
-        raise EvidenceError(f"The record cannot be written: {error.strerror}.", where=str(path)) from None
     return path
 
 

@@ -64,7 +64,7 @@ def find_locked(
 ) -> LockedTarget:
     """Return the environment `name` of the matrix, or the lockfile of that path or URL, on `platform`.
 
-    A folder stands for the conda-lock.yml or pixi.lock in it; with `lockfile`, no environment is meant. `platform`
+    Of a folder, the conda-lock.yml or pixi.lock in it is read; with `lockfile`, no environment is meant. `platform`
     defaults to this machine's, or to the lock's only one. `environment` is one of a pixi.lock's. Raises
     NoSuchRowError for unknown environments, MissingFileError if there is no lock, LockfileError if it has no such
     platform or environment.

@@ -16,6 +16,7 @@ from torchlocks import __version__
 from torchlocks.core.urls import strip_credentials
 from torchlocks.export.environment import LockedTarget
 from torchlocks.export.licences import Licence, read_licence
+from torchlocks.export.pins import channel_label
 
 if TYPE_CHECKING:
     from cyclonedx.model.component import Component
@@ -30,13 +31,13 @@ def package_url(package: LockedPackage) -> PackageURL:
     from packageurl import PackageURL
 
     archive = "tar.bz2" if package.file_name.endswith(".tar.bz2") else "conda"
-    qualifiers = {"build": package.build, "channel": channel_name(package), "subdir": package.subdir, "type": archive}
+    qualifiers = {
+        "build": package.build,
+        "channel": channel_label(package.channel),
+        "subdir": package.subdir,
+        "type": archive,
+    }
     return PackageURL("conda", None, package.name, package.version, qualifiers)
-
-
-def channel_name(package: LockedPackage) -> str:
-    """Return the channel's name, such as `conda-forge`, or its URL if it is not on anaconda.org."""
-    return strip_credentials(package.channel).removeprefix("https://conda.anaconda.org/")
 
 
 def cyclonedx(locked: LockedTarget) -> str:
@@ -282,7 +283,7 @@ def _relation(element: str, kind: str, related: str) -> dict[str, str]:
 
 def _needs(package: LockedPackage, there: Any) -> list[str]:
     """Return the names of the packages of the lock that this one depends on, without virtual packages."""
-    return sorted({spec.split()[0].split("::")[-1] for spec in package.depends or () if spec.strip()} & set(there))
+    return sorted(package.dependency_names & set(there))
 
 
 def _root_ref(locked: LockedTarget) -> str:

@@ -15,7 +15,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from torchlocks.core.disk import disk_full, is_disk_full
+from torchlocks.core.disk import written_to
 from torchlocks.core.errors import FetchError, MissingFileError, SignatureError
 from torchlocks.core.files import write_whole
 from torchlocks.core.systems import here
@@ -66,16 +66,9 @@ def sign_file(lock: Path, data: bytes, key: Path, *, namespace: str = NAMESPACE)
             details=_output(done),
         )
     signature = signature_of(lock)
-    try:
+    advice = "make the folder of the lock writable, or copy the lock elsewhere and sign it there"
+    with written_to(signature, SignatureError, "The signature", advice):
         write_whole(signature, done.stdout.decode())
-    except OSError as error:
-        if is_disk_full(error):
-            raise disk_full(signature.parent, "the lock was not signed", "make room, and sign it again.") from None
-        raise SignatureError(
-            f"The signature cannot be written: {error.strerror}.",
-            where=str(signature),
-            fix="make the folder of the lock writable, or copy the lock elsewhere and sign it there",
-        ) from None
     return signature
 
 

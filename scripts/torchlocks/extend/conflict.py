@@ -5,20 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
 
 from torchlocks.core.errors import BaseLockError, ContradictionError, SolveError, TorchlocksError
 from torchlocks.core.progress import Progress
 from torchlocks.cuda.packages import torch_package, variant_of
 from torchlocks.extend.base import virtual_packages
 from torchlocks.extend.environment_file import Requirement
-from torchlocks.extend.solve import ExtendRequest, solve_on_base, without_base
-from torchlocks.lockfile.specs import parse_spec
-
-if TYPE_CHECKING:
-    pass
 from torchlocks.extend.relaxation import CORE, Way, attempt, in_the_way, shrink, smallest
+from torchlocks.extend.solve import ExtendRequest, solve_on_base, without_base
 from torchlocks.extend.wording import LINES, NAMED, against, count, label, named, reasons_of, some, version_of
+from torchlocks.lockfile.specs import parse_spec
 
 
 def explain(
@@ -105,7 +101,7 @@ def _other_channel(request: ExtendRequest, requirement: Requirement) -> str | No
 
 
 _SWITCHES = frozenset({"pytorch-cuda", "cudatoolkit", "cpuonly"})
-"""Packages that are asked for to choose between builds of torch."""
+"""Packages that are requested to select a build of torch."""
 
 _PRIORITY = re.compile(
     r"(\S+) \S+ is excluded because due to strict channel priority not using this option from: '([^']+)'"

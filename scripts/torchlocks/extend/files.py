@@ -15,15 +15,15 @@ from torchlocks.extend.base import Base, virtual_packages
 from torchlocks.extend.built import Built
 from torchlocks.extend.environment_file import EnvironmentFile
 from torchlocks.extend.solve import ExtendRequest
+from torchlocks.lockfile.explicit import write_explicit
 from torchlocks.lockfile.formats import (
     CONDA_LOCK,
     PIXI,
     explicit_name,
     parse_lock,
-    write_explicit,
-    write_pixi,
 )
 from torchlocks.lockfile.models import Lock
+from torchlocks.lockfile.pixi import write_pixi
 
 if TYPE_CHECKING:
     from conda_lock.lockfile.v2prelim.models import LockedDependency

@@ -58,7 +58,7 @@ def detect_host(
     `virtual` (what rattler detects) and `environ` are this machine's by default. Raises HostRecordError for a variable
     that is no version, NoSuchRowError if there are no environments.
     """
-    from torchlocks.host.nvidia import nvidia_facts
+    from torchlocks.host.nvidia import Gpu, nvidia_facts
     from torchlocks.host.record import Host
 
     environ = os.environ if environ is None else environ
@@ -85,7 +85,8 @@ def detect_host(
     # CEP 46: there is no __cuda_arch where there is no __cuda.
     if architecture is not None and (cuda or driver):
         notes.append(_overridden("CUDA_ARCH", architecture, ", ".join(map(str, gpus)) or "no GPU"))
-        gpus = (_stated_gpu(architecture),) if architecture else ()
+        stated_gpu = Gpu(index=0, name="the GPU of CONDA_OVERRIDE_CUDA_ARCH", compute_capability=architecture or None)
+        gpus = (stated_gpu,) if architecture else ()
     elif architecture:
         notes.append(
             f"CONDA_OVERRIDE_CUDA_ARCH={architecture} has no effect without a driver: set CONDA_OVERRIDE_CUDA too."
@@ -155,12 +156,6 @@ def _version(environ: Mapping[str, str], name: str) -> str | None:
 
 def _overridden(name: str, stated: str, there: str) -> str:
     return f"CONDA_OVERRIDE_{name}={stated} replaces what the machine has ({there})."
-
-
-def _stated_gpu(architecture: str) -> Gpu:
-    from torchlocks.host.nvidia import Gpu
-
-    return Gpu(index=0, name="the GPU of CONDA_OVERRIDE_CUDA_ARCH", compute_capability=architecture)
 
 
 def _with_capability(gpus: tuple[Gpu, ...], lowest: str | None) -> tuple[Gpu, ...]:

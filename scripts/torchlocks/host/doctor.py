@@ -134,7 +134,7 @@ def limits_of_locks(locks: Path, platform: str) -> Limits:
 
 
 def best(judged: Iterable[Compatibility]) -> Compatibility | None:
-    """Return the environment to use: on the most GPUs, with machine code rather than PTX, of the newest CUDA; else the CPU's.
+    """Return the environment to use: most GPUs, machine code rather than PTX, newest CUDA; else the CPU's.
 
     One whose driver is right, while the GPUs are not here or not known, is taken where none is known to run.
     """

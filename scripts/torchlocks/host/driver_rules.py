@@ -39,7 +39,7 @@ def driver_reasons(cuda: CudaNeeds, host: Host) -> list[Reason]:
     where = " on Windows" if host.kind == "wsl" else ""
     fix = f"install driver {known.floor} or newer{where}"
     if host.driver is not None:
-        if Version(host.driver) < Version(known.floor) and _at_least(host.cuda, cuda.version):
+        if Version(host.driver) < Version(known.floor) and host.cuda and Version(host.cuda) >= Version(cuda.version):
             text = f"driver {host.driver} runs it through a libcuda for CUDA {host.cuda} (cuda-compat), if the GPU may"
             return [Reason(kind="forward", weight="remark", text=text)]
         if Version(host.driver) < Version(known.floor):
@@ -62,10 +62,6 @@ def driver_reasons(cuda: CudaNeeds, host: Host) -> list[Reason]:
             )
         ]
     return []
-
-
-def _at_least(cuda: str | None, needed: str) -> bool:
-    return cuda is not None and Version(cuda) >= Version(needed)
 
 
 def _jetson_reasons(cuda: CudaNeeds, host: Host) -> list[Reason]:

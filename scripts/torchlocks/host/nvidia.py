@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import StringConstraints
+
+from torchlocks.core.frozen import Frozen
 
 DottedVersion = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)*$", max_length=40)]
 T = TypeVar("T")
@@ -26,12 +28,6 @@ _GPU_IS_LOST, _MISMATCH = 15, 18
 # The integrated GPUs of Tegra chips, by the chip's name in the device tree. Source: NVIDIA's list of compute
 # capabilities (Jetson) and the names in Linux's arch/arm64/boot/dts/nvidia.
 _TEGRA_CHIPS = {"tegra210": "5.3", "tegra186": "6.2", "tegra194": "7.2", "tegra234": "8.7", "tegra264": "11.0"}
-
-
-class Frozen(BaseModel):
-    """A value that is validated when it is created and does not change."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Gpu(Frozen):

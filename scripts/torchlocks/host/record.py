@@ -12,8 +12,9 @@ from packaging.version import Version
 from pydantic import ValidationError
 
 from torchlocks.core.errors import HostRecordError
+from torchlocks.core.frozen import Frozen
 from torchlocks.core.reading import TEXT_BYTES, load_json, read_bytes
-from torchlocks.host.nvidia import DottedVersion, Frozen, Gpu
+from torchlocks.host.nvidia import DottedVersion, Gpu
 
 HostKind = Literal["native", "wsl", "jetson"]
 

@@ -98,7 +98,7 @@ def _only_platform(packages: list[LockedPackage], path: Path) -> str:
     return subdirs[0] if subdirs else "noarch"
 
 
-def format_explicit(lock: Lock, platform: str) -> str:
+def write_explicit(lock: Lock, platform: str) -> str:
     """Format one platform of `lock` as an explicit file, with packages after their dependencies.
 
     Raises LockfileError if the lock does not have the platform, or a package has no hash.
@@ -150,7 +150,8 @@ def link_order(packages: tuple[LockedPackage, ...]) -> list[LockedPackage]:
             elif name not in entered:
                 entered.add(name)
                 stack.append((name, True))
-                wanted = {spec.split()[0] for spec in by_name[name].depends or () if spec.strip()}
-                stack.extend((each, False) for each in sorted(wanted & by_name.keys(), reverse=True))
+                stack.extend(
+                    (each, False) for each in sorted(by_name[name].dependency_names & by_name.keys(), reverse=True)
+                )
     ordered = [by_name[name] for name in done]
     return ordered + [package for package in packages if package is not by_name[package.name]]

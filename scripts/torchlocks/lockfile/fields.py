@@ -104,7 +104,7 @@ def parse_hash(kind: str, value: str | None, where: str) -> str | None:
 
 
 def channel_urls(channel: str) -> tuple[str, ...]:
-    """Return the URLs of a channel's name, without a slash at the end; a URL stands for itself.
+    """Return the URLs of a channel's name, without a slash at the end; a URL is returned as it is.
 
     Conda's defaults apply (channel alias https://conda.anaconda.org; `defaults` is three channels), not one machine's
     configuration: a lock means the same everywhere.

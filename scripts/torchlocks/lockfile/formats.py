@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -161,31 +161,6 @@ def _listed(text: str) -> str | None:
     if all(re.fullmatch(r"[A-Za-z0-9_.\[\]-]+(==\S+| @ \S+.*)", entry) for entry in entries):
         return "pip freeze"
     return None
-
-
-def write_explicit(lock: Lock, platform: str) -> str:
-    """Format one platform of `lock` as an explicit file, in an order in which packages can be linked.
-
-    Raises LockfileError if the lock does not have the platform, or a package has no hash.
-    """
-    from torchlocks.lockfile import explicit as lock_explicit
-
-    return lock_explicit.format_explicit(lock, platform)
-
-
-def write_pixi(
-    records: Mapping[str, Sequence[RepoDataRecord]],
-    channels: Sequence[str],
-    virtual_packages: Mapping[str, Sequence[str]] | None = None,
-) -> str:
-    """Format complete records by platform as a pixi.lock, in the newest version that py-rattler writes.
-
-    `channels` are names or URLs, the first with the highest priority; `virtual_packages` are `__name=version[=build]`
-    strings by platform. The same input gives the same bytes.
-    """
-    from torchlocks.lockfile import pixi as lock_pixi
-
-    return lock_pixi.format_pixi(records, channels, virtual_packages or {})
 
 
 def merge(lock: Lock, *others: Lock) -> Lock:

@@ -41,6 +41,11 @@ class LockedPackage:
         return unquote(urlsplit(self.url).path.rsplit("/", 1)[-1])
 
     @property
+    def dependency_names(self) -> frozenset[str]:
+        """The names of the packages that this one depends on, virtual packages among them."""
+        return frozenset(spec.split()[0].rpartition("::")[2] for spec in self.depends or () if spec.strip())
+
+    @property
     def channel(self) -> str:
         """The channel's URL: the package's without subdir and file."""
         return self.url.rsplit("/", 2)[0]

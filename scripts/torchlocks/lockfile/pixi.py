@@ -161,19 +161,21 @@ def from_record(record: RepoDataRecord, where: str) -> LockedPackage:
     )
 
 
-def format_pixi(
+def write_pixi(
     records: Mapping[str, Sequence[RepoDataRecord]],
     channels: Sequence[str],
-    virtual_packages: Mapping[str, Sequence[str]],
+    virtual_packages: Mapping[str, Sequence[str]] | None = None,
 ) -> str:
     """Format `records` by platform as a pixi.lock with one environment named `default`.
 
-    `channels` are names or URLs. The same input gives the same bytes in any order.
+    `channels` are names or URLs, the first with the highest priority; `virtual_packages` are `__name=version[=build]`
+    strings by platform. The same input gives the same bytes in any order.
     """
     from rattler.lock import LockChannel, LockFile, LockPlatform
 
     platforms = {
-        name: LockPlatform(name, virtual_packages=sorted(virtual_packages.get(name, ()))) for name in sorted(records)
+        name: LockPlatform(name, virtual_packages=sorted((virtual_packages or {}).get(name, ())))
+        for name in sorted(records)
     }
     file = LockFile(list(platforms.values()))
     file.set_channels("default", [LockChannel(f"{url}/") for channel in channels for url in channel_urls(channel)])

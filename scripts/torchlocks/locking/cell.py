@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torchlocks.core.errors import SolveError, TorchlocksError
-from torchlocks.lockfile.formats import CONDA_LOCK, PIXI, write_pixi
+from torchlocks.lockfile.formats import CONDA_LOCK, PIXI
+from torchlocks.lockfile.pixi import write_pixi
 from torchlocks.locking.conda_lock import environment_variables, solving_in_process, virtual_repository
 from torchlocks.locking.options import Solver, find_solver
 from torchlocks.matrix.target import Target
@@ -65,7 +66,7 @@ class Cell:
 
 
 def content_hash(rendered: str, platform: str, virtual_packages: Mapping[str, str]) -> str:
-    """Return conda-lock's content hash of an environment file on a platform, with its virtual packages (name → version)."""
+    """Return conda-lock's content hash of an environment file on a platform, with virtual packages (name → version)."""
     from conda_lock.content_hash import compute_content_hashes
 
     with tempfile.TemporaryDirectory(prefix="torchlocks-") as scratch:

@@ -15,16 +15,15 @@ from typing import TYPE_CHECKING
 
 from torchlocks import __version__
 from torchlocks.core.errors import LockfileError, TorchlocksError
+from torchlocks.lockfile.explicit import write_explicit
 from torchlocks.lockfile.formats import (
     CONDA_LOCK,
     PIXI,
     explicit_name,
     parse_lock,
     select_records,
-    write_explicit,
-    write_pixi,
 )
-from torchlocks.lockfile.pixi import read_pixi_records
+from torchlocks.lockfile.pixi import read_pixi_records, write_pixi
 from torchlocks.locking.cell import Cell, packages_of
 from torchlocks.matrix.target import Target
 

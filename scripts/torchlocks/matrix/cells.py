@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
+
+from torchlocks.core.frozen import Frozen
 
 Accelerator = Literal["cpu", "cuda"]
 MinorVersion = Annotated[str, StringConstraints(pattern=r"^\d+\.\d+$")]
@@ -16,11 +18,7 @@ PlatformName = Literal["linux-64", "linux-aarch64", "osx-64", "osx-arm64", "win-
 GPU_TEMPLATE = "environment-gpu.yml"
 
 
-class Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Platform(Strict):
+class Platform(Frozen):
     """What every lock of a platform may rely on."""
 
     virtual_packages: dict[Annotated[str, StringConstraints(pattern=r"^__[a-z_]+$")], str]
@@ -34,7 +32,7 @@ class Platform(Strict):
         return value
 
 
-class DriverVersions(Strict):
+class DriverVersions(Frozen):
     """NVIDIA driver versions of one operating system for one CUDA version."""
 
     floor: DottedVersion
@@ -43,14 +41,14 @@ class DriverVersions(Strict):
     """The driver that came with this very CUDA version."""
 
 
-class Drivers(Strict):
+class Drivers(Frozen):
     """NVIDIA driver versions for one CUDA version."""
 
     linux: DriverVersions
     windows: DriverVersions
 
 
-class Cell(Strict):
+class Cell(Frozen):
     """One environment on one platform."""
 
     python: MinorVersion
@@ -77,7 +75,7 @@ class Cell(Strict):
     """Where it differs from the environment's."""
 
 
-class Variant(Strict):
+class Variant(Frozen):
     """Another Python or PyTorch of a row on one platform; missing fields are those of the platform's default.
 
     torchvision and torchaudio belong to a PyTorch, so a variant with another PyTorch names its own or has none.
@@ -100,7 +98,7 @@ class Variant(Strict):
         return default.model_copy(update={**companions, **named})
 
 
-class Environment(Strict):
+class Environment(Frozen):
     """One row of the matrix: an environment and its platforms."""
 
     accelerator: Accelerator
@@ -122,7 +120,7 @@ class Environment(Strict):
     """Match specs that hold libraries back, such as `cudnn <9.11`."""
     platforms: dict[PlatformName, Cell] = Field(min_length=1)
     """The default of each platform."""
-    variants: dict[PlatformName, tuple[Variant, ...]] = {}
+    variants: dict[PlatformName, tuple[Variant, ...]] = Field({})
     """Other Pythons and PyTorches, by platform."""
 
     @model_validator(mode="after")
@@ -166,7 +164,7 @@ class Environment(Strict):
         }
 
 
-class LocalCell(Strict):
+class LocalCell(Frozen):
     """One CUDA version of the local channel on one platform, from PyPI's wheel of torch."""
 
     pytorch: MinorVersion
@@ -179,7 +177,7 @@ class LocalCell(Strict):
     """Compute capability of the PTX that newer GPUs compile from; none where the wheel has none."""
 
 
-class Parity(Strict):
+class Parity(Frozen):
     """How CPU and GPU environments of one platform may differ, as shell patterns on package names."""
 
     accelerator: tuple[str, ...] = ()

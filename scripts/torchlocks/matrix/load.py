@@ -16,15 +16,20 @@ from torchlocks.matrix.model import Matrix
 
 def load_matrix(path: Path) -> Matrix:
     """Read and validate `path`. Raises MatrixError with the file, the line and the key."""
-    from ruamel.yaml import YAML
-
     try:
-        text = read_text(path)
-        refuse_costly_yaml(text)
+        return parse_matrix(read_text(path), path)
     except OSError as error:
         raise MatrixError(f"Cannot read the matrix: {error.strerror}.", where=str(path)) from error
     except UnicodeDecodeError as error:
         raise MatrixError(f"The matrix is not UTF-8 text (byte {error.start}).", where=str(path)) from None
+
+
+def parse_matrix(text: str, path: Path) -> Matrix:
+    """Parse and validate the text of a matrix; `path` is its name in errors. Raises MatrixError."""
+    from ruamel.yaml import YAML
+
+    try:
+        refuse_costly_yaml(text)
     except ValueError as error:
         raise MatrixError(f"The matrix is not valid YAML: {error}.", where=str(path)) from None
     try:

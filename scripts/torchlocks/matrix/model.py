@@ -11,6 +11,7 @@ from packaging.version import Version
 from pydantic import Field, StringConstraints, model_validator
 
 from torchlocks.core.errors import NoSuchRowError
+from torchlocks.core.frozen import Frozen
 from torchlocks.matrix.cells import (
     GPU_TEMPLATE,
     Cell,
@@ -22,13 +23,12 @@ from torchlocks.matrix.cells import (
     Parity,
     Platform,
     PlatformName,
-    Strict,
     environment_name,
 )
 from torchlocks.matrix.target import Target
 
 
-class Matrix(Strict):
+class Matrix(Frozen):
     """The whole of `matrix.yml`."""
 
     platforms: dict[PlatformName, Platform]
@@ -300,7 +300,7 @@ class Matrix(Strict):
         )
 
     def _meant(self, cuda: str, versions: list[str], platform: str) -> str | None:
-        """Return the version of `versions` that `13`, `cu126`, `126`, `12.6.3` or `cuda-12.6` stands for, if any."""
+        """Return the version of `versions` that `13`, `cu126`, `126`, `12.6.3` or `cuda-12.6` means, if any."""
         digits = re.fullmatch(r"(?:gpu-)?(?:cuda|cu)?[-=:_ ]?v?(\d+(?:\.\d+)*)", cuda.strip().lower())
         if digits is None:
             return None

@@ -23,7 +23,7 @@ NO_EVIDENCE = "none yet"
 def matrix_table(matrix: Matrix, *, variants: bool = False) -> Table:
     """Return a table for 80 columns with a row for each environment and platform; narrower terminals fold cells.
 
-    It has the default of each row, and the `variants` too if they are asked for.
+    It has the default of each row, and with `variants` these as well.
     """
     from rich.table import Column, Table
 

@@ -295,7 +295,8 @@ def _put_alone(layout: Layout, catalogue: Catalogue, files: Mapping[str, str], t
 def _manifests(catalogue: Catalogue) -> dict[str, str]:
     """Return a `pixi.toml` for each pixi.lock, which pixi requires beside it."""
     from torchlocks.export.environment import LockedTarget
-    from torchlocks.export.formats import FORMATS, Place, export
+    from torchlocks.export.formats import FORMATS, export
+    from torchlocks.export.render import Place
 
     by_env: dict[str, list[LockedTarget]] = {}
     for cell in catalogue.cells:

@@ -159,21 +159,12 @@ def _install(arguments: argparse.Namespace, source: RecordSource) -> dict[str, A
     named = {spec.name.normalized for spec in match_specs(arguments.specs) if spec.name}
     stay = [entry for entry in installed if entry["name"] not in named]
     request = _request(arguments)
-    request = replace(
-        request,
-        specs=(*request.specs, *(entry["name"] for entry in stay)),
-        keep=tuple(_find(stay, request, source)),
-    )
+    # The channel's records, since those that conda-lock wrote are not complete.
+    urls = {entry["url"]: entry["name"] for entry in stay}
+    kept = records_by_url(source, request.channels, request.platform, urls)
+    request = replace(request, specs=(*request.specs, *urls.values()), keep=tuple(kept.values()))
     before = {entry["url"] for entry in installed}
     return _actions([record for record in solve(request, source) if record.url not in before], arguments.prefix)
-
-
-def _find(entries: Sequence[dict[str, Any]], request: SolveRequest, source: RecordSource) -> list[RepoDataRecord]:
-    """Return the channel's records of installed packages; those that conda-lock wrote are not complete."""
-    found = records_by_url(
-        source, request.channels, request.platform, {entry["url"]: entry["name"] for entry in entries}
-    )
-    return list(found.values())
 
 
 def _list(arguments: argparse.Namespace, source: RecordSource) -> list[dict[str, Any]]:

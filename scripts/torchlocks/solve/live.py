@@ -46,7 +46,7 @@ def fetch(channel: str, subdirs: Sequence[str], stand_ins: Mapping[str, Sequence
     client = Client([MirrorMiddleware(by_url), AuthenticationMiddleware(), OciMiddleware()])
     cache = _cache(cache_folder().parent / "repodata", stand_ins)
     opened: list[SparseRepoData] = []
-    # `defaults` stands for three channels.
+    # `defaults` is three channels.
     urls = channel_urls(channel) if channel == "defaults" else (channel,)
     for subdir, url in product(subdirs, urls):
         try:

@@ -106,7 +106,7 @@ def _hint(message: str, request: SolveRequest) -> str | None:
         if "__cuda" in message and "__cuda" not in virtual:
             return "a CUDA build is requested where there is no CUDA (no __cuda): use a GPU environment"
         if "__cuda" in message:
-            return f"some packages need a newer driver than __cuda {virtual['__cuda']} stands for"
+            return f"some packages need a newer driver than __cuda {virtual['__cuda']} allows"
         if "__glibc" in message and "__glibc" in virtual:
             return f"some packages need a newer glibc than {virtual['__glibc']}"
     if "strict channel priority" in message:

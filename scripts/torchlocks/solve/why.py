@@ -214,13 +214,10 @@ def as_text(answer: Why) -> RenderableType:
         parts += [Text(), Text(f"What narrows {answer.name}:", style="bold")]
     for (needs, spec), packages in sorted(narrowed.items(), key=lambda item: (-len(item[1]), item[0])):
         some = ", ".join(packages[:4]) + (f" and {len(packages) - 4} more" if len(packages) > 4 else "")
-        verb = "need" if needs else "allow only"
-        parts.append(Text(f"  {some} {verb if len(packages) > 1 else _singular(verb)} {spec}"))
+        one = len(packages) == 1
+        verb = ("needs" if one else "need") if needs else ("allows only" if one else "allow only")
+        parts.append(Text(f"  {some} {verb} {spec}"))
     return Group(*parts)
-
-
-def _singular(verb: str) -> str:
-    return "allows only" if verb == "allow only" else "needs"
 
 
 def as_json(answer: Why) -> str:

@@ -17,8 +17,9 @@ from torchlocks.check.model import expectation
 from torchlocks.core.errors import ChannelUnreachableError, MissingFileError, SolveError, TorchlocksError
 from torchlocks.cuda.libraries import FACTS, limits_of, oldest_gpu
 from torchlocks.cuda.packages import built_for
-from torchlocks.lockfile.formats import PIXI, parse_lock, write_pixi
+from torchlocks.lockfile.formats import PIXI, parse_lock
 from torchlocks.lockfile.models import LockedPackage
+from torchlocks.lockfile.pixi import write_pixi
 from torchlocks.matrix.render import requested
 from torchlocks.matrix.target import Target
 from torchlocks.solve.repodata import RecordSource

@@ -58,7 +58,7 @@ def test_with_nothing_to_do_nothing_is_solved(locked: SmallMatrix, tmp_path: Pat
     assert lock(locked, "--force", PYTHONPATH=str(broken.parent)).returncode != 0, "the test would notice a solve"
 
 
-def test_an_edited_lock_is_mended(locked: SmallMatrix) -> None:
+def test_an_edited_lock_is_written_again(locked: SmallMatrix) -> None:
     before = locked.locks
     path = locked.root / "locks" / "e01" / "conda-linux-64.lock"
     path.write_text(path.read_text().replace("numpy", "nunpy"))

@@ -20,7 +20,7 @@ from tiny_channel import PLATFORM, make_channel
 from torchlocks.cli.action import Inputs, make_plan, read_inputs, write_outputs
 from torchlocks.core.errors import ActionError, MissingFileError, NoSuchRowError
 from torchlocks.host.detect import host_platform
-from torchlocks.lockfile.formats import write_explicit
+from torchlocks.lockfile.explicit import write_explicit
 
 ROOT = LAYOUT.root
 SLOW = bool(os.environ.get("TORCHLOCKS_SLOW"))

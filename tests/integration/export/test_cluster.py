@@ -24,7 +24,9 @@ from conftest import LAYOUT, TORCHLOCKS
 from tiny_channel import PLATFORM, make_channel
 from torchlocks.core.progress import Silent
 from torchlocks.export.environment import LockedTarget, find_locked
-from torchlocks.export.formats import FORMATS, MICROMAMBA, Place, export
+from torchlocks.export.formats import FORMATS, export
+from torchlocks.export.render import Place
+from torchlocks.export.scripts import MICROMAMBA
 from torchlocks.host.detect import host_platform
 from torchlocks.install.fetch_options import FetchOptions
 from torchlocks.install.installer import InstallOptions, install_environment

@@ -14,7 +14,9 @@ import yaml
 
 from conftest import LAYOUT
 from torchlocks.export.environment import LockedTarget, find_locked
-from torchlocks.export.formats import FORMATS, Place, constraints, export
+from torchlocks.export.formats import FORMATS, export
+from torchlocks.export.pins import constraints
+from torchlocks.export.render import Place
 from torchlocks.host.detect import host_platform
 from torchlocks.lockfile.formats import CONDA_LOCK
 

@@ -22,7 +22,7 @@ from torchlocks.core.errors import SignatureError
 from torchlocks.core.layout import Layout
 from torchlocks.export.signatures import open_signed_lock, sign, signature_name
 from torchlocks.host.detect import host_platform
-from torchlocks.lockfile.formats import write_explicit
+from torchlocks.lockfile.explicit import write_explicit
 from torchlocks.matrix.load import load_matrix
 
 TORCHLOCKS = Path(sys.executable).parent / "torchlocks"

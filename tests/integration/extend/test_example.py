@@ -47,7 +47,7 @@ def test_its_lock_is_held_against_the_base_that_the_wheel_brings(copy: Copy) -> 
     run = copy.make("check")
     assert run.returncode != 0
     assert "requirement-unmet" in run.stdout
-    assert "'einops-exts >=0.8' is asked for (environment.yml, line 6)" in run.stdout
+    assert "'einops-exts >=0.8' is requested (environment.yml, line 6)" in run.stdout
 
 
 def test_it_locks_installs_and_passes_its_own_tests(copy: Copy, environment: Path) -> None:

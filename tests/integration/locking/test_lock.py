@@ -72,7 +72,7 @@ def test_one_platform_can_be_locked_alone(checkout: Path) -> None:
     lock.write_text(text)
     run = torchlocks(checkout, "lock", "--env", "cpu", "--platform", "linux-64", "--snapshot", str(SNAPSHOT))
     assert run.returncode == 0, run.stderr
-    assert digests(checkout / "locks") == before, "linux-64 is mended, and the other platforms are as they were"
+    assert digests(checkout / "locks") == before, "linux-64 is locked again, and the other platforms are unchanged"
 
 
 @needs_snapshot
@@ -179,7 +179,7 @@ def test_without_a_network_the_channel_is_named_and_locks_stay(checkout: Path) -
         (("lock", "--env", "gpu-cu118", "--platform", "win-64"), 11, "does not exist for win-64"),
         (("lock", "--snapshot", "locks"), 14, "not a snapshot"),
         (("lock", "--as-of", "yesterday"), 2, "yesterday"),
-        (("lock", "--conda", "/no/such/conda"), 14, "not there"),
+        (("lock", "--conda", "/no/such/conda"), 14, "does not exist"),
         (("lock", "--conda", sys.executable, "--as-of", "2026-01-01"), 20, "own solver"),
         (("lokc",), 2, "No such command"),
     ],

@@ -17,7 +17,7 @@ from built_wheel import COMMITTED, ROOT, Installed, build
 from conftest import LAYOUT
 from tiny_channel import PLATFORM, make_channel
 from torchlocks.host.detect import host_platform
-from torchlocks.lockfile.formats import write_explicit
+from torchlocks.lockfile.explicit import write_explicit
 
 SLOW = bool(os.environ.get("TORCHLOCKS_SLOW"))
 

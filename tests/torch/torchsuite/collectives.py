@@ -9,40 +9,22 @@ gives the same result, down to the last bit.
 from __future__ import annotations
 
 import copy
-import json
 import os
 import sys
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 #: Few enough for a quick start, many enough that NCCL splits a message over its channels.
 ELEMENTS = 1 << 20
 
-TIMEOUT = timedelta(seconds=150)
 
-
-def main(backend: str, folder: Path) -> None:
-    """Join the others, run every collective, and write down which were right."""
-    import torch
+def compute(device: Any, backend: str, folder: Path) -> dict[str, bool]:
+    """Run every collective that the backend supports, and return which gave the right result."""
     import torch.distributed as dist
 
-    local = int(os.environ["LOCAL_RANK"])
-    device = torch.device("cuda", local) if backend == "nccl" else torch.device("cpu")
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    # Training steps are compared with those of one process, which needs products of the same digits.
-    torch.set_float32_matmul_precision("highest")
-    dist.init_process_group(backend, timeout=TIMEOUT)
     rank, world = dist.get_rank(), dist.get_world_size()
-    results = {
-        name: function(device, rank, world) for name, function in COLLECTIVES.items() if supported(name, backend)
-    }
-    dist.barrier()
-    dist.destroy_process_group()
-    about = {"world": world, "backend": backend, "device": str(device), "results": results}
-    (folder / f"rank-{rank}.json").write_text(json.dumps(about), encoding="utf-8")
+    return {name: function(device, rank, world) for name, function in COLLECTIVES.items() if supported(name, backend)}
 
 
 def supported(name: str, backend: str) -> bool:
@@ -185,8 +167,8 @@ COLLECTIVES: dict[str, Callable[[Any, int, int], bool]] = {
 }
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
-    # Results are on disk. On a busy machine torch's own threads, which outlive the process group, can abort an
-    # ordinary exit ("terminate called without an active exception", seen with torch 2.13 over gloo).
-    sys.stderr.flush()
-    os._exit(0)
+    # Started by path, in an isolated Python.
+    sys.path.insert(0, os.fspath(Path(__file__).parents[1]))
+    from torchsuite.ranks import run_rank
+
+    run_rank(compute, timeout_s=150)

@@ -8,34 +8,19 @@ writes `FOLDER/rank-N.json`: a verdict a technique, and `FOLDER/checkpoint`, whi
 from __future__ import annotations
 
 import copy
-import json
 import os
 import sys
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-TIMEOUT = timedelta(seconds=200)
 
-
-def main(backend: str, folder: Path) -> None:
-    """Join the others, train in every way that this torch has, and write down which were right."""
-    import torch
+def train(device: Any, backend: str, folder: Path) -> dict[str, bool]:
+    """Train in every way that this torch has, and return which gave the right result."""
     import torch.distributed as dist
 
-    local = int(os.environ["LOCAL_RANK"])
-    device = torch.device("cuda", local) if backend == "nccl" else torch.device("cpu")
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    torch.set_float32_matmul_precision("highest")
-    dist.init_process_group(backend, timeout=TIMEOUT)
-    rank, world = dist.get_rank(), dist.get_world_size()
-    results = {name: function(device, world, folder) for name, function in TECHNIQUES.items()}
-    dist.barrier()
-    dist.destroy_process_group()
-    about = {"world": world, "backend": backend, "device": str(device), "results": results}
-    (folder / f"rank-{rank}.json").write_text(json.dumps(about), encoding="utf-8")
+    world = dist.get_world_size()
+    return {name: function(device, world, folder) for name, function in TECHNIQUES.items()}
 
 
 def network(device: Any) -> Any:
@@ -196,8 +181,8 @@ def loads_alone(folder: Path, processes: int) -> bool:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
-    # Results are on disk. On a busy machine torch's own threads, which outlive the process group, can abort an
-    # ordinary exit ("terminate called without an active exception", seen with torch 2.13 over gloo).
-    sys.stderr.flush()
-    os._exit(0)
+    # Started by path, in an isolated Python.
+    sys.path.insert(0, os.fspath(Path(__file__).parents[1]))
+    from torchsuite.ranks import run_rank
+
+    run_rank(train, timeout_s=200)

@@ -108,7 +108,7 @@ def renamed(name: str, version: str, build: str, **fields: Any) -> Callable[[Loc
 
 
 def added(name: str, version: str = "1.0", build: str = "h0_0", **fields: Any) -> Callable[[Lock], Lock]:
-    """A lock with one package more, which something asked for needs."""
+    """A lock with one package more, which a requested package needs."""
     extra = LockedPackage(
         name=name,
         version=version,
@@ -529,7 +529,7 @@ def test_annotations_are_one_escaped_line_each() -> None:
     )
 
 
-def test_text_says_what_where_and_how_to_mend_it() -> None:
+def test_text_says_what_where_and_how_to_fix_it() -> None:
     from rich.console import Console
 
     console = Console(width=200, record=True, file=io.StringIO())

@@ -21,8 +21,10 @@ import yaml
 from torchlocks.core.errors import ExportError, LockfileError
 from torchlocks.core.layout import Layout
 from torchlocks.export.environment import LockedTarget, find_locked
-from torchlocks.export.formats import FORMATS, Place, constraints, export
+from torchlocks.export.formats import FORMATS, export
+from torchlocks.export.pins import constraints
 from torchlocks.export.pypi import contradicted
+from torchlocks.export.render import Place
 from torchlocks.lockfile.formats import explicit_name, parse_lock, to_record
 from torchlocks.lockfile.models import LockedPackage
 from torchlocks.matrix.load import load_matrix

@@ -152,7 +152,7 @@ def test_a_repository_without_a_revision_is_a_mistake(tmp_path: Path) -> None:
     ],
 )
 def test_a_secret_is_not_recorded_and_not_repeated(tmp_path: Path, text: str, repository: str | None) -> None:
-    with pytest.raises(BaseLockError, match="carries") as caught:
+    with pytest.raises(BaseLockError, match="contains") as caught:
         name_base(text, repository, tmp_path)
     assert "secret" not in str(caught.value).replace("the secret", "")
     assert name_base("cpu@v1", "ssh://git@example.org/locks.git", tmp_path).repository

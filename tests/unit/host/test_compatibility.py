@@ -198,7 +198,7 @@ def test_one_gpu_without_code_and_one_of_unknown_capability() -> None:
 
 
 def test_a_driver_that_does_not_work_runs_nothing() -> None:
-    assert kinds(judge("gpu-cu118", host("640.10.02", "8.0", problem="NVML says no"))) == ["driver-problem"]
+    assert kinds(judge("gpu-cu118", host("640.10.02", "8.0", problem="NVML reports an error"))) == ["driver-problem"]
 
 
 @pytest.mark.parametrize("env", ["cpu", "gpu-cu118"])

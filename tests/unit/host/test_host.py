@@ -197,7 +197,7 @@ def test_hidden_gpus_are_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     [
         ("{", "not JSON"),
         ("[" * 100_000, "not JSON"),
-        ("[]", "does not make sense"),
+        ("[]", "is not valid"),
         ('{"platform": 3}', "platform"),
         ('{"platform": "linux-64", "driver": "new"}', "driver"),
         ('{"platform": "linux-64", "surprise": 1}', "surprise"),

@@ -11,18 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from torchlocks.core.errors import LockfileError, MissingFileError
-from torchlocks.lockfile.explicit import link_order
+from torchlocks.lockfile.explicit import link_order, write_explicit
 from torchlocks.lockfile.formats import (
     merge,
     parse_lock,
     read_lock,
     select_records,
     to_record,
-    write_explicit,
-    write_pixi,
 )
 from torchlocks.lockfile.models import Lock, LockedPackage
 from torchlocks.lockfile.open import read_bytes
+from torchlocks.lockfile.pixi import write_pixi
 
 DATA = Path(__file__).parents[2] / "data" / "locks"
 GPU = DATA / "gpu-cu118"

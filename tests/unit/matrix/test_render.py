@@ -46,7 +46,7 @@ GOOD = "name: {{ env }}\nchannels: [a]\nplatforms: [linux-64]\ndependencies: [py
         (GOOD + "# a\n# {{ pyhton }}\n", ["'pyhton' is undefined", "t.yml:6", "python"]),
         (GOOD + "{{ cuda }}\n", ["'cuda' is undefined", "t.yml:5"]),
         (GOOD + "{% if python %}\n", ["not valid Jinja", "t.yml"]),
-        ("\n\n{{ ''.__class__.__mro__ }}", ["must not", "t.yml:3"]),
+        ("\n\n{{ ''.__class__.__mro__ }}", ["may not use", "t.yml:3"]),
         (GOOD + "{{ 1 / 0 }}\n", ["cannot be rendered", "t.yml:5"]),
         (GOOD.replace("dependencies", "dependancies"), ["no `dependencies`"]),
         (GOOD + "varibles: {}\n", ["`varibles`"]),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from torchlocks.check.model import Expectation, Problem
+from torchlocks.check.model import Expectation, Problem, rule
 from torchlocks.check.rules.packages import RELOCK
 from torchlocks.core.errors import LockfileError, MissingFileError, SignatureError
 from torchlocks.core.reading import LOCK_BYTES, TEXT_BYTES, read_bytes
@@ -33,24 +33,6 @@ class Folder:
         return self.locks.get(CONDA_LOCK)
 
 
-@dataclass(frozen=True, kw_only=True)
-class FolderRule:
-    """A rule on the folder of an environment."""
-
-    id: str
-    reason: str
-    look: Callable[[Folder], Iterator[Problem]]
-
-
-def folder_rule(id: str, reason: str) -> Callable[[Callable[[Folder], Iterator[Problem]]], FolderRule]:
-    """Register a generator as a rule on folders."""
-
-    def make(look: Callable[[Folder], Iterator[Problem]]) -> FolderRule:
-        return FolderRule(id=id, reason=reason, look=look)
-
-    return make
-
-
 def read_folder(path: Path, env: str, rows: Mapping[str, Expectation]) -> Folder:
     """Read the lockfiles of an environment's folder; `rows` are its expectations by platform."""
     names = tuple(sorted(entry.name for entry in path.iterdir() if entry.is_file())) if path.is_dir() else ()
@@ -67,21 +49,21 @@ def read_folder(path: Path, env: str, rows: Mapping[str, Expectation]) -> Folder
     return Folder(env=env, path=path, rows=rows, locks=locks, errors=errors, names=names)
 
 
-@folder_rule("unreadable", "A file that cannot be read locks nothing.")
+@rule("unreadable", "A file that cannot be read locks nothing.")
 def unreadable(folder: Folder) -> Iterator[Problem]:
     for name, error in folder.errors.items():
         place = (error.where or "").partition(", ")[2]
         yield Problem(message=error.what + (f" ({place})" if place else ""), file=name, fix=error.fix or RELOCK)
 
 
-@folder_rule("file-missing", "Each client needs the lock in the format that it reads.")
+@rule("file-missing", "Each client needs the lock in the format that it reads.")
 def file_missing(folder: Folder) -> Iterator[Problem]:
     for name in (CONDA_LOCK, PIXI, *(explicit_name(platform) for platform in folder.rows)):
         if name not in folder.names:
             yield Problem(message=f"{folder.env} has no {name}", file=name, fix=RELOCK)
 
 
-@folder_rule("file-unknown", "A lock that nothing makes is never made again, and goes out of date.")
+@rule("file-unknown", "A lock that nothing makes is never made again, and goes out of date.")
 def file_unknown(folder: Folder) -> Iterator[Problem]:
     known = {CONDA_LOCK, PIXI, *(explicit_name(platform) for platform in folder.rows)}
     for name in folder.names:
@@ -89,7 +71,7 @@ def file_unknown(folder: Folder) -> Iterator[Problem]:
             yield Problem(message=f"{name} belongs to no platform of {folder.env}", file=name, fix="remove it.")
 
 
-@folder_rule("signature-stale", "A signature of other bytes makes every verified installation fail.")
+@rule("signature-stale", "A signature of other bytes makes every verified installation fail.")
 def signature_stale(folder: Folder) -> Iterator[Problem]:
     for name in folder.names:
         signed = name.removesuffix(SUFFIX)
@@ -105,7 +87,7 @@ def signature_stale(folder: Folder) -> Iterator[Problem]:
             yield Problem(message=f"{name} cannot be verified: {error.what}", file=name, fix=error.fix)
 
 
-@folder_rule("platform-missing", "An environment is locked for all of its platforms, or it does not exist there.")
+@rule("platform-missing", "An environment is locked for all of its platforms, or it does not exist there.")
 def platform_missing(folder: Folder) -> Iterator[Problem]:
     for name in (CONDA_LOCK, PIXI):
         lock = folder.locks.get(name)
@@ -116,7 +98,7 @@ def platform_missing(folder: Folder) -> Iterator[Problem]:
                 )
 
 
-@folder_rule("platform-unknown", "A platform that the matrix does not name is never checked.")
+@rule("platform-unknown", "A platform that the matrix does not name is never checked.")
 def platform_unknown(folder: Folder) -> Iterator[Problem]:
     for name in (CONDA_LOCK, PIXI):
         for platform in folder.locks[name].platforms if name in folder.locks else ():
@@ -138,7 +120,7 @@ def platform_unknown(folder: Folder) -> Iterator[Problem]:
             )
 
 
-@folder_rule("stale", "The template or the matrix has changed since the lock was made.")
+@rule("stale", "The template or the matrix has changed since the lock was made.")
 def stale(folder: Folder) -> Iterator[Problem]:
     lock = folder.conda_lock
     for platform, row in folder.rows.items() if lock else ():
@@ -155,7 +137,7 @@ def stale(folder: Folder) -> Iterator[Problem]:
             )
 
 
-@folder_rule("channels-differ", "The order of the channels decides which package wins.")
+@rule("channels-differ", "The order of the channels decides which package wins.")
 def channels_differ(folder: Folder) -> Iterator[Problem]:
     wanted = next(([url for each in row.channels for url in channel_urls(each)] for row in folder.rows.values()), None)
     for name in (CONDA_LOCK, PIXI):
@@ -172,7 +154,7 @@ def channels_differ(folder: Folder) -> Iterator[Problem]:
             )
 
 
-@folder_rule("virtual-packages-differ", "A lock that was solved for another machine may not run on that of its row.")
+@rule("virtual-packages-differ", "A lock that was solved for another machine may not run on that of its row.")
 def virtual_packages_differ(folder: Folder) -> Iterator[Problem]:
     for name in (CONDA_LOCK, PIXI):
         lock = folder.locks.get(name)
@@ -192,7 +174,7 @@ def virtual_packages_differ(folder: Folder) -> Iterator[Problem]:
                 )
 
 
-@folder_rule("unsorted", "A lock in another order makes every difference unreadable.")
+@rule("unsorted", "A lock in another order makes every difference unreadable.")
 def unsorted(folder: Folder) -> Iterator[Problem]:
     lock = folder.conda_lock
     for platform, packages in lock.packages.items() if lock else ():
@@ -209,7 +191,7 @@ def unsorted(folder: Folder) -> Iterator[Problem]:
                 break
 
 
-@folder_rule("link-order", "Explicit files are linked in their order, so dependencies come first.")
+@rule("link-order", "Explicit files are linked in their order, so dependencies come first.")
 def link_order(folder: Folder) -> Iterator[Problem]:
     from torchlocks.lockfile.explicit import link_order as ordered
 
@@ -231,7 +213,7 @@ def link_order(folder: Folder) -> Iterator[Problem]:
             )
 
 
-@folder_rule("formats-differ", "Whoever installs gets the same packages, whichever file is read.")
+@rule("formats-differ", "Whoever installs gets the same packages, whichever file is read.")
 def formats_differ(folder: Folder) -> Iterator[Problem]:
     reference = folder.conda_lock
     for platform in folder.rows if reference else ():

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING
 
 from torchlocks.check.model import Problem, Subject, rule
 from torchlocks.check.rules.packages import RELOCK
 from torchlocks.lockfile.models import LockedPackage
 from torchlocks.lockfile.specs import parse_spec, satisfies, spec_name, virtual_record
-
-if TYPE_CHECKING:
-    pass
 
 OWN_RULE = {"__glibc": "glibc-floor", "__cuda": "driver-floor"}
 """Virtual packages that have a rule of their own."""

@@ -79,7 +79,7 @@ def _companions(subject: Subject, tables: Mapping[str, Mapping[str, str]], sever
         if table is None or torch is None or wanted is None:
             continue
         if _states(package, torch) or _states(torch, package):
-            # conda-forge compiles a companion for other releases of torch, too; its dependency says for which.
+            # conda-forge compiles a companion for other releases of torch, too; its dependency names them.
             continue
         compiled_elsewhere = package.depends is None and not (is_pip(package) or is_pip(torch))
         forge = compiled_elsewhere and not facts.is_pytorch_channel_build(torch.build)

@@ -15,7 +15,7 @@ from torchlocks.lockfile.models import split_file_name
 RELOCK = "make the lock again with `make lock`."
 
 
-@rule("sha256-missing", "Only a SHA-256 tells a package from one made to look like it.")
+@rule("sha256-missing", "Only a SHA-256 distinguishes a package from an imitation.")
 def sha256_missing(subject: Subject) -> Iterator[Problem]:
     for package in subject.packages:
         if package.sha256 is None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from torchlocks.check.model import Problem, Subject
+from torchlocks.check.model import Problem, Subject, rule
 from torchlocks.check.rules.graph import reachable
 from torchlocks.cuda.packages import is_cuda_package
 from torchlocks.lockfile.models import LockedPackage
@@ -31,16 +31,8 @@ class Pair:
     constraints: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, kw_only=True)
-class PairRule:
-    """A rule on two environments of one platform."""
-
-    id: str
-    reason: str
-    look: Callable[[Pair], Iterator[Problem]]
-
-
-def _requested(pair: Pair) -> Iterator[Problem]:
+@rule("parity-requests", "Code that runs in one environment must find the same packages in the other.")
+def requested(pair: Pair) -> Iterator[Problem]:
     asked = []
     for side in (pair.cpu, pair.gpu):
         specs = side.row.requested if side.row else ()
@@ -57,7 +49,8 @@ def _requested(pair: Pair) -> Iterator[Problem]:
             )
 
 
-def _versions(pair: Pair) -> Iterator[Problem]:
+@rule("parity-versions", "Code that moves between the CPU and the GPU must not meet another PyTorch or torchvision.")
+def versions(pair: Pair) -> Iterator[Problem]:
     for name in ("python", "pytorch", "torchvision"):
         cpu, gpu = pair.cpu.by_name.get(name), pair.gpu.by_name.get(name)
         have = [package.version if package else "none" for package in (cpu, gpu)]
@@ -69,7 +62,8 @@ def _versions(pair: Pair) -> Iterator[Problem]:
             )
 
 
-def _packages(pair: Pair) -> Iterator[Problem]:
+@rule("parity-packages", "What only one environment has must be declared, or it is an accident.")
+def packages(pair: Pair) -> Iterator[Problem]:
     cpu, gpu = _common(pair, pair.cpu), _common(pair, pair.gpu)
     for side, other, here, there in (
         (gpu, pair.cpu.by_name, "this environment", "the CPU one"),
@@ -98,23 +92,7 @@ def _common(pair: Pair, subject: Subject) -> dict[str, LockedPackage]:
     return {package.name: package for package in subject.packages if package.name in reached and not declared(package)}
 
 
-RULES = (
-    PairRule(
-        id="parity-requests",
-        reason="Code that runs in one environment must find the same packages in the other.",
-        look=_requested,
-    ),
-    PairRule(
-        id="parity-versions",
-        reason="Code that moves between the CPU and the GPU must not meet another PyTorch or torchvision.",
-        look=_versions,
-    ),
-    PairRule(
-        id="parity-packages",
-        reason="What only one environment has must be declared, or it is an accident.",
-        look=_packages,
-    ),
-)
+RULES = (requested, versions, packages)
 
-UNPAIRED = tuple(rule for rule in RULES if rule.id != "parity-versions")
+UNPAIRED = (requested, packages)
 """What is compared where the two are not a pair: they have different versions by design."""

@@ -19,7 +19,7 @@ from torchlocks.cuda.packages import (
     variant_of,
 )
 from torchlocks.cuda.python_packages import pip_cuda_major
-from torchlocks.lockfile.specs import spec_name
+from torchlocks.lockfile.specs import parse_spec, spec_name, virtual_record
 
 PIN = "pin torch's build string in matrix.yml (`build:`), then `make lock`."
 
@@ -215,8 +215,6 @@ def gpu_architectures(subject: Subject) -> Iterator[Problem]:
 
 
 def _any_architecture(architectures: tuple[str, ...], spec: str) -> bool:
-    from torchlocks.lockfile.specs import parse_spec, virtual_record
-
     parsed = parse_spec(spec)
     records = [virtual_record("__cuda_arch", each, "0") for each in architectures]
     return parsed is not None and any(record is not None and record.matches(parsed) for record in records)

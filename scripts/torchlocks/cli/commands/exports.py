@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torchlocks.export.environment import LockedTarget
-    from torchlocks.export.formats import Place
+    from torchlocks.export.render import Place
 
 
 @click.command()
@@ -61,7 +61,7 @@ def export(
 
 def _contradicted(locked: LockedTarget) -> tuple[str, ...] | None:
     """Return the pins that PyPI's torch contradicts, None if PyPI has no such torch for the platform."""
-    from torchlocks.export.formats import constraints
+    from torchlocks.export.pins import constraints
     from torchlocks.export.pypi import contradicted, uv_resolver
 
     if any(package.depends is None for package in locked.packages):
@@ -100,7 +100,7 @@ def _every(name: str, locked: LockedTarget, platform: str | None, environment: s
 def _place(locked: LockedTarget, prefix: str | None, form: str | None) -> Place:
     from torchlocks.core.errors import MissingFileError
     from torchlocks.core.layout import find_layout
-    from torchlocks.export.formats import Place
+    from torchlocks.export.render import Place
 
     if prefix is not None:
         # A folder of this machine is named in full: a job does not start where this command does.

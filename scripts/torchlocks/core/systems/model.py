@@ -55,7 +55,7 @@ class System(Protocol):
         """Exchange two folders in one step; False where the system or the disk cannot. Raises OSError otherwise."""
 
     def link_folder(self, link: Path, target: Path) -> None:
-        """Make `link` stand for the folder `target`, with the rights of any user. Raises OSError."""
+        """Make `link` a link to the folder `target`, with the rights of any user. Raises OSError."""
 
     def too_long(self, prefix: str, longest: int) -> str | None:
         """Return why an environment at `prefix` cannot hold a path of `longest` characters; None if it can."""
