@@ -21,7 +21,7 @@ from torchlocks.core.files import hash_file
 from torchlocks.core.progress import Progress
 from torchlocks.install.fetch import fetch_archives
 from torchlocks.install.fetch_options import FetchOptions
-from torchlocks.install.package_files import refuse_other, refuse_unsafe
+from torchlocks.install.package_files import refuse_other, refuse_unsafe, walk
 from torchlocks.install.unpack import Unpacker, UnpackError
 from torchlocks.lockfile.models import LockedPackage
 
@@ -134,7 +134,7 @@ def _repack(
             ) from error
         if sha256 != package.sha256:
             raise IntegrityError(f"{package.file_name} was changed while it was read.", where=str(archive))
-        refuse_unsafe(folder, package.file_name)
+        refuse_unsafe(folder, walk(folder), package.file_name)
         refuse_other(folder, package)
 
     stop = threading.Event()

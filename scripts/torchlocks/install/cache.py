@@ -25,7 +25,7 @@ from tempfile import mkdtemp
 from torchlocks.core.errors import IntegrityError
 from torchlocks.core.files import write_whole
 from torchlocks.core.reading import RECORD_BYTES, load_json, read_bytes
-from torchlocks.install.package_files import fingerprint, first_changed, info_digest, refuse_other, refuse_unsafe
+from torchlocks.install.package_files import Walked, first_changed, info_digest, refuse_other, refuse_unsafe, walk
 from torchlocks.lockfile.models import LockedPackage
 
 _OWN = ".torchlocks"
@@ -105,10 +105,11 @@ class PackageStore:
             folder=folder, sha256=held, md5=note.md5 if note else package.md5, size=note.size if note else package.size
         )
         try:
-            seen = fingerprint(folder)
+            walked = walk(folder)
+            seen = walked.fingerprint()
             if note is not None and note.fingerprint == seen and not full:
                 return Lookup(entry=entry)
-            shape = fingerprint(folder, times=False)
+            shape = walked.fingerprint(times=False)
             if note is not None and note.shape != shape:
                 return Lookup(entry=None, why="damaged in the cache: files were added, removed or cut short")
             info = info_digest(folder)
@@ -116,7 +117,7 @@ class PackageStore:
                 return Lookup(entry=None, why="damaged in the cache: its info folder was changed")
             if changed := first_changed(folder):
                 return Lookup(entry=None, why=f"damaged in the cache: {changed}")
-            refuse_unsafe(folder, package.file_name)
+            refuse_unsafe(folder, walked, package.file_name)
             refuse_other(folder, package)
         except (OSError, ValueError, IntegrityError) as error:
             return Lookup(entry=None, why=f"damaged in the cache: {error}")
@@ -127,6 +128,7 @@ class PackageStore:
         self,
         staged: Path,
         package: LockedPackage,
+        walked: Walked,
         *,
         sha256: str,
         md5: str | None,
@@ -136,13 +138,13 @@ class PackageStore:
         """Move the extracted and checked package `staged` into the cache; a damaged or different entry is replaced.
 
         An entry of the same archive that another process has added meanwhile is kept, since others may link from it.
-        `staged` is a folder inside `staging()`. `on_wait` is called if another program holds the cache. Raises OSError
-        if the move fails.
+        `staged` is a folder inside `staging()`, `walked` what is in it. `on_wait` is called if another program holds
+        the cache. Raises OSError if the move fails.
         """
         name = self._name(package)
         folder = self.root / name
         lock = self.root / f"{name}.lock"
-        seen, shape = fingerprint(staged), fingerprint(staged, times=False)
+        seen, shape = walked.fingerprint(), walked.fingerprint(times=False)
         info = info_digest(staged)
         with self.exclusive(on_wait):
             if _read_sha256(lock) == sha256 and (kept := self.find(package).entry) is not None:

@@ -30,7 +30,8 @@ def leaves(path: str) -> bool:
         "\0" in plain
         or plain.startswith("/")
         or plain[1:2] == ":"
-        or Path(os.path.normpath(plain)).parts[:1] == ("..",)
+        # Normalizing every path of an environment takes longer than all other checks of it.
+        or (".." in plain and Path(os.path.normpath(plain)).parts[:1] == ("..",))
     )
 
 

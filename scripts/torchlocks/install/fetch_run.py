@@ -24,7 +24,7 @@ from torchlocks.core.urls import expand_credentials, file_path
 from torchlocks.core.urls import mask as mask
 from torchlocks.install.cache import Entry, PackageStore
 from torchlocks.install.fetch_options import FetchOptions
-from torchlocks.install.package_files import refuse_misstated, refuse_other, refuse_unsafe
+from torchlocks.install.package_files import refuse_misstated, refuse_other, refuse_unsafe, walk
 from torchlocks.install.transfer import BrokenError, Download, not_as_locked
 from torchlocks.install.unpack import Unpacker, UnpackError
 from torchlocks.lockfile.models import LockedPackage
@@ -112,10 +112,13 @@ class FetchRun:
         return entry
 
     def _place(self, folder: Path, package: LockedPackage, sha256: str, md5: str) -> Entry:
-        refuse_unsafe(folder, package.file_name)
+        walked = walk(folder)
+        refuse_unsafe(folder, walked, package.file_name)
         refuse_other(folder, package)
-        refuse_misstated(folder, package.file_name)
-        return self._store.place(folder, package, sha256=sha256, md5=md5, size=package.size, on_wait=self._on_wait)
+        refuse_misstated(folder, walked, package.file_name, contents=self._options.full_check)
+        return self._store.place(
+            folder, package, walked, sha256=sha256, md5=md5, size=package.size, on_wait=self._on_wait
+        )
 
     async def _archive(self, package: LockedPackage, target: Path) -> Path:
         """Return a local file with exactly the locked bytes: downloaded, or the channel's own."""

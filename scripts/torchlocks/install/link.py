@@ -80,12 +80,15 @@ def link(
                 alternative_target_prefix=prefix,
             )
 
+    paths = {
+        package.file_name: [each["_path"] for each in read_paths(entry.folder)] for package, entry in entries.items()
+    }
     refuse_outside(
         {package.file_name: (entry.folder, package.name, package.version) for package, entry in entries.items()},
-        {package.file_name: [each["_path"] for each in read_paths(entry.folder)] for package, entry in entries.items()},
+        paths,
         platform,
     )
-    longest = max((len(each["_path"]) for entry in entries.values() for each in read_paths(entry.folder)), default=0)
+    longest = max((len(path) for names in paths.values() for path in names), default=0)
     if (why := here.too_long(str(prefix), longest)) is not None:
         raise InstallError(
             f"The path of the environment is too long: {why}.", where=str(prefix), fix="name a shorter one."

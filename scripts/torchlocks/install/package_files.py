@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -29,16 +31,33 @@ def _walk(folder: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
                     yield below + each.name, each
 
 
-def fingerprint(folder: Path, *, times: bool = True) -> str:
-    """Return a digest of every file's path, mode, size, link target and, with `times`, modification time."""
-    lines = []
+@dataclass(frozen=True, kw_only=True)
+class Walked:
+    """What is on disk below a folder: the status of every entry that is no folder, and the targets of links.
+
+    Read once a package, since a package can have 10,000 files and four checks look at all of them.
+    """
+
+    status: Mapping[str, os.stat_result]
+    links: Mapping[str, str]
+
+    def fingerprint(self, *, times: bool = True) -> str:
+        """Return a digest of every file's path, mode, size, link target and, with `times`, modification time."""
+        lines = [
+            (path, found.st_mode, found.st_size, found.st_mtime_ns if times else 0, self.links.get(path, ""))
+            for path, found in sorted(self.status.items(), key=itemgetter(0))
+        ]
+        return hashlib.blake2b(repr(lines).encode("utf-8", "surrogateescape"), digest_size=20).hexdigest()
+
+
+def walk(folder: Path) -> Walked:
+    """Return what is below `folder`. Raises OSError."""
+    status, links = {}, {}
     for path, each in _walk(folder):
-        found = each.stat(follow_symlinks=False)
-        # st_size of a link is the length of its target.
-        target = os.readlink(each.path) if stat.S_ISLNK(found.st_mode) else ""  # noqa: PTH115
-        lines.append((path, found.st_mode, found.st_size, found.st_mtime_ns if times else 0, target))
-    lines.sort()
-    return hashlib.blake2b(repr(lines).encode("utf-8", "surrogateescape"), digest_size=20).hexdigest()
+        status[path] = found = each.stat(follow_symlinks=False)
+        if stat.S_ISLNK(found.st_mode):
+            links[path] = os.readlink(each.path)  # noqa: PTH115
+    return Walked(status=status, links=links)
 
 
 def info_digest(folder: Path) -> str:
@@ -91,9 +110,14 @@ def first_changed(folder: Path) -> str | None:
         return next(filter(None, pool.map(changed, read_paths(folder))), None)
 
 
-def refuse_misstated(folder: Path, what: str) -> None:
-    """Raise IntegrityError if a file of the extracted package differs from the package's own file list."""
-    if changed := first_changed(folder):
+def refuse_misstated(folder: Path, walked: Walked, what: str, *, contents: bool = False) -> None:
+    """Raise IntegrityError if a file of the extracted package is missing or has another size than its file list says.
+
+    Files are hashed only for `contents`: the archive has the locked hash, so its file list is as trustworthy as its
+    files, and reading all of them again takes longer than extracting them.
+    """
+    changed = first_changed(folder) if contents else _first_missing(folder, walked)
+    if changed:
         raise IntegrityError(
             f"{what} is not what its own file list says: {changed}.",
             where=what,
@@ -101,7 +125,19 @@ def refuse_misstated(folder: Path, what: str) -> None:
         )
 
 
-def refuse_unsafe(folder: Path, what: str) -> None:
+def _first_missing(folder: Path, walked: Walked) -> str | None:
+    for path in read_paths(folder):
+        name, size = path["_path"], path.get("size_in_bytes")
+        try:
+            found = walked.status.get(name) or (folder / name).lstat()
+        except (OSError, ValueError):
+            return f"{name} is missing"
+        if stat.S_ISREG(found.st_mode) and size not in (None, found.st_size):
+            return f"{name} has another size"
+    return None
+
+
+def refuse_unsafe(folder: Path, walked: Walked, what: str) -> None:
     """Raise IntegrityError if the extracted package reaches outside of its folder.
 
     Paths must be relative and without `..`; symbolic links must stay inside; everything else must be a plain file.
@@ -120,17 +156,17 @@ def refuse_unsafe(folder: Path, what: str) -> None:
     except (OSError, ValueError) as error:
         raise IntegrityError(f"{what} has no list of its files that can be read.", where=what) from error
     tree = Tree()
-    links = {name: os.readlink(each.path) for name, each in _walk(folder) if each.is_symlink()}  # noqa: PTH115
-    for name, target in links.items():
+    for name, target in walked.links.items():
         tree.add(name, target)
     for path in paths:
         if leaves(path["_path"]) or tree.resolve(path["_path"]) is None:
             refuse(f"its file list names {path['_path']!r}, which is outside of the environment")
-    for name, each in _walk(folder):
-        if name in links:
-            if leaves(str(PurePosixPath(name).parent / links[name])) or tree.resolve(name) is None:
-                refuse(f"{name} is a link to {links[name]!r}, which is outside of the environment")
-        elif not each.is_file(follow_symlinks=False):
+    for name, found in walked.status.items():
+        if name in walked.links:
+            target = walked.links[name]
+            if leaves(str(PurePosixPath(name).parent / target)) or tree.resolve(name) is None:
+                refuse(f"{name} is a link to {target!r}, which is outside of the environment")
+        elif not stat.S_ISREG(found.st_mode):
             refuse(f"{name} is neither a file nor a link")
 
 

@@ -18,6 +18,7 @@ from torchlocks.install.fetch import ensure_cached
 from torchlocks.install.fetch_options import FetchOptions
 from torchlocks.install.fsck import fsck
 from torchlocks.install.installer import InstallOptions, install_environment, rollback
+from torchlocks.install.package_files import walk
 from torchlocks.install.provenance import Origin
 from torchlocks.lockfile.models import Lock
 
@@ -108,13 +109,17 @@ def test_a_good_entry_of_the_cache_is_kept_and_a_damaged_one_is_not(channel: Tin
     with store.staging() as stage:
         shutil.copytree(first.folder, stage / "again", symlinks=True)
         assert package.sha256 is not None
-        store.place(stage / "again", package, sha256=package.sha256, md5=package.md5, size=package.size)
+        store.place(
+            stage / "again", package, walk(stage / "again"), sha256=package.sha256, md5=package.md5, size=package.size
+        )
     assert first.folder.stat().st_ino == inode
     (first.folder / "share" / "alpha.txt").write_text("damaged")
     with store.staging() as stage:
         shutil.copytree(first.folder, stage / "again", symlinks=True)
         (stage / "again" / "share" / "alpha.txt").write_text("alpha\n" * 100)
-        store.place(stage / "again", package, sha256=package.sha256, md5=package.md5, size=package.size)
+        store.place(
+            stage / "again", package, walk(stage / "again"), sha256=package.sha256, md5=package.md5, size=package.size
+        )
     assert first.folder.stat().st_ino != inode
     assert store.find(package, full=True).entry is not None
 

@@ -34,7 +34,7 @@ from torchlocks.host.record import Host, read_host
 from torchlocks.install.contained import refuse_outside
 from torchlocks.install.fsck import fsck
 from torchlocks.install.inventory import read_inventory
-from torchlocks.install.package_files import refuse_other, refuse_unsafe
+from torchlocks.install.package_files import refuse_other, refuse_unsafe, walk
 from torchlocks.install.provenance import read_provenance
 from torchlocks.lockfile.formats import parse_environments
 from torchlocks.lockfile.models import LockedPackage
@@ -198,7 +198,7 @@ def read_package(paths: bytes, index: bytes, folder: Path) -> None:
     (folder / "info").mkdir(exist_ok=True)
     (folder / "info" / "paths.json").write_bytes(paths)
     (folder / "info" / "index.json").write_bytes(index)
-    refuse_unsafe(folder, "x")
+    refuse_unsafe(folder, walk(folder), "x")
     refuse_other(folder, PACKAGE)
     listed = [each["_path"] for each in json.loads(paths)["paths"]]
     refuse_outside({"x": (folder, "python", "3.11.7")}, {"x": listed}, "linux-64")
