@@ -1,4 +1,4 @@
-"""Cost of installing: against the floors of the file system and of decompression, and against other installers."""
+"""Cost of installing: against the floors of linking and of extracting to disk, and against other installers."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import os
 import shutil
 import sys
 import zipfile
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 from bench.model import Measure
@@ -62,55 +63,86 @@ def measure_installs(ground: Ground, rounds: int, progress: Progress) -> Iterato
         ),
     )
     yield compare(GROUP, from_warm, floor, rounds, progress, clean)
-    archives = sorted(ground.channel.glob("*/*.conda"), key=lambda path: -path.stat().st_size)
-    unpacking = Side(
-        name="reading and decompressing the same archives on all cores, writing nothing",
-        function=lambda: _decompress_all([path for path in archives if path.name in _names(ground.lock)]),
+    unpacked = ground.place / "unpacked"
+    archives = tuple(path for path in sorted(ground.channel.glob("*/*.conda")) if path.name in _names(ground.lock))
+    extracting = Side(
+        name="extracting the same archives to the same disk, with tarfile and zstandard, a process a core",
+        function=lambda: extract_all(archives, unpacked),
     )
-    yield compare(GROUP, from_empty, unpacking, rounds, progress, clean)
-    for peer in _conda_peers(ground):
-        yield compare(GROUP, from_warm, peer, max(1, rounds // 2), progress, clean)
-    for peer in _pip_peers(ground):
-        slow = peer.name.startswith("pip")
-        yield compare(GROUP, from_warm, peer, 1 if slow else max(1, rounds // 2), progress, clean, long=slow)
+
+    def clean_all() -> None:
+        clean()
+        shutil.rmtree(unpacked, ignore_errors=True)
+
+    yield compare(GROUP, from_empty, extracting, rounds, progress, clean_all)
+    fewer = max(1, rounds // 2)
+    for ours, is_cold in ((from_warm, False), (from_empty, True)):
+        for peer in _conda_peers(ground, is_cold):
+            yield compare(GROUP, ours, peer, fewer, progress, clean)
+        for peer in _pip_peers(ground, is_cold):
+            slow = peer.name.startswith("pip")
+            if slow and is_cold:
+                continue
+            yield compare(GROUP, ours, peer, 1 if slow else fewer, progress, clean, long=slow)
 
 
 def _names(lock: Lock) -> set[str]:
     return {package.file_name for packages in lock.packages.values() for package in packages}
 
 
-def _decompress_all(archives: list[Path]) -> None:
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(_decompress, archives))
+def extract_all(archives: Sequence[Path], target: Path) -> None:
+    """Extract conda packages below `target`, the largest first, with one process a core.
+
+    The floor of an install from an empty cache: creating the files is most of the time, and how long that takes is
+    the disk's matter, so decompression alone is no floor.
+    """
+    target.mkdir(parents=True)
+    ordered = sorted(archives, key=lambda path: -path.stat().st_size)
+    # Spawned: a fork of this process, which has threads, can deadlock.
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
+        list(pool.map(_extract, ordered, [target / path.stem for path in ordered]))
 
 
-def _decompress(archive: Path) -> int:
+def _extract(archive: Path, target: Path) -> None:
+    import tarfile
+
     import zstandard
 
-    size = 0
     with zipfile.ZipFile(archive) as outer:
         for name in outer.namelist():
             if name.endswith(".tar.zst"):
-                with outer.open(name) as packed, zstandard.ZstdDecompressor().stream_reader(packed) as stream:
-                    while chunk := stream.read(1 << 20):
-                        size += len(chunk)
-    return size
+                with (
+                    outer.open(name) as packed,
+                    zstandard.ZstdDecompressor().stream_reader(packed) as stream,
+                    tarfile.open(fileobj=stream, mode="r|") as members,
+                ):
+                    members.extractall(target, filter="tar")
 
 
-def _conda_peers(ground: Ground) -> Iterator[Side]:
-    """Measure the same explicit file through conda and others, each with its own warm package cache."""
+def _cache(ground: Ground, name: str, is_cold: bool) -> Path:
+    """Return the cache folder of a peer: what `peer-` begins is emptied before each run."""
+    return ground.place / (f"peer-cache-{name}" if is_cold else f"cache-{name}")
+
+
+def _conda_peers(ground: Ground, is_cold: bool) -> Iterator[Side]:
+    """Yield the same explicit file through conda and others, each with its own package cache, warm or empty."""
     explicit = ground.lock.path.parent / explicit_name(next(iter(ground.lock.packages)))
     for name in CONDAS:
         executable = shutil.which(name)
         if executable is not None:
             target = ground.place / f"peer-{name}"
             arguments = ("create", "--yes", "--quiet", "--prefix", target, "--file", explicit)
-            env = {"CONDA_PKGS_DIRS": str(ground.place / f"pkgs-{name}"), "CONDA_SAFETY_CHECKS": "disabled"}
-            yield Side(name=f"{name}, the same explicit file", commands=(command(executable, *arguments, env=env),))
+            env = {"CONDA_PKGS_DIRS": str(_cache(ground, name, is_cold)), "CONDA_SAFETY_CHECKS": "disabled"}
+            title = f"{name}, the same explicit file, {_state(is_cold)}"
+            yield Side(name=title, commands=(command(executable, *arguments, env=env),))
 
 
-def _pip_peers(ground: Ground) -> Iterator[Side]:
-    """Measure the same wheels with pip and uv into a venv of the same Python, with a warm cache."""
+def _state(is_cold: bool) -> str:
+    return "empty cache" if is_cold else "warm cache"
+
+
+def _pip_peers(ground: Ground, is_cold: bool) -> Iterator[Side]:
+    """Yield the same wheels with pip and uv into a venv of the same Python; pip keeps no cache of local wheels."""
     wheels = _wheels(ground)
     if not wheels:
         return
@@ -128,9 +160,9 @@ def _pip_peers(ground: Ground) -> Iterator[Side]:
     )
     uv = shutil.which("uv", path=f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}")
     if uv is not None:
-        env = {"UV_CACHE_DIR": str(ground.place / "uv-cache")}
+        env = {"UV_CACHE_DIR": str(_cache(ground, "uv", is_cold))}
         yield Side(
-            name=f"uv, the same {len(wheels)} wheels into a venv",
+            name=f"uv, the same {len(wheels)} wheels into a venv, {_state(is_cold)}",
             commands=(
                 command(uv, "venv", "--quiet", "--offline", "--python", sys.executable, venv, env=env),
                 command(

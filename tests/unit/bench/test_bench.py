@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from bench.benchmark import BenchOptions, bench
 from bench.channel import compress_all, unpack_contents
 from bench.growth import _multiply, _write_matrix
+from bench.install import extract_all
 from bench.model import Bench, Check, Curve, Measure, slope, this_machine
 from bench.report import as_markdown, write_bench
 from bench.run import Side, command, compare, cost_of, seconds_of
@@ -218,3 +219,24 @@ def test_the_floor_of_a_channel_compresses_the_contents_of_its_packages(tmp_path
     compress_all(archives, tmp_path / "packed")
     packed = {path.name: path.read_bytes() for path in (tmp_path / "packed").iterdir()}
     assert {name.removesuffix(".zst"): zstandard.decompress(data) for name, data in packed.items()} == parts
+
+
+def test_the_floor_of_a_cold_install_writes_every_file(tmp_path: Path) -> None:
+    import io
+    import tarfile
+    import zipfile
+
+    import zstandard
+
+    tar = io.BytesIO()
+    with tarfile.open(fileobj=tar, mode="w") as members:
+        for number in range(20):
+            content = bytes([number]) * 1000
+            member = tarfile.TarInfo(f"lib/{number}")
+            member.size = len(content)
+            members.addfile(member, io.BytesIO(content))
+    with zipfile.ZipFile(tmp_path / "a-1-0.conda", "w") as outer:
+        outer.writestr("pkg-a-1-0.tar.zst", zstandard.ZstdCompressor().compress(tar.getvalue()))
+    extract_all((tmp_path / "a-1-0.conda",), tmp_path / "out")
+    found = {path.name: path.stat().st_size for path in (tmp_path / "out" / "a-1-0" / "lib").iterdir()}
+    assert found == {str(number): 1000 for number in range(20)}
