@@ -150,7 +150,7 @@ recipes: $(READY) ## build torch-verify and the environments as conda packages i
 bench: $(DEV) ## measure what everything costs, against floors and peers  [SNAPSHOT= GROWTH=1000]
 	@$(TOOL) bench $(call option,--snapshot,SNAPSHOT) $(call option,--growth,GROWTH)
 lint: $(DEV) ## ruff, mypy, the import contract, and zizmor on workflows
-	@$(VENV)/bin/zizmor --offline --quiet --no-progress .github action.yml && $(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy && PYTHONPATH=scripts $(VENV)/bin/lint-imports --no-logo --cache-dir build/import_linter
+	@$(VENV)/bin/mypy & types=$$!; $(VENV)/bin/zizmor --offline --quiet --no-progress .github action.yml && $(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && PYTHONPATH=scripts $(VENV)/bin/lint-imports --no-logo --cache-dir build/import_linter; others=$$?; wait $$types && exit $$others
 test: lint ## lint, then the unit and integration tests  [SNAPSHOT=; TORCHLOCKS_SLOW=1 for the long form]
 	@TORCHLOCKS_SNAPSHOT=$(call quoted,$(call absolute,SNAPSHOT)) $(VENV)/bin/pytest -n auto --dist worksteal
 test-unit: $(DEV) ## the unit tests alone: seconds, no network  [SNAPSHOT=]

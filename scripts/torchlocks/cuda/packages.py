@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Literal
 
 from packaging.version import InvalidVersion, Version
@@ -113,10 +114,15 @@ def is_cuda_package(package: LockedPackage) -> bool:
     """Return whether a package is part of CUDA, built for it, or needs a driver."""
     variant = variant_of(package.build)
     return (
-        any(fnmatchcase(package.name, pattern) for pattern in _CUDA_NAMES)
+        _has_cuda_name(package.name)
         or (variant is not None and variant.accelerator == "cuda")
         or "__cuda" in package.dependency_names
     )
+
+
+@lru_cache(maxsize=4096)
+def _has_cuda_name(name: str) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in _CUDA_NAMES)
 
 
 def cuda_version(packages: Iterable[LockedPackage]) -> str | None:

@@ -65,7 +65,7 @@ def parse_package_url(url: str, where: str) -> PackageUrl:
     """Parse a package's URL. Raises LockfileError, at `where`, if it is invalid."""
     try:
         parts = urlsplit(url)
-        if not parts.scheme or any(character.isspace() for character in url):
+        if not parts.scheme or url.split() != [url]:
             raise ValueError
         if not parts.netloc and parts.scheme != "file":
             raise ValueError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,10 @@ LOCAL_VARIABLES = {
 }
 
 
+METAPACKAGES = cache(partial(read_metapackages, LAYOUT, MATRIX))
+
+
+@cache
 def outputs(name: str, platform: str) -> list[dict[str, Any]]:
     """The rendered packages of a published recipe."""
     return [variant.recipe.to_dict() for variant in render_recipe(LAYOUT.recipes / name, VARIANTS, platform)]
@@ -53,7 +58,7 @@ def test_every_environment_is_rendered_for_its_platform(platform: str) -> None:
     }
     expected = {
         (name, each.version, each.build)
-        for each in read_metapackages(LAYOUT, MATRIX)
+        for each in METAPACKAGES()
         if each.platform == platform
         for name in (each.name, "torch-env-constraints")
     }
@@ -62,7 +67,7 @@ def test_every_environment_is_rendered_for_its_platform(platform: str) -> None:
 
 @pytest.mark.parametrize("platform", MATRIX.platforms)
 def test_the_pins_of_a_platform_are_its_own(platform: str) -> None:
-    packages = {p.build: p for p in read_metapackages(LAYOUT, MATRIX) if p.platform == platform}
+    packages = {p.build: p for p in METAPACKAGES() if p.platform == platform}
     for output in outputs("torch-env", platform):
         each, requirements = packages[output["build"]["string"]], output["requirements"]
         if output["package"]["name"] == "torch-env-constraints":
