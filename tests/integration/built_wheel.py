@@ -25,7 +25,7 @@ COMMITTED = (
 MADE = shutil.ignore_patterns("__pycache__", "*.egg-info", ".pytest_cache", ".mypy_cache", ".ruff_cache")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the wheel is built from, in a folder of its own, for no test to build in: building leaves files there."""
     folder = tmp_path_factory.mktemp("source")
@@ -53,7 +53,7 @@ def build(source: Path, target: Path) -> Path:
     return wheel
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     return build(shutil.copytree(source, folder / "source"), folder / "dist")
@@ -78,7 +78,7 @@ class Installed:
         return sorted(path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*"))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def tools(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A virtual environment with the wheel, which borrows all that torchlocks depends on; returns its torchlocks."""
     home = tmp_path_factory.mktemp("tools") / "venv"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -13,9 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from built_wheel import installed, source, tools, wheel  # noqa: F401 - fixtures for all
 from torchlocks.core.layout import Layout
+from torchlocks.core.progress import Silent
+from torchlocks.host.detect import host_platform
+from torchlocks.publish.build import BuiltChannel, build_recipes
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -51,6 +56,55 @@ def environment() -> Path:
     made = subprocess.run(command, cwd=LAYOUT.root, capture_output=True, text=True, timeout=1800, check=False)
     assert made.returncode == 0, made.stdout + made.stderr
     return LAYOUT.prefix("cpu")
+
+
+RECIPE_PLATFORMS = tuple(dict.fromkeys((host_platform(), "linux-64", "win-64")))
+
+
+@pytest.fixture(scope="session")
+def recipes_channel(tmp_path_factory: pytest.TempPathFactory) -> BuiltChannel:
+    """The recipes of this checkout, built once for all processes of a run. For reading only."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    kept = folder / "recipes.pickle"
+    with FileLock(folder / "recipes.lock"):
+        if kept.is_file():
+            found = pickle.loads(kept.read_bytes())
+            assert isinstance(found, BuiltChannel)
+            return found
+        built = build_recipes(
+            Layout(ROOT),
+            channel=folder / "recipes" / "channel",
+            platforms=RECIPE_PLATFORMS,
+            engine="py-rattler-build",
+            progress=Silent(),
+        )
+        kept.write_bytes(pickle.dumps(built))
+        return built
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Let one process of several start with what needs the environment, and the others with what does not.
+
+    Each process is given a contiguous share of the tests, and a process that has run its share takes half of what
+    another has left, from the end. So files that need the environment come first in the first share, the other slow
+    files first in the last share, and the unit tests after both, where they fill what time is left. No test depends on
+    this order. One process alone runs the tests as they are listed.
+    """
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if processes < 2:
+        return
+    users = {item.path for item in items if "environment" in getattr(item, "fixturenames", ())}
+    slow = [item for item in items if item.path.is_relative_to(Path(__file__).parent)]
+    first = [item for item in slow if item.path in users]
+    # The longest fixture that is not the environment itself.
+    first.sort(key=lambda item: item.path.name != "test_verify_sabotage.py")
+    last = [item for item in slow if item.path not in users]
+    quick = [item for item in items if not item.path.is_relative_to(Path(__file__).parent)]
+    before = max(0, min(len(quick), len(items) - len(items) // processes - len(first)))
+    items[:] = [*first, *quick[:before], *last, *quick[before:]]
 
 
 @dataclass(frozen=True)

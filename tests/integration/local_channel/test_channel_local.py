@@ -19,24 +19,21 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from conftest import LAYOUT as BUILT
+from conftest import LAYOUT, ROOT
 from torchlocks.core.errors import FetchError, WheelError
-from torchlocks.core.layout import Layout
 from torchlocks.core.progress import Silent
 from torchlocks.local_channel.build import LocalChannel, build_local_channel
 from torchlocks.local_channel.pins import read_pins
 from torchlocks.local_channel.recipes import read_plan
 from torchlocks.local_channel.wheels import fetch_wheels
 
-ROOT = Path(__file__).resolve().parents[3]
-LAYOUT = Layout(ROOT)
 RECIPES = ROOT / "recipes" / "local"
 PACKAGES = sorted(path.parent.name for path in RECIPES.glob("*/recipe.yaml"))
 
 
 @pytest.fixture(scope="session")
 def channel() -> LocalChannel:
-    """The channel of this checkout; quick where it is there already."""
+    """The channel that the tests' CPU environment is made from; quick where it is there already."""
     try:
         return build_local_channel(LAYOUT, progress=Silent())
     except (FetchError, WheelError) as error:
@@ -100,7 +97,7 @@ def test_run_requirements_are_those_of_the_wheels(channel: LocalChannel) -> None
     }
     plan = read_plan(RECIPES, "cpu")
     pins = {recipe.name: plan.pins[recipe.distribution] for recipe in plan.recipes if recipe.distribution}
-    wheels = fetch_wheels(pins.values(), BUILT.build / "wheels", Silent())
+    wheels = fetch_wheels(pins.values(), LAYOUT.build / "wheels", Silent())
     for name, pin in pins.items():
         with zipfile.ZipFile(wheels[pin.name].path) as archive:
             (metadata,) = (n for n in archive.namelist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", n))

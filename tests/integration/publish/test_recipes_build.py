@@ -16,22 +16,22 @@ import pytest
 import zstandard
 
 from conftest import LAYOUT as BUILT
+from conftest import RECIPE_PLATFORMS as PLATFORMS
 from torchlocks.core.errors import DiskFullError, NoSuchRowError, RecipeError
 from torchlocks.core.layout import Layout
 from torchlocks.core.progress import Silent
 from torchlocks.publish.build import BuiltChannel, build_recipes
 
 LAYOUT = Layout(Path(__file__).parents[3])
-PLATFORMS = ("linux-64", "win-64")
 
 
 def build(layout: Layout, channel: Path) -> BuiltChannel:
     return build_recipes(layout, channel=channel, platforms=PLATFORMS, engine="py-rattler-build", progress=Silent())
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> BuiltChannel:
-    return build(LAYOUT, tmp_path_factory.mktemp("one") / "channel")
+@pytest.fixture
+def built(recipes_channel: BuiltChannel) -> BuiltChannel:
+    return recipes_channel
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from torchlocks.install.installer import install_environment
 from torchlocks.install.provenance import Origin
 from torchlocks.lockfile.formats import read_lock
 from torchlocks.lockfile.models import Lock, LockedPackage
-from torchlocks.publish.build import build_recipes
+from torchlocks.publish.build import BuiltChannel
 from torchlocks.verify.suite import verify_environment
 from torchlocks.verify.verdict import Verdict
 
@@ -75,20 +75,19 @@ def _copy(prefix: Path, copy: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def locked(environment: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Lock]:
+def locked(
+    environment: Path, recipes_channel: BuiltChannel, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Lock]:
     """The CPU environment with torch-verify added to its lock, and that lock."""
     assert environment.is_dir()
     platform, work = host_platform(), tmp_path_factory.mktemp("verify")
-    built = build_recipes(
-        LAYOUT, channel=work / "channel", platforms=[platform], engine="py-rattler-build", progress=Silent()
-    )
-    (package,) = (package for package in built.packages if package.name == "torch-verify")
+    (package,) = (package for package in recipes_channel.packages if package.name == "torch-verify")
     suite = LockedPackage(
         name=package.name,
         version=package.version,
         build=package.build,
         subdir=package.subdir,
-        url=f"{built.url}/{package.subdir}/{package.file}",
+        url=f"{recipes_channel.url}/{package.subdir}/{package.file}",
         sha256=package.sha256,
         size=package.size,
         depends=("python >=3.10", "numpy", "pytest >=7"),
