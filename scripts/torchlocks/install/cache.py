@@ -57,7 +57,7 @@ class _Note:
     fingerprint: str
     shape: str
     info: str
-    # Entries that an older torchlocks accepted are looked at again with the rules of today.
+    # Entries that an older torchlocks accepted are checked again with the present rules.
     rules: int = 0
 
 
@@ -149,7 +149,7 @@ class PackageStore:
         with self.exclusive(on_wait):
             if _read_sha256(lock) == sha256 and (kept := self.find(package).entry) is not None:
                 return kept
-            # Killed between any two of these, no folder ever stands beside the hash of another archive.
+            # This order stays consistent if the process is killed: no folder is beside the hash of another archive.
             self._note_path(name).unlink(missing_ok=True)
             if folder.exists() or folder.is_symlink():
                 folder.rename(staged.with_name(f"{staged.name}.old"))

@@ -40,15 +40,15 @@ def site_packages(index: Mapping[str, Any], version: str, platform: str) -> str:
 
     Raises IntegrityError for a path outside of the prefix, or one that is no text.
     """
-    said = index.get("python_site_packages_path")
-    if said is not None:
-        if not isinstance(said, str) or leaves(said) or said.strip("/. ") == "":
+    path = index.get("python_site_packages_path")
+    if path is not None:
+        if not isinstance(path, str) or leaves(path) or path.strip("/. ") == "":
             raise IntegrityError(
-                f"python {version} has its modules outside of the environment: {said!r}.",
+                f"python {version} has its modules outside of the environment: {path!r}.",
                 where="info/index.json, python_site_packages_path",
                 fix="do not use this channel; report the package to whoever runs it.",
             )
-        return said
+        return path
     minor = re.match(r"\d+\.\d+", version)
     return systems.of(platform).site_packages(minor[0] if minor else version)
 
@@ -189,8 +189,8 @@ def _entry_points(folder: Path, file: str) -> Iterator[str]:
     if not link.is_file():
         return
     try:
-        said = load_json(read_bytes(link, RECORD_BYTES))
-        lines = said.get("noarch", {}).get("entry_points") or ()
+        document = load_json(read_bytes(link, RECORD_BYTES))
+        lines = document.get("noarch", {}).get("entry_points") or ()
         names = [line.partition("=")[0].strip() for line in lines]
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise _refusal(file, "info/link.json cannot be read") from error

@@ -92,12 +92,12 @@ def _look(prefix: Path, progress: Progress) -> Findings:
     for record in sorted((prefix / "conda-meta").glob("*.json")):
         path = f"conda-meta/{record.name}"
         try:
-            # What a changed record says of its files does not count.
+            # A changed record's list of files is not used.
             (unread if path in wrong else files).extend(files_of(record, inventory))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             if path not in wrong:
-                said = f": {error}" if isinstance(error, ValueError) else ""
-                why = f"the package's record cannot be read ({type(error).__name__}{said})"
+                details = f": {error}" if isinstance(error, ValueError) else ""
+                why = f"the package's record cannot be read ({type(error).__name__}{details})"
                 damaged.append(Damage(path=path, package=record.stem, kind="changed", why=why))
     with progress.task(f"Checking {len(files)} files", len(files)) as task, ThreadPoolExecutor() as pool:
         for finding in _counted(pool.map(lambda file: _check(prefix, file), files), task):

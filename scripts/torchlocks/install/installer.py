@@ -1,8 +1,7 @@
 """A lock → an environment: fetch, check, link beside, swap.
 
-The previous environment is whole until the last rename, and whole after it. Bytecode is not compiled: rattler does
-not either, it would take longer than all the rest (torch alone has thousands of modules), it would have to be done
-after the swap to name the right files, and Python writes what it imports by itself, first while the suite runs.
+The previous environment is complete until the last rename and after it. Bytecode is not compiled: rattler does not
+either, it would take longer than the rest of the installation, and Python compiles what it imports by itself.
 """
 
 from __future__ import annotations
@@ -47,9 +46,9 @@ if TYPE_CHECKING:
 class InstallOptions:
     """How an environment is installed.
 
-    `fetch` says how packages are fetched (None: the defaults). `wait_s` is how long to wait for another process at
-    work on the same environment (None: until it is done). `force` installs again what is already there, without what
-    the user added to it.
+    `fetch` are the options of fetching (None: the defaults). `wait_s` is how long to wait for another process that
+    works on the same environment, in seconds (None: without a limit). `force` installs an environment again that is up
+    to date, without what the user added to it.
     """
 
     fetch: FetchOptions | None = None
@@ -59,7 +58,7 @@ class InstallOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class InstallResult:
-    """What an installation did; `changed` is False when the environment was already as the lock says."""
+    """The result of an installation; `changed` is False if the environment was already that of the lock."""
 
     prefix: Path
     changed: bool
@@ -78,13 +77,12 @@ def install_environment(
 ) -> InstallResult:
     """Make `prefix` the environment of `lock` for `platform`.
 
-    What stood there is kept as the previous environment (see `rollback`). Where the environment is already that of
-    this very lock, nothing is done, and where it was asked for by the same inputs too, nothing is imported either.
-    Packages that are no conda packages (pip's) are not installed; that there are some is said.
+    The environment that was there is kept as the previous one (see `rollback`). If it is already that of this lock,
+    nothing is done. Packages for pip are not installed; a warning names them.
 
-    Raises BusyError when another process is at work there and `wait_s` is over, InstallError when `prefix` holds
-    something else than an environment of torchlocks, or what a user added to one, or cannot be written, DiskFullError,
-    InterruptedByUserError, and what `fetch.ensure_cached` raises. What was at `prefix` is then as it was.
+    Raises BusyError if another process still works there after `wait_s`, InstallError if `prefix` contains something
+    else than an environment of torchlocks, or additions of the user, or cannot be written, DiskFullError,
+    InterruptedByUserError, and what `fetch.ensure_cached` raises. After an error, `prefix` is unchanged.
     """
     options = options or InstallOptions()
     prefix = final_path(prefix)
@@ -139,7 +137,7 @@ def install_environment(
 
 
 def not_in_place(error: OSError, prefix: Path) -> InstallError | BusyError:
-    """Return the error for an environment that could not be put in place because of `error`."""
+    """Return the error for an environment that could not be installed because of `error`."""
     where = str(error.filename or prefix)
     if here.in_use(error):
         return BusyError(
@@ -189,8 +187,8 @@ def final_path(prefix: Path) -> Path:
         os.path.lexists(final)
         final.is_dir()
     except (OSError, RuntimeError, ValueError) as error:
-        said = getattr(error, "strerror", None) or error
-        raise InstallError(f"This path can be no environment: {said}.", where=str(prefix)[:500]) from None
+        reason = getattr(error, "strerror", None) or error
+        raise InstallError(f"This path can be no environment: {reason}.", where=str(prefix)[:500]) from None
     if not final.name or long:
         what = "it is the top of a disk" if not final.name else "its name is too long"
         raise InstallError(
@@ -201,7 +199,7 @@ def final_path(prefix: Path) -> Path:
 
 @contextmanager
 def prefix_lock(prefix: Path, wait_s: float | None, progress: Progress) -> Iterator[None]:
-    """Hold the one lock that all work on `prefix` takes; says so when it has to wait.
+    """Hold the lock of all work on `prefix`; reports when it has to wait.
 
     Raises BusyError when it was not free within `wait_s` seconds (None: waits until it is), InstallError when the
     folder above cannot be written to.
@@ -245,9 +243,9 @@ def _repaired(prefix: Path) -> None:
 
 
 def _unchanged(prefix: Path, origin: Origin) -> InstallResult:
-    """The result for an environment that is as its lock says already.
+    """Return the result for an environment that is up to date.
 
-    What it was asked for by may have changed since: that is recorded, and a verdict from before then does not count.
+    Its inputs may have changed since: they are recorded, and an earlier verdict does not count.
     """
     found = read_provenance(prefix)
     if found is None:

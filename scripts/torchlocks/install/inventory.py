@@ -88,7 +88,7 @@ def take_inventory(prefix: Path, packages: Sequence[LockedPackage], *, corrected
 def write_inventory(prefix: Path, inventory: Inventory, *, new: bool = False) -> str:
     """Write the inventory into `prefix` and return the hash of the file. Raises OSError.
 
-    `new` says that nobody else reads the environment yet.
+    `new` means that nobody else reads the environment yet.
     """
     kept = (*_KEPT, *_CORRECTED) if inventory.corrected else _KEPT
     by_mode: dict[str, list[str]] = {}
@@ -223,9 +223,9 @@ def _read(path: Path) -> bytes | None:
         return None
 
 
-def _package(said: Mapping[str, Any]) -> LockedPackage:
-    values: dict[str, Any] = {key: said.get(key) for key in _KEPT}
-    values |= {key: tuple(said[key]) for key in _CORRECTED if said.get(key) is not None}
+def _package(record: Mapping[str, Any]) -> LockedPackage:
+    values: dict[str, Any] = {key: record.get(key) for key in _KEPT}
+    values |= {key: tuple(record[key]) for key in _CORRECTED if record.get(key) is not None}
     return LockedPackage(**values)
 
 

@@ -1,6 +1,6 @@
 """Cached packages → a tree of files, hard-linked where the file system allows it.
 
-Post-link scripts of packages are not run: they are unchecked code that may do anything anywhere; who has one is said.
+Post-link scripts of packages are not run, since they are unchecked code; a warning names the packages with one.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def link(
 ) -> None:
     """Link cached packages into the folder `new` as the environment that will be at `prefix`.
 
-    `corrected` says that the dependencies of the packages are those of the channel's own records. `scratch` is a path
+    `corrected` means that the packages' dependencies are those of the channel's records. `scratch` is a path
     for a temporary folder (default: a hidden one beside `prefix`). Raises
     IntegrityError for packages that would write outside of the environment, InstallError when it fails, DiskFullError's
     causes (see `transfer.disk_full_as_error`) when the disk is full.
@@ -68,7 +68,7 @@ def link(
             await install(
                 [_record(package, entry, corrected) for package, entry in entries.items()],
                 new,
-                # Every entry has just been verified; rattler needs not look again.
+                # Every entry has just been verified; rattler need not check again.
                 package_cache=PackageCache.new_layered([root], validation_mode=ValidationMode.skip()),
                 installed_packages=[],
                 platform=Subdir(platform),

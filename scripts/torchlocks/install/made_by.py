@@ -13,7 +13,7 @@ MadeBy = Literal["torchlocks", "conda", "mamba", "micromamba", "pixi", "unknown"
 
 
 def client_of(prefix: Path) -> MadeBy:
-    """Return the client that installed the environment in `prefix`; `unknown` where nothing tells.
+    """Return the client that installed the environment in `prefix`; `unknown` if nothing shows it.
 
     conda, mamba and micromamba write the command into `conda-meta/history`, pixi has a file of its own.
     """

@@ -111,7 +111,7 @@ def first_changed(folder: Path) -> str | None:
 
 
 def refuse_misstated(folder: Path, walked: Walked, what: str, *, contents: bool = False) -> None:
-    """Raise IntegrityError if a file of the extracted package is missing or has another size than its file list says.
+    """Raise IntegrityError if a file of the extracted package is missing or differs in size from its file list.
 
     Files are hashed only for `contents`: the archive has the locked hash, so its file list is as trustworthy as its
     files, and reading all of them again takes longer than extracting them.

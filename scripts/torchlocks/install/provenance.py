@@ -1,4 +1,4 @@
-"""What an environment says of itself: `conda-meta/torchlocks`, a JSON file.
+"""The provenance of an environment: `conda-meta/torchlocks`, a JSON file.
 
 It has no extension because every conda client takes each `conda-meta/*.json` for a package record: py-rattler
 and conda both refuse an environment in which one is not.
@@ -25,9 +25,9 @@ RECORD = Path(current.RECORD)
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """What the caller knows of an installation: which environment, and what the user asked for.
+    """The request of an installation: which environment, and the options of the user.
 
-    `channel` is the channel as asked for (`auto`, `conda-forge`, `local`). `inputs` are what it was made and verified
+    `channel` is the requested channel (`auto`, `conda-forge`, `local`). `inputs` are what it was made and verified
     from, by name, with a hash each; empty where nothing but the lock counts.
     """
 
@@ -72,9 +72,9 @@ def now() -> str:
 
 
 def read_provenance(prefix: Path) -> Provenance | None:
-    """What the environment in `prefix` says of itself; None when it says nothing that can be read.
+    """Return the provenance of the environment in `prefix`; None if there is none that can be read.
 
-    A damaged or foreign file counts as nothing: an environment that cannot say where it came from is
+    A damaged or foreign file counts as none: an environment of unknown provenance is
     never taken for current.
     """
     raw = current.read_record(str(prefix))
@@ -100,9 +100,9 @@ def write_provenance(prefix: Path, provenance: Provenance) -> None:
 
 
 def mark_verified(prefix: Path, ok: bool, report: str) -> Provenance:
-    """Record the suite's verdict on the environment in `prefix`; `report` says where it can be read.
+    """Record the suite's verdict on the environment in `prefix`; `report` is the path of the report.
 
-    Returns the provenance as it now stands. Raises MissingFileError when `prefix` is not an environment that
+    Returns the new provenance. Raises MissingFileError when `prefix` is not an environment that
     torchlocks installed, InstallError or DiskFullError when the verdict cannot be written.
     """
     found = read_provenance(prefix)
@@ -135,7 +135,7 @@ def is_current(
 ) -> bool:
     """True when `prefix` holds the environment of just this lock and nothing has been added or removed since.
 
-    `selection` tells apart the environments of one file.
+    `selection` distinguishes the environments of one file.
 
     The set of package records is compared, not every file: that is what `fsck` is for. The inputs count
     where they are given.

@@ -31,7 +31,7 @@ from torchlocks.lockfile.models import LockedPackage
 def repair(prefix: Path, damaged: tuple[Damage, ...], options: FetchOptions, progress: Progress) -> list[str]:
     """Put damaged records back, and where there are none, damaged files; return the paths that were put back.
 
-    Where records were damaged, what they name has to be looked at again. Raises InstallError when something cannot be
+    If records were damaged, the files they name have to be checked again. Raises InstallError when something cannot be
     repaired, and what `fetch.ensure_cached` raises.
     """
     inventory = read_inventory(prefix)

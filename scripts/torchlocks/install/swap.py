@@ -1,4 +1,4 @@
-"""Putting a finished environment in the place of another, so that a kill at any instant leaves one of them whole.
+"""Exchange of a finished environment with another; a kill at any instant leaves one of them complete.
 
 Beside the prefix `<name>` live, hidden, in the same folder: `.<name>.new-<id>`, an environment that is being made;
 `.<name>.previous`, the one that was there before; `.<name>.trash-<id>`, what is being deleted; `.<name>.swap`, the

@@ -1,4 +1,4 @@
-"""One file from one URL: through py-rattler's client, with stalls noticed, breaks resumed and failures told apart.
+"""Resumable download of one file through py-rattler's client, with stalls detected and failures classified.
 
 py-rattler moves the bytes, with its credentials, proxies and protocols (https, oci, s3, gcs). Its own retrying covers
 only answers that are errors, not bodies that break off, and its time-out would also end a download that is slow but
@@ -28,22 +28,22 @@ _STATUS = re.compile(r"HTTP status (?:client|server) error \((\d{3})([^)]*)\)")
 # The answers after which the same request may well succeed (RFC 9110 and 6585).
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 
-# As many bytes as no two places of an archive share by chance.
+# Length in bytes of the prefix that detects a restarted response.
 _HEAD = 64
 
 LOWEST_RATE = 1000
 """Bytes a second, on average over the time that a stall may take: a slower download counts as broken."""
 MOST = 16 << 30
-"""Bytes of a package whose size the lock does not say; the largest of conda-forge have some 2 GB."""
+"""Limit in bytes for a package whose size is not in the lock; the largest of conda-forge have about 2 GB."""
 
 Kind = Literal["passing", "lasting", "unreachable", "wrong"]
 
 
 class BrokenError(Exception):
-    """One try at one URL failed.
+    """One attempt at one URL failed.
 
     `passing`: the same request may succeed later; `lasting`: it will not; `unreachable`: nothing answered; `wrong`: the
-    bytes are not those that the lock says.
+    bytes are not those of the lock.
     """
 
     def __init__(self, why: str, kind: Kind, status: int | None = None) -> None:
@@ -54,16 +54,16 @@ class BrokenError(Exception):
 
 
 class Download:
-    """The file of one package on its way; what has come survives from one try to the next.
+    """Resumable download of one package; received bytes are kept from one attempt to the next.
 
-    `task` is told of the bytes as they come, and of those that were in vain.
+    `task` receives the number of bytes as they arrive, and a negative number for those that are discarded.
     """
 
     def __init__(self, package: LockedPackage, target: Path, task: Task | None) -> None:
         self._package = package
         self._target = target
         self._task = task
-        # The bytes come in py-rattler's own threads; the task is told in the loop's.
+        # Bytes arrive in py-rattler's threads; the task is advanced in the loop's.
         self._loop = asyncio.get_running_loop()
         self._received = 0
         self._restart()
@@ -82,7 +82,7 @@ class Download:
     async def fetch(
         self, client: Client, url: str, resume: dict[tuple[str, str], int], *, stall_timeout_s: float
     ) -> None:
-        """Bring the rest of the file from `url`, as the lock says it is.
+        """Download the rest of the file from `url`, and compare it with the lock.
 
         Raises BrokenError, or OSError when the disk is full.
         """
@@ -92,13 +92,13 @@ class Download:
         try:
             await self._transfer(client, url, stall_timeout_s)
         except BrokenError as broken:
-            # 416: there is no rest from there on, so what came before was of another file.
+            # 416: no bytes from this offset on, so the earlier ones were of another file.
             if broken.kind != "wrong" and not (start and broken.status == 416):
                 raise
             self._restart()
             if not start:
                 raise
-            # What came before may have been of another file: have it from its start.
+            # The earlier bytes may have been of another file: download it from the start.
             resume[parts.hostname or "", parts.path] = 0
             try:
                 await self._transfer(client, url, stall_timeout_s)
@@ -146,12 +146,12 @@ class Download:
             raise BrokenError(why, "wrong")
 
     def take(self, chunk: bytes, file: BinaryIO, *, first: bool) -> None:
-        """Write, hash and report what came; `first` says that it is the beginning of an answer.
+        """Write, hash and report a chunk; `first` is True for the first chunk of a response.
 
-        Raises BrokenError when there is more than the lock says, OSError when the disk is full.
+        Raises BrokenError if there are more bytes than in the lock, OSError if the disk is full.
         """
         if first and len(self._head) == _HEAD and chunk.startswith(self._head):
-            # Asked for the rest, the server sends the whole file.
+            # The server ignored the range and sends the whole file.
             self._restart()
             file.seek(0)
         file.write(chunk)
@@ -166,7 +166,7 @@ class Download:
 
 
 class _Sink:
-    """What py-rattler writes into, from its own threads; only the text of what this raises would be passed on."""
+    """The file object that py-rattler writes into from its threads; it passes on only the text of exceptions."""
 
     def __init__(self, download: Download, file: BinaryIO) -> None:
         self._download = download
@@ -199,7 +199,7 @@ def not_as_locked(package: LockedPackage, size: int, found: str) -> str | None:
 
 
 def classify(error: BaseException, received: int) -> BrokenError:
-    """What an error of py-rattler's client means for another try; `received` is the number of bytes that came."""
+    """Return how an error of py-rattler's client affects retries; `received` is the number of bytes that arrived."""
     text = str(error)
     if status := _STATUS.search(text):
         code = int(status[1])

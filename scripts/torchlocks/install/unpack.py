@@ -79,10 +79,10 @@ class Unpacker:
         return process
 
 
-def _answer(said: dict[str, str]) -> tuple[str, str]:
-    if "error" in said:
-        raise UnpackError(said["error"])
-    return said["sha256"], said["md5"]
+def _answer(message: dict[str, str]) -> tuple[str, str]:
+    if "error" in message:
+        raise UnpackError(message["error"])
+    return message["sha256"], message["md5"]
 
 
 def _extract(archive: str, folder: str) -> dict[str, str]:

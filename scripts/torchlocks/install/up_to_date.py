@@ -1,4 +1,4 @@
-"""Whether an environment is up to date, from the contents of its inputs and what it says of itself alone.
+"""Whether an environment is up to date, from the contents of its inputs and its own provenance alone.
 
 `make env-cpu` on an environment that is up to date should cost little more than make and a start of Python. So the
 command line asks here before it imports anything else, and what this module imports is counted in milliseconds:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 RECORD = os.path.join("conda-meta", "torchlocks")
-"""The file in which an environment says where it came from; `provenance` says what is in it."""
+"""The file with an environment's provenance; the module `provenance` describes its contents."""
 
 SCHEMA = 1
 
@@ -38,7 +38,7 @@ def read_record(prefix: str) -> dict[str, Any] | None:
 
 
 def checksum(record: dict[str, Any]) -> str:
-    """A hash of the record's keys, less that of the hash itself and the schema: what tells that a byte has changed."""
+    """A hash of the record's keys without the hash itself and the schema; it detects changes."""
     content = {key: value for key, value in record.items() if key not in ("checksum", "schema")}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -125,7 +125,7 @@ def nothing_to_do(root: str, prefix: str, env: str, channel: str, platform: str 
 
 
 def reason_to_work(record: dict[str, Any], prefix: str, now: dict[str, str]) -> str:
-    """Why an installed environment is looked at again, in a sentence without a full stop."""
+    """Why an installed environment is checked again, in a sentence without a full stop."""
     if changed := changed_inputs(record, now):
         shown = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
         return f"changed since it was made: {shown}"

@@ -119,7 +119,7 @@ def _bring_up_to_date(
     pins = [plan.pins[recipe.distribution] for recipe in missing if recipe.distribution]
     store = layout.build / "wheels"
     if offline:
-        # All of them first, so that nothing is built in vain.
+        # All of them first, so that a failure comes before any build.
         fetch_wheels(pins, store, progress, offline=True)
     large = announce(layout, folder, accelerator, pins, installs_into, progress)
     wheels = fetch_wheels([pin for pin in pins if pin.name not in large], store, progress, offline=offline)

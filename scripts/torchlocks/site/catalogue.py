@@ -89,7 +89,7 @@ def read_catalogue(layout: Layout, *, revision: str | None = None) -> Catalogue:
     """Read the matrix, every lock and every report of a checkout.
 
     Raises MatrixError and LockfileError if they are not valid. A row without a lock is listed in `not_locked`; an
-    unreadable report counts as none, with a text that tells so.
+    unreadable report counts as none, with a text that reports it.
     """
     matrix = load_matrix(layout.matrix)
     evidence: dict[str, list[Evidence]] = {}
