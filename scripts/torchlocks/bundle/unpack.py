@@ -19,9 +19,9 @@ from torchlocks.core.package_cache import cache_folder
 from torchlocks.core.progress import Progress, Task
 from torchlocks.core.reading import LOCK_BYTES, read_bytes
 from torchlocks.install.cache import PackageStore
+from torchlocks.install.exclusive import interruptible
 from torchlocks.install.fetch import ensure_cached
 from torchlocks.install.fetch_options import FetchOptions
-from torchlocks.install.installer import interruptible
 from torchlocks.lockfile.formats import CONDA_LOCK, PIXI
 from torchlocks.lockfile.models import LockedPackage
 

@@ -32,8 +32,8 @@ from torchlocks.core.layout import Layout
 from torchlocks.core.progress import Progress
 from torchlocks.core.quantities import shortened
 from torchlocks.core.urls import strip_credentials
+from torchlocks.install.exclusive import interruptible
 from torchlocks.install.fetch_options import FetchOptions, packages_for, require_hashes
-from torchlocks.install.installer import interruptible
 from torchlocks.lockfile.explicit import link_order, write_explicit
 from torchlocks.lockfile.fields import secret_line
 from torchlocks.lockfile.models import Lock, LockedPackage

@@ -26,9 +26,10 @@ from torchlocks.image.compression import Compression, compressed
 from torchlocks.image.config import CREATED, annotations_of, config_document, created, valid_prefix, write_entry_point
 from torchlocks.image.layers import Layer, plan_layers, settle_records, size_of, write_layer
 from torchlocks.image.output import move_layout, refuse_other
+from torchlocks.install.exclusive import interruptible
 from torchlocks.install.fetch import ensure_cached
 from torchlocks.install.fetch_options import FetchOptions, packages_for, require_hashes, with_variables
-from torchlocks.install.installer import describe, interruptible, write_history
+from torchlocks.install.installer import describe, write_history
 from torchlocks.install.link import link
 from torchlocks.install.provenance import Origin, write_provenance
 

@@ -22,9 +22,9 @@ from torchlocks.core.files import hash_file
 from torchlocks.core.progress import Progress, Task
 from torchlocks.core.reading import RECORD_BYTES, load_json, read_bytes, read_text
 from torchlocks.install.contained import leaves
+from torchlocks.install.exclusive import final_path, interruptible, prefix_lock
 from torchlocks.install.fetch_options import FetchOptions
 from torchlocks.install.findings import Damage, Findings, PipPackage
-from torchlocks.install.installer import final_path, interruptible, prefix_lock
 from torchlocks.install.inventory import Inventory, changed_in_meta, other_mode, read_inventory
 from torchlocks.install.repair import repair
 
