@@ -35,7 +35,8 @@ class Cluster:
         self.file = folder / "scheduler.json"
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._start("scheduler", "scheduler", "--port", "0", "--scheduler-file", str(self.file))
-        _wait_for(self.file.is_file, "the scheduler")
+        # Dask creates the file, and then writes it.
+        _wait_for(lambda: self.file.is_file() and self.file.read_bytes().endswith(b"}"), "the scheduler")
         self.address = str(json.loads(self.file.read_text())["address"])
 
     def worker(self, name: str, preload: str | None = None, **environment: str) -> subprocess.Popen[bytes]:
