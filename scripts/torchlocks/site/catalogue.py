@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -85,8 +85,10 @@ class Catalogue:
     local: tuple[LocalRow, ...]
 
 
-def read_catalogue(layout: Layout, *, revision: str | None = None) -> Catalogue:
-    """Read the matrix, every lock and every report of a checkout.
+def read_catalogue(
+    layout: Layout, *, revision: str | None = None, only: Callable[[Target], bool] | None = None
+) -> Catalogue:
+    """Read the matrix, every lock and every report of a checkout; with `only`, those of the targets that it accepts.
 
     Raises MatrixError and LockfileError if they are not valid. A row without a lock is listed in `not_locked`; an
     unreadable report counts as none, with a text that reports it.
@@ -98,7 +100,9 @@ def read_catalogue(layout: Layout, *, revision: str | None = None) -> Catalogue:
     cells: list[Cell] = []
     missing: list[str] = []
     for name in matrix.environments:
-        targets = matrix.select(name, None)
+        targets = [each for each in matrix.select(name, None) if only is None or only(each)]
+        if not targets:
+            continue
         if not (layout.locks / name / CONDA_LOCK).is_file():
             missing += [f"{name}/{target.platform}" for target in targets]
             continue

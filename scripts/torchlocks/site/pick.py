@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -22,6 +22,8 @@ from torchlocks.host.needs import Compatibility, CudaNeeds, Needs
 from torchlocks.host.nvidia import Gpu
 from torchlocks.host.record import Host
 from torchlocks.matrix.cells import Drivers
+from torchlocks.matrix.model import Matrix
+from torchlocks.matrix.target import Target
 from torchlocks.site.index import Index, IndexEnvironment, IndexPlatform
 
 #: The assumed version of a system library that was not given: newer than any that a lock requires.
@@ -74,6 +76,26 @@ class Wanted:
             and self.python in (None, _minor(platform.python))
             and self.torch in (None, _minor(platform.torch))
         )
+
+    def candidate(self, matrix: Matrix, platform: str) -> Callable[[Target], bool] | None:
+        """Return whether `pick` can choose a target on `platform`, from the matrix alone; None for all of them.
+
+        None for a platform without any, so that the error can name the platforms that there are.
+        """
+        if not any(target.platform == platform for target in matrix.targets()):
+            return None
+
+        def accepts(target: Target) -> bool:
+            # Variants are chosen only for what the defaults lack.
+            chosen = target.env in matrix.rows if self == Wanted() else True
+            return (
+                chosen
+                and target.platform == platform
+                and self.python in (None, target.python)
+                and self.torch in (None, target.pytorch)
+            )
+
+        return accepts
 
     def __str__(self) -> str:
         return " and ".join(

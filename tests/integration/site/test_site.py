@@ -25,6 +25,7 @@ import pytest
 from conftest import LAYOUT
 from evidence_samples import A100, proving, written
 from support import SNAPSHOT, needs_snapshot, torchlocks
+from torchlocks.core.errors import LockfileError
 from torchlocks.core.files import hash_file
 from torchlocks.core.layout import Layout
 from torchlocks.diff.compare import changes
@@ -237,6 +238,17 @@ def test_pick_on_the_command_line() -> None:
     verb, path, prefix = shlex.split(below)[1:]
     assert (verb, prefix) == ("install", "./gpu-cu129")
     assert (LAYOUT.root / "docs" / path).is_file()
+
+
+def test_pick_reads_only_the_locks_of_its_candidates(tmp_path: Path) -> None:
+    layout = copy_inputs(tmp_path / "checkout")
+    for lock in layout.locks.glob("*/conda-lock.yml"):
+        if lock.parent.name not in ("cpu", "cpu-torch2.10-py312") and not lock.parent.name.startswith("gpu"):
+            lock.write_text("not a lock", encoding="utf-8")
+    asked = ("pick", "--platform", "linux-64")
+    assert "cpu on linux-64" in torchlocks(layout.root, *asked).stdout
+    assert "cpu-torch2.10-py312" in torchlocks(layout.root, *asked, "--torch", "2.10", "--python", "3.12").stdout
+    assert torchlocks(layout.root, *asked, "--torch", "2.12", "--python", "3.11").returncode == LockfileError.exit_code
 
 
 @needs_snapshot
