@@ -84,8 +84,8 @@ def read_paths(folder: Path) -> list[dict[str, Any]]:
     return paths
 
 
-def first_changed(folder: Path) -> str | None:
-    """Return which file differs from `info/paths.json`, hashing all of them; None if none does."""
+def first_changed(folder: Path, *, contents: bool = True) -> str | None:
+    """Return which file differs from `info/paths.json`; None if none does. Files are hashed only for `contents`."""
     from concurrent.futures import ThreadPoolExecutor
 
     def changed(path: dict[str, Any]) -> str | None:
@@ -100,41 +100,30 @@ def first_changed(folder: Path) -> str | None:
                 return f"{name} is missing"
             if (size := path.get("size_in_bytes")) is not None and file.stat().st_size != size:
                 return f"{name} has another size"
-            if (sha256 := path.get("sha256")) is not None and hash_file(file) != sha256:
+            if contents and (sha256 := path.get("sha256")) is not None and hash_file(file) != sha256:
                 return f"{name} has another content"
         except OSError as error:
             return f"{name} cannot be read ({error.strerror})"
         return None
 
+    if not contents:
+        return next(filter(None, map(changed, read_paths(folder))), None)
     with ThreadPoolExecutor() as pool:
         return next(filter(None, pool.map(changed, read_paths(folder))), None)
 
 
-def refuse_misstated(folder: Path, walked: Walked, what: str, *, contents: bool = False) -> None:
-    """Raise IntegrityError if a file of the extracted package is missing or differs in size from its file list.
+def refuse_misstated(folder: Path, what: str, *, contents: bool = False) -> None:
+    """Raise IntegrityError if a file of the extracted package differs from the package's own file list.
 
     Files are hashed only for `contents`: the archive has the locked hash, so its file list is as trustworthy as its
     files, and reading all of them again takes longer than extracting them.
     """
-    changed = first_changed(folder) if contents else _first_missing(folder, walked)
-    if changed:
+    if changed := first_changed(folder, contents=contents):
         raise IntegrityError(
             f"{what} is not what its own file list says: {changed}.",
             where=what,
             fix="do not use this channel; report the package to whoever runs it.",
         )
-
-
-def _first_missing(folder: Path, walked: Walked) -> str | None:
-    for path in read_paths(folder):
-        name, size = path["_path"], path.get("size_in_bytes")
-        try:
-            found = walked.status.get(name) or (folder / name).lstat()
-        except (OSError, ValueError):
-            return f"{name} is missing"
-        if stat.S_ISREG(found.st_mode) and size not in (None, found.st_size):
-            return f"{name} has another size"
-    return None
 
 
 def refuse_unsafe(folder: Path, walked: Walked, what: str) -> None:

@@ -45,7 +45,7 @@ def liar(folder: Path, change: dict[str, object]) -> TinyChannel:
     return channel
 
 
-@pytest.mark.parametrize("change", [{"size_in_bytes": 7}, {"_path": "share/other"}])
+@pytest.mark.parametrize("change", [{"size_in_bytes": 7}, {"_path": "share/other"}, {"_path": "share"}])
 def test_a_package_that_misstates_its_files_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
     with pytest.raises(IntegrityError, match="file list"):
         install(liar(tmp_path / "channel", change).lock(), tmp_path / "envs" / "tiny")
