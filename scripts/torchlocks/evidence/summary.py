@@ -6,15 +6,16 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from typing import TYPE_CHECKING
 
 from torchlocks.core.errors import LockfileError
 from torchlocks.core.files import hash_file
 from torchlocks.core.layout import Layout
-from torchlocks.evidence.model import Evidence, ProvenState
-from torchlocks.evidence.record import package_lines
-from torchlocks.evidence.store import records
 from torchlocks.lockfile.formats import CONDA_LOCK, explicit_name, parse_lock
 from torchlocks.lockfile.models import LockedPackage
+
+if TYPE_CHECKING:
+    from torchlocks.evidence.model import Evidence, ProvenState
 
 _STRONGEST: tuple[ProvenState, ...] = ("gpu", "cpu", "cuda-build", "partial")
 
@@ -94,6 +95,8 @@ def differing(before: Iterable[str], after: Iterable[str]) -> int:
 
 def proofs_of(found: Iterable[Evidence], lock_sha256: str, packages: tuple[LockedPackage, ...]) -> Proofs:
     """Return the records of one environment and platform, compared with its present lock."""
+    from torchlocks.evidence.record import package_lines
+
     now = package_lines(packages)
     seen = (
         Proof(record=each, differing=None if each.lock_sha256 == lock_sha256 else differing(each.packages, now))
@@ -107,6 +110,11 @@ def all_proofs(layout: Layout) -> Mapping[str, Proofs]:
 
     The short explicit files are read, since `doctor` has to be quick; `check` is what reports unreadable locks.
     """
+    # Most checkouts have no records, and importing their models takes half of the start of `doctor`.
+    if not any(layout.evidence.rglob("*.json")):
+        return {}
+    from torchlocks.evidence.store import records
+
     by_cell: dict[str, list[Evidence]] = {}
     for record in records(layout):
         by_cell.setdefault(record.cell, []).append(record)

@@ -28,6 +28,7 @@ from torchlocks.cli.commands.shared import print_rich
 def doctor(record: Path | None, needed: tuple[str, ...], as_json: bool) -> None:
     """List which environments run on this machine, why the others do not, and what to do."""
     from torchlocks.core.layout import find_layout
+    from torchlocks.evidence.summary import all_proofs
     from torchlocks.host.detect import detect_host
     from torchlocks.host.doctor import diagnose, limits_of_locks
     from torchlocks.host.doctor_report import diagnosis_json, diagnosis_text
@@ -41,16 +42,11 @@ def doctor(record: Path | None, needed: tuple[str, ...], as_json: bool) -> None:
     host = read_host(record) if record else detect_host()
     limits = limits_of_locks(layout.locks, host.platform)
     installed = {} if record else installed_environments(layout, host.platform)
-    proven = {}
-    if any(layout.evidence.rglob("*.json")):
-        # Most checkouts have no records, and their models take half of the start.
-        from torchlocks.evidence.summary import all_proofs
-
-        proven = {
-            cell.partition("/")[0]: proofs.text()
-            for cell, proofs in all_proofs(layout).items()
-            if cell.endswith(f"/{host.platform}")
-        }
+    proven = {
+        cell.partition("/")[0]: proofs.text()
+        for cell, proofs in all_proofs(layout).items()
+        if cell.endswith(f"/{host.platform}")
+    }
     matrix = load_matrix(layout.matrix)
     diagnosis = diagnose(matrix, host, locked, limits=limits, needed=needed, installed=installed, proven=proven)
     if as_json:
