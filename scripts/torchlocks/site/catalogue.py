@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -86,23 +86,26 @@ class Catalogue:
 
 
 def read_catalogue(
-    layout: Layout, *, revision: str | None = None, only: Callable[[Target], bool] | None = None
+    layout: Layout,
+    *,
+    revision: str | None = None,
+    choose: Callable[[Matrix], Iterable[Target]] = Matrix.targets,
 ) -> Catalogue:
-    """Read the matrix, every lock and every report of a checkout; with `only`, those of the targets that it accepts.
+    """Read the matrix, and every lock and report of the targets that `choose` returns: all of them by default.
 
     Raises MatrixError and LockfileError if they are not valid. A row without a lock is listed in `not_locked`; an
     unreadable report counts as none, with a text that reports it.
     """
     matrix = load_matrix(layout.matrix)
+    chosen: dict[str, list[Target]] = {}
+    for target in choose(matrix):
+        chosen.setdefault(target.env, []).append(target)
     evidence: dict[str, list[Evidence]] = {}
     for record in records(layout):
         evidence.setdefault(record.cell, []).append(record)
     cells: list[Cell] = []
     missing: list[str] = []
-    for name in matrix.environments:
-        targets = [each for each in matrix.select(name, None) if only is None or only(each)]
-        if not targets:
-            continue
+    for name, targets in chosen.items():
         if not (layout.locks / name / CONDA_LOCK).is_file():
             missing += [f"{name}/{target.platform}" for target in targets]
             continue

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -77,25 +77,21 @@ class Wanted:
             and self.torch in (None, _minor(platform.torch))
         )
 
-    def candidate(self, matrix: Matrix, platform: str) -> Callable[[Target], bool] | None:
-        """Return whether `pick` can choose a target on `platform`, from the matrix alone; None for all of them.
+    def candidates(self, matrix: Matrix, platform: str) -> tuple[Target, ...]:
+        """Return the targets on `platform` that `pick` can choose, by the matrix alone.
 
-        None for a platform without any, so that the error can name the platforms that there are.
+        All targets if there is none on the platform, so that the error can name the platforms that there are.
         """
-        if not any(target.platform == platform for target in matrix.targets()):
-            return None
-
-        def accepts(target: Target) -> bool:
-            # Variants are chosen only for what the defaults lack.
-            chosen = target.env in matrix.rows if self == Wanted() else True
-            return (
-                chosen
-                and target.platform == platform
-                and self.python in (None, target.python)
-                and self.torch in (None, target.pytorch)
-            )
-
-        return accepts
+        if platform not in matrix.platforms:
+            return matrix.targets()
+        # Variants are chosen only for what the defaults lack.
+        return tuple(
+            target
+            for target in (matrix.defaults() if self == Wanted() else matrix.targets())
+            if target.platform == platform
+            and self.python in (None, target.python)
+            and self.torch in (None, target.pytorch)
+        )
 
     def __str__(self) -> str:
         return " and ".join(

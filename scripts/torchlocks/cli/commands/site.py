@@ -63,7 +63,6 @@ def pick(
     from torchlocks.core.layout import find_layout
     from torchlocks.export.clients import CLIENTS, find_client
     from torchlocks.host.detect import host_platform
-    from torchlocks.matrix.load import load_matrix
     from torchlocks.site.catalogue import read_catalogue
     from torchlocks.site.pick import Machine, Wanted
     from torchlocks.site.pick import pick as choose
@@ -75,8 +74,8 @@ def pick(
     layout = find_layout()
     wanted = Wanted(packages=packages, python=python, torch=torch)
     # Reading a lock takes 50 ms, and a catalogue can have a thousand.
-    candidates = read_catalogue(layout, only=wanted.candidate(load_matrix(layout.matrix), machine.platform))
-    picked = choose(candidates.index, machine, cuda, wanted)
+    catalogue = read_catalogue(layout, choose=lambda matrix: wanted.candidates(matrix, machine.platform))
+    picked = choose(catalogue.index, machine, cuda, wanted)
     where = picked.environment.name, picked.platform.platform
     root = None if layout.root == Path.cwd() else layout.root
     lines = {each.name: each.command(*where, root) for each in clients}
