@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-import zipfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from bench.install import inner_archives
 from bench.model import Measure
 from bench.run import Side, compare
 from torchlocks.core.layout import Layout
@@ -47,17 +47,12 @@ def measure_channel(layout: Layout, place: Path, progress: Progress) -> Iterator
 
 def unpack_contents(packages: Iterable[Path], folder: Path) -> Iterator[Path]:
     """Write the tar archives inside of `.conda` packages into `folder`, decompressed, and yield their paths."""
-    import zstandard
-
     folder.mkdir(parents=True)
     for package in packages:
-        with zipfile.ZipFile(package) as outer:
-            for name in outer.namelist():
-                if name.endswith(".tar.zst"):
-                    path = folder / name.removesuffix(".zst")
-                    with outer.open(name) as source, path.open("wb") as target:
-                        zstandard.ZstdDecompressor().copy_stream(source, target)
-                    yield path
+        for name, stream in inner_archives(package):
+            with (folder / name).open("wb") as target:
+                shutil.copyfileobj(stream, target, 1 << 20)
+            yield folder / name
 
 
 def compress_all(archives: Iterable[Path], folder: Path) -> None:

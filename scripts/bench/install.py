@@ -11,6 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import IO
 
 from bench.model import Measure
 from bench.run import BIN, Side, command, compare, texts
@@ -41,10 +42,18 @@ def measure_installs(ground: Ground, rounds: int, progress: Progress) -> Iterato
     """Measure installs from a warm and an empty cache, against their floors and against installed peers."""
     warm = ground.place / "installed"
     cold, cache = ground.place / "cold", ground.place / "cache"
-    copy = ground.place / "copied"
+    copy, unpacked = ground.place / "copied", ground.place / "unpacked"
 
     def clean() -> None:
-        for folder in (warm, copy, cold, cache, *ground.place.glob(".*.previous"), *ground.place.glob("peer-*")):
+        for folder in (
+            warm,
+            copy,
+            unpacked,
+            cold,
+            cache,
+            *ground.place.glob(".*.previous"),
+            *ground.place.glob("peer-*"),
+        ):
             shutil.rmtree(folder, ignore_errors=True)
 
     from_warm = Side(name="warm cache", commands=(command(BIN / "torchlocks", "install", ground.lock.path, warm),))
@@ -63,26 +72,18 @@ def measure_installs(ground: Ground, rounds: int, progress: Progress) -> Iterato
         ),
     )
     yield compare(GROUP, from_warm, floor, rounds, progress, clean)
-    unpacked = ground.place / "unpacked"
     archives = tuple(path for path in sorted(ground.channel.glob("*/*.conda")) if path.name in _names(ground.lock))
     extracting = Side(
         name="extracting the same archives to the same disk, with tarfile and zstandard, a process a core",
         function=lambda: extract_all(archives, unpacked),
     )
-
-    def clean_all() -> None:
-        clean()
-        shutil.rmtree(unpacked, ignore_errors=True)
-
-    yield compare(GROUP, from_empty, extracting, rounds, progress, clean_all)
+    yield compare(GROUP, from_empty, extracting, rounds, progress, clean)
     fewer = max(1, rounds // 2)
     for ours, is_cold in ((from_warm, False), (from_empty, True)):
         for peer in _conda_peers(ground, is_cold):
             yield compare(GROUP, ours, peer, fewer, progress, clean)
         for peer in _pip_peers(ground, is_cold):
             slow = peer.name.startswith("pip")
-            if slow and is_cold:
-                continue
             yield compare(GROUP, ours, peer, 1 if slow else fewer, progress, clean, long=slow)
 
 
@@ -106,17 +107,20 @@ def extract_all(archives: Sequence[Path], target: Path) -> None:
 def _extract(archive: Path, target: Path) -> None:
     import tarfile
 
+    for _, stream in inner_archives(archive):
+        with tarfile.open(fileobj=stream, mode="r|") as members:
+            members.extractall(target, filter="tar")
+
+
+def inner_archives(package: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    """Yield the name and the decompressed stream of each tar archive inside of a `.conda` package."""
     import zstandard
 
-    with zipfile.ZipFile(archive) as outer:
+    with zipfile.ZipFile(package) as outer:
         for name in outer.namelist():
             if name.endswith(".tar.zst"):
-                with (
-                    outer.open(name) as packed,
-                    zstandard.ZstdDecompressor().stream_reader(packed) as stream,
-                    tarfile.open(fileobj=stream, mode="r|") as members,
-                ):
-                    members.extractall(target, filter="tar")
+                with outer.open(name) as packed, zstandard.ZstdDecompressor().stream_reader(packed) as stream:
+                    yield name.removesuffix(".zst"), stream
 
 
 def _cache(ground: Ground, name: str, is_cold: bool) -> Path:
@@ -148,16 +152,17 @@ def _pip_peers(ground: Ground, is_cold: bool) -> Iterator[Side]:
         return
     venv = ground.place / "peer-venv"
     python = venv / ("Scripts" if os.name == "nt" else "bin") / "python"
-    yield Side(
-        name=f"pip, the same {len(wheels)} wheels into a venv",
-        commands=(
-            command(sys.executable, "-m", "venv", "--without-pip", venv),
-            command(
-                *(sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index"),
-                *texts(wheels),
+    if not is_cold:
+        yield Side(
+            name=f"pip, the same {len(wheels)} wheels into a venv",
+            commands=(
+                command(sys.executable, "-m", "venv", "--without-pip", venv),
+                command(
+                    *(sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index"),
+                    *texts(wheels),
+                ),
             ),
-        ),
-    )
+        )
     uv = shutil.which("uv", path=f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}")
     if uv is not None:
         env = {"UV_CACHE_DIR": str(_cache(ground, "uv", is_cold))}
