@@ -143,8 +143,8 @@ def _git_dirs(path: Path) -> tuple[Path, Path]:
     """Return (the folder with HEAD, the folder with refs and objects), which differ in a linked worktree only."""
     own = path / ".git" if os.path.lexists(path / ".git") else path
     if own.is_file():
-        output = read_bytes(own, 4096).decode(errors="replace").strip()
-        own = (path / output.removeprefix("gitdir:").strip()).resolve()
+        pointer = read_bytes(own, 4096).decode(errors="replace").strip()
+        own = (path / pointer.removeprefix("gitdir:").strip()).resolve()
     common = own
     if (own / "commondir").is_file():
         common = (own / read_bytes(own / "commondir", 4096).decode(errors="replace").strip()).resolve()
@@ -209,8 +209,8 @@ def _run(
     except subprocess.TimeoutExpired:
         raise GitError(f"it was not done within {_TIMEOUT_S} s") from None
     except OSError as error:
-        output = "is not installed" if isinstance(error, FileNotFoundError) else f"cannot be run: {error.strerror}"
-        raise GitMissingError(f"git {output}.") from None
+        reason = "is not installed" if isinstance(error, FileNotFoundError) else f"cannot be run: {error.strerror}"
+        raise GitMissingError(f"git {reason}.") from None
     if done.returncode:
         raise GitError(done.stderr.decode(errors="replace").strip().removeprefix("fatal: "))
     printed: bytes = done.stdout
