@@ -48,14 +48,15 @@ endef
 quoted = $(if $(findstring $(newline),$(1)),$(error a value has a line break))$(if $(filter ~/%,$(firstword $(1))),"$$HOME"/'$(subst ','\'',$(subst <~/,,<$(1)))','$(subst ','\'',$(1))')
 option = $(if $($(2)),$(1) $(call quoted,$($(2))))
 absolute = $(if $(filter /% ~/%,$(firstword $($(1)))),$($(1)),$(if $($(1)),$(CURDIR)/$($(1))))
+VENV  := .venv
 ifneq ($(NAMED),)
-  REFUSED := $(shell $(PYTHON) -S -E scripts/make_variables.py $(call quoted,$(MAKECMDGOALS)) $(foreach name,$(NAMED),$(call quoted,$(name))) 2>&1)
+  # The tool's own Python where there is one: another may be a script (pyenv) that takes five times as long to start.
+  REFUSED := $(shell $$([ -x $(VENV)/bin/python ] && echo $(VENV)/bin/python || echo $(PYTHON)) -I -S scripts/make_variables.py $(call quoted,$(MAKECMDGOALS)) $(foreach name,$(NAMED),$(call quoted,$(name))) 2>&1)
   ifneq ($(REFUSED),)
     $(error $(REFUSED))
   endif
 endif
 
-VENV  := .venv
 # Told that make calls it, so that messages name make's verbs and variables.
 TOOL  := TORCHLOCKS_MAKE=1 $(VENV)/bin/torchlocks
 READY := $(VENV)/torchlocks-made-from

@@ -6,11 +6,13 @@ make takes any NAME=value and ignores it: `make env-gpu CDUA=11.8` would build f
 takes is in the brackets of its comment in the Makefile.
 """
 
+# Importing pathlib takes as long as the rest: this runs before every `make VERB NAME=value`.
+# ruff: noqa: PTH100, PTH118, PTH120, PTH123
+import os
 import re
 import sys
-from pathlib import Path
 
-MAKEFILE = Path(__file__).parents[1] / "Makefile"
+MAKEFILE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "Makefile")
 VERB = re.compile(r"^([a-z-]+):.*?## (.*)$", re.MULTILINE)
 NAME = re.compile(r"\b([A-Z][A-Z_]*)=")
 SETTABLE = re.compile(r"^([A-Z][A-Z_]*) *\?=", re.MULTILINE)
@@ -39,6 +41,7 @@ def problem(goals: list[str], names: list[str], makefile: str) -> str | None:
 
 
 if __name__ == "__main__":
-    found = problem(sys.argv[1].split(), sys.argv[2:], MAKEFILE.read_text(encoding="utf-8"))
+    with open(MAKEFILE, encoding="utf-8") as stream:
+        found = problem(sys.argv[1].split(), sys.argv[2:], stream.read())
     if found:
         print(found)
