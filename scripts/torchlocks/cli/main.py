@@ -1,6 +1,6 @@
-"""The command line: the list of verbs, and exit codes. The verbs themselves are in `commands`.
+"""The command line: errors and exit codes. The verbs are in `verbs` and `commands`.
 
-Only cheap imports here: an environment that is up to date is reported before click is imported.
+Only cheap imports here: what `quick` answers is answered before click is imported.
 """
 
 from __future__ import annotations
@@ -17,60 +17,15 @@ if TYPE_CHECKING:
 INTERNAL_ERROR = 70
 """Exit code of a bug in torchlocks itself (EX_SOFTWARE of sysexits.h)."""
 
-#: The module of `torchlocks.cli.commands` with each verb; only the one in use is imported.
-VERBS = {
-    "doctor": "doctor",
-    "env": "environments",
-    "verify": "environments",
-    "run": "environments",
-    "shell": "environments",
-    "rollback": "environments",
-    "fsck": "environments",
-    "matrix": "locks",
-    "render": "locks",
-    "lock": "locks",
-    "update": "locks",
-    "check": "locks",
-    "why": "explain",
-    "diff": "explain",
-    "extend": "extend",
-    "install": "installing",
-    "bundle": "installing",
-    "image": "images",
-    "sign": "supply",
-    "verify-signature": "supply",
-    "attestations": "supply",
-    "sbom": "supply",
-    "licences": "supply",
-    "export": "exports",
-    "refresh": "updating",
-    "evidence": "evidence",
-    "update-all": "updating",
-    "pull-request": "updating",
-    "action": "action",
-    "pick": "site",
-    "site": "site",
-    "channel": "project",
-    "recipes": "project",
-    "dist": "project",
-    "release": "project",
-    "upload": "project",
-    "test": "project",
-    "bench": "project",
-}
-
 
 def main() -> NoReturn:
     """Run the `torchlocks` command: print errors, and exit with their exit code."""
+    from torchlocks.cli.quick import quick_status
     from torchlocks.core.process_exit import exit_process
-    from torchlocks.install.up_to_date import quick_answer
 
     _print_anywhere()
-    answer = quick_answer(sys.argv[1:])
-    if answer is not None:
-        print(answer)
-        exit_process(0)
-    exit_process(_run())
+    status = quick_status(sys.argv[1:])
+    exit_process(_run() if status is None else status)
 
 
 def _print_anywhere() -> None:
@@ -85,6 +40,7 @@ def _run() -> int:
 
     from torchlocks.cli.commands.root import root
     from torchlocks.cli.console import print_error
+    from torchlocks.cli.verbs import VERBS
     from torchlocks.core.errors import InterruptedByUserError, TorchlocksError
     from torchlocks.core.layout import note_the_caller
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import signal
 import subprocess
 import sys
 import tempfile
@@ -18,15 +17,14 @@ from pathlib import Path
 from torchlocks.core.errors import InstallError, MissingFileError
 from torchlocks.core.reading import RECORD_BYTES, load_json, read_bytes
 from torchlocks.core.systems import here
+from torchlocks.install.foreground import run_shell_command, status_of
+from torchlocks.install.plain_activation import FOREIGN, plain_activation
 
 #: Activation scripts set variables; one that takes longer than this hangs.
 TIMEOUT_SECONDS = 60
 
 #: What the shell sets for itself, and Python in the C locale (PEP 538); none of it is the environment's.
 _SHELLS_OWN = ("_", "SHLVL", "PWD", "OLDPWD", "LC_CTYPE")
-
-#: Marks of another activated environment, and what breaks any other Python than the one it was set for.
-_FOREIGN = ("CONDA_PREFIX", "CONDA_SHLVL", "CONDA_DEFAULT_ENV", "CONDA_PROMPT_MODIFIER", "PYTHONHOME", "VIRTUAL_ENV")
 
 
 def python_of(prefix: Path) -> Path:
@@ -50,7 +48,9 @@ def activation_environment(prefix: Path, base_env: Mapping[str, str]) -> dict[st
     """
     python_of(prefix)
     prefix = prefix.absolute()
-    base = {name: value for name, value in base_env.items() if name not in _FOREIGN}
+    if (plain := plain_activation(os.fspath(prefix), base_env)) is not None:
+        return plain
+    base = {name: value for name, value in base_env.items() if name not in FOREIGN}
     with tempfile.TemporaryDirectory(prefix="torchlocks-activate-") as folder:
         dump, script = Path(folder) / "env.json", Path(folder) / here.ACTIVATE
         # The variables are written to a file: scripts may print what they like.
@@ -99,7 +99,7 @@ def activation_environment(prefix: Path, base_env: Mapping[str, str]) -> dict[st
 def run_in(prefix: Path, command: str) -> int:
     """Run a shell command line in the activated environment; its exit status (128 + N after signal N)."""
     environment = activation_environment(prefix, os.environ)
-    return _status(subprocess.Popen(command, shell=True, env=environment))
+    return run_shell_command(command, environment)
 
 
 def shell_in(prefix: Path) -> int:
@@ -110,7 +110,7 @@ def shell_in(prefix: Path) -> int:
     """
     environment = activation_environment(prefix, os.environ)
     if here.SHELL == "cmd":
-        return _status(subprocess.Popen([environment.get("COMSPEC", "cmd.exe")], env=environment))
+        return status_of(subprocess.Popen([environment.get("COMSPEC", "cmd.exe")], env=environment))
     shell = os.environ.get("SHELL") or here.runner(os.environ)[0]
     kind = Path(shell).name
     with tempfile.TemporaryDirectory(prefix="torchlocks-shell-") as folder:
@@ -130,7 +130,7 @@ def shell_in(prefix: Path) -> int:
         elif kind == "fish":
             script.write_text(_activation_script(prefix, environment, "fish") + "\n", encoding="utf-8")
             arguments = ["--init-command", f"source {shlex.quote(os.fspath(script))}"]
-        return _status(subprocess.Popen([shell, *arguments], env=environment))
+        return status_of(subprocess.Popen([shell, *arguments], env=environment))
 
 
 def _activation_script(prefix: Path, base: Mapping[str, str], shell: str | None = None) -> str:
@@ -158,13 +158,3 @@ def _bad_activation(prefix: Path, error: Exception) -> InstallError:
         fix="see which (fsck), and install the environment again.",
         details=str(error)[:2000],
     )
-
-
-def _status(process: subprocess.Popen[bytes]) -> int:
-    """Wait for a program in the foreground. Ctrl-C is the program's to answer, and not a reason to leave it behind."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        status = process.wait()
-    finally:
-        signal.signal(signal.SIGINT, before)
-    return 128 - status if status < 0 else status

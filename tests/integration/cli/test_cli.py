@@ -16,7 +16,7 @@ import pytest
 
 from conftest import LAYOUT, TORCHLOCKS
 from support import SNAPSHOT, needs_snapshot, torchlocks
-from torchlocks.cli.main import VERBS
+from torchlocks.cli.verbs import VERBS
 from torchlocks.host.detect import host_platform
 from torchlocks.install.provenance import read_provenance
 from torchlocks.lockfile.formats import read_lock

@@ -18,7 +18,7 @@ import yaml
 
 from conftest import ROOT
 from torchlocks.cli.commands.root import root
-from torchlocks.cli.main import VERBS
+from torchlocks.cli.verbs import VERBS
 from torchlocks.core.errors import ActionError
 from torchlocks.core.layout import Layout
 from torchlocks.update.open_request import open_request

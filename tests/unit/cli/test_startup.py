@@ -8,10 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click.testing
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from torchlocks.cli.commands.root import root
+from torchlocks.cli.overview import overview, sentence
+from torchlocks.cli.quick import quick_status
+from torchlocks.cli.verbs import HIDDEN, VERBS, VERSION
 from torchlocks.host.detect import host_platform
 from torchlocks.install.provenance import Provenance, mark_verified, write_provenance
 from torchlocks.install.up_to_date import (
@@ -38,6 +43,8 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     prefix = root / "envs" / "cpu"
     (prefix / "conda-meta").mkdir(parents=True)
     (prefix / "conda-meta" / "python-3.11-0.json").write_text("{}")
+    (prefix / "bin").mkdir()
+    (prefix / "bin" / "python").symlink_to(sys.executable)
     write_provenance(
         prefix,
         Provenance(
@@ -174,20 +181,93 @@ def test_nothing_heavy_is_imported_to_say_so(checkout: Path) -> None:
 
 
 def test_the_command_prints_it(checkout: Path) -> None:
-    torchlocks = Path(sys.executable).parent / "torchlocks"
-    run = subprocess.run([str(torchlocks), *ASKED], capture_output=True, text=True, check=False)
+    run = torchlocks(*ASKED)
     assert run.returncode == 0, run.stderr
     assert run.stdout == f"{quick_answer(ASKED)}\n"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["evidence", "--help"], ["run", "--help"]])
+@pytest.mark.parametrize("arguments", [["evidence", "--help"], ["run", "--help"], []])
 def test_help_imports_nothing_that_only_work_needs(arguments: list[str]) -> None:
     heavy = {"pydantic", "rattler", "yaml", "rich", "ctypes", "torchlocks.core.systems", "torchlocks.matrix.model"}
     script = (
-        "import sys; from torchlocks.cli.commands.root import root; from torchlocks.cli.main import VERBS\n"
+        "import sys; from torchlocks.cli.commands.root import root; from torchlocks.cli.verbs import VERBS\n"
         f"root(VERBS).main({arguments!r}, standalone_mode=False)\n"
         "print(*sorted(sys.modules), file=sys.stderr)"
     )
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env={**os.environ})
-    assert "Usage:" in run.stdout
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert "Usage:" in run.stdout + run.stderr
     assert not heavy & set(run.stderr.split())
+
+
+def imported(*arguments: str) -> set[str]:
+    """Return the modules that the command imports beside those of any start of Python."""
+    script = (
+        "import sys; before = set(sys.modules); from torchlocks.cli.quick import quick_status\n"
+        f"assert quick_status({list(arguments)!r}) == 0\n"
+        "print(*sorted(set(sys.modules) - before), file=sys.stderr)"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return set(run.stderr.split())
+
+
+@pytest.mark.parametrize(("arguments", "most"), [(["--version"], 8), (["--help"], 36), (["run", "cpu", "true"], 64)])
+def test_few_modules_are_imported_for_what_is_asked_often(checkout: Path, arguments: list[str], most: int) -> None:
+    found = imported(*arguments)
+    assert len(found) <= most, sorted(found)
+    assert not {"click", "dataclasses", "pathlib", "rattler", "tempfile"} & found
+
+
+@pytest.mark.parametrize("width", ["80", "55", "200"])
+def test_help_is_the_same_with_and_without_click(monkeypatch: pytest.MonkeyPatch, width: str) -> None:
+    monkeypatch.setenv("COLUMNS", width)
+    group = root(VERBS)
+    context = click.Context(group)
+    by_click = f"{context.get_help()}\n"
+    assert by_click == overview()
+    commands = {name: group.get_command(context, name) for name in VERBS}
+    assert {name for name, each in commands.items() if each and each.hidden} == set(HIDDEN)
+    for name, each in commands.items():
+        assert each is not None
+        assert sentence(name) == each.get_short_help_str(limit=1000)
+        assert (f"\n  {name} " in by_click) == (name not in HIDDEN)
+
+
+def test_the_version_is_the_same_with_and_without_click() -> None:
+    assert click.testing.CliRunner().invoke(root(VERBS), ["--version"]).output == f"{VERSION}\n"
+    assert torchlocks("--version").stdout == f"{VERSION}\n"
+
+
+def test_run_gives_the_status_of_the_command(checkout: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert quick_status(["run", "cpu", "exit 7"]) == 7
+    assert quick_status(["run", "cpu", "kill -TERM $$"]) == 128 + 15
+    assert quick_status(["run", "cpu", "printf", "%s|", "two words", "$HOME"]) == 0
+    assert capfd.readouterr().out == "two words|$HOME|"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(["run"], ["run", "cpu"], ["run", "auto", "true"], ["run", "../cpu", "true"], ["run", ".", "true"]),
+        *(["run", "--help", "cpu", "true"], ["run", "gpu-cu118", "true"], ["--version", "run"], ["-hv"]),
+    ],
+)
+def test_other_ways_to_run_are_left_to_the_command_line(checkout: Path, arguments: list[str]) -> None:
+    assert quick_status(arguments) is None
+
+
+def test_an_environment_that_needs_a_shell_or_failed_is_left_to_it(checkout: Path) -> None:
+    prefix = checkout / "envs" / "cpu"
+    assert quick_status(["run", "cpu", "true"]) == 0
+    scripts = prefix / "etc" / "conda" / "activate.d"
+    scripts.mkdir(parents=True)
+    assert quick_status(["run", "cpu", "true"]) == 0
+    (scripts / "a.sh").write_text("export A=b")
+    assert quick_status(["run", "cpu", "true"]) is None
+    (scripts / "a.sh").unlink()
+    mark_verified(prefix, False, "reports/cpu.json")
+    assert quick_status(["run", "cpu", "true"]) is None
+
+
+def torchlocks(*arguments: str) -> subprocess.CompletedProcess[str]:
+    program = Path(sys.executable).parent / "torchlocks"
+    return subprocess.run([str(program), *arguments], capture_output=True, text=True, check=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from torchlocks.cli.main import VERBS
+from torchlocks.cli.verbs import VERBS
 
 ROOT = Path(__file__).parents[3]
 #: What works on the checkout itself, for those who develop it.

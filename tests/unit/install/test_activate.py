@@ -13,6 +13,7 @@ import pytest
 
 from torchlocks.core.errors import InstallError, MissingFileError
 from torchlocks.install.activate import activation_environment, run_in
+from torchlocks.install.plain_activation import plain_activation
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the scripts here are for bash")
 
@@ -41,6 +42,30 @@ def test_an_activated_environment_comes_first_on_the_path(prefix: Path) -> None:
     assert activated["CONDA_SHLVL"] == "1"
     assert activated["KEEP"] == "me"
     assert set(activated) == {"PATH", "CONDA_PREFIX", "CONDA_SHLVL", "CONDA_DEFAULT_ENV", "KEEP"}
+
+
+@pytest.mark.parametrize("path", [SYSTEM, "/b:/usr/bin::/b:/bin", ":/usr/bin:/bin", "/usr/bin:/bin:"])
+def test_what_needs_no_shell_is_what_a_shell_makes_of_it(
+    prefix: Path, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = {"PATH": path, "KEEP": "a 'b'\n$c", "SHLVL": "3", "PWD": "/else", "_": "x", "VIRTUAL_ENV": "/venv"}
+    plain = plain_activation(str(prefix), base)
+    assert plain == activation_environment(prefix, base)
+    monkeypatch.setattr("torchlocks.install.activate.plain_activation", lambda *_: None)
+    assert plain == activation_environment(prefix, base)
+
+
+def test_all_that_only_a_shell_knows_is_left_to_it(prefix: Path) -> None:
+    assert plain_activation(str(prefix), {"PATH": SYSTEM}) is not None
+    assert plain_activation(str(prefix), {}) is None
+    assert plain_activation(str(prefix), {"PATH": SYSTEM, "BASH_ENV": "/etc/lmod"}) is None
+    for name in ("etc/conda/activate.d/a.sh", "etc/conda/env_vars.d/a.json", "conda-meta/state"):
+        (prefix / name).parent.mkdir(exist_ok=True)
+        (prefix / name).write_text("{}")
+        assert plain_activation(str(prefix), {"PATH": SYSTEM}) is None
+        (prefix / name).unlink()
+    (prefix / "bin" / "python").unlink()
+    assert plain_activation(str(prefix), {"PATH": SYSTEM}) is None
 
 
 def test_scripts_and_state_set_variables(prefix: Path) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 import click
 
 from torchlocks import __version__
+from torchlocks.cli.overview import overview
+from torchlocks.cli.verbs import VERSION
 
 
 class _Verbs(click.Group):
@@ -38,21 +40,16 @@ class _Verbs(click.Group):
                 ctx.fail(f"{error.message} Did you mean {near[0]!r}?")
             raise
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands with whole sentences, which click would truncate to one line."""
-        commands = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
-        rows = [
-            (name, verb.get_short_help_str(limit=1000)) for name, verb in commands.items() if verb and not verb.hidden
-        ]
-        with formatter.section("Commands"):
-            formatter.write_dl(rows)
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the same text as without click, with whole sentences, which click would truncate to one line."""
+        formatter.write(overview(formatter.width))
 
 
 def root(modules: Mapping[str, str]) -> click.Group:
     """Return the command; `modules` maps the name of each verb to its module in this package."""
 
     @click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
-    @click.version_option(__version__, prog_name="torchlocks")
+    @click.version_option(__version__, message=VERSION)
     def cli() -> None:
         """Reproducible PyTorch environments: rendered, locked, installed and verified."""
 
