@@ -20,8 +20,9 @@ from torchlocks.core.errors import SolveError
 from torchlocks.core.layout import Layout
 from torchlocks.core.progress import Progress
 from torchlocks.locking.cell import Cell, CellTask, solve_cell
-from torchlocks.locking.files import FilesTask, lock_files, platform_metadata, tool_metadata
+from torchlocks.locking.files import FilesTask, lock_files
 from torchlocks.locking.options import find_solver
+from torchlocks.locking.texts import platform_metadata, tool_metadata
 from torchlocks.matrix.load import load_matrix
 from torchlocks.matrix.render import render, requested
 from torchlocks.matrix.target import Target
@@ -225,7 +226,8 @@ def _stages(ground: Ground, targets: Sequence[Target] | None = None) -> dict[str
     stages["conda-lock around the solver"] = round(stages["conda-lock around the solver"] - stages["solving"], 4)
     at = time.perf_counter()
     for cell in cells:
-        metadata = {**tool_metadata("bench"), **platform_metadata(cell.target, "bench")}
+        here = platform_metadata(cell.target.platform, cell.target.virtual_packages, "bench")
+        metadata = {**tool_metadata("bench"), **here}
         lock_files(FilesTask(cells=(cell,), metadata=metadata))
     done("making the three files", at)
     return stages

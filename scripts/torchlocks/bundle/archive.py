@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from torchlocks.core.errors import IntegrityError
+from torchlocks.core.files import EARLIEST_TIME_S
 from torchlocks.core.progress import Progress, Task
 
 SUMS = "SHA256SUMS"
 """The file of a bundle with the hashes of all others."""
-
-# 1980-01-01 UTC, the first day that every archive format can express.
-_TIME = 315532800
 
 
 class _Digest(Protocol):
@@ -74,6 +72,6 @@ def write_tar(folder: Path, top: str, target: Path, known: dict[str, str], progr
 def _member(name: str, size: int) -> tarfile.TarInfo:
     member = tarfile.TarInfo(name)
     member.size = size
-    member.mtime = _TIME
+    member.mtime = EARLIEST_TIME_S
     member.mode = 0o755 if name.endswith("/install.py") else 0o644
     return member

@@ -16,6 +16,7 @@ from torchlocks.cuda.packages import torch_package
 from torchlocks.cuda.python_packages import as_conda
 from torchlocks.extend.built import read_built
 from torchlocks.lockfile.models import Lock, LockedPackage, PipPackage
+from torchlocks.lockfile.virtual import VirtualPackage, parse_virtual
 
 if TYPE_CHECKING:
     from torchlocks.matrix.target import Target
@@ -106,10 +107,10 @@ class Subject:
     def virtual_packages(self) -> dict[str, tuple[str, str]]:
         """Name to (version, build): the row's, else those that the lock records."""
         if self.row is not None:
-            pairs = [(name, *value.split(" ", 1)) for name, value in self.row.virtual_packages.items()]
+            found = {name: VirtualPackage.from_value(value) for name, value in self.row.virtual_packages.items()}
         else:
-            pairs = [tuple(text.split("=", 2)) for text in self.lock.virtual_packages.get(self.platform, ())]
-        return {pair[0]: (pair[1] if len(pair) > 1 else "0", pair[2] if len(pair) > 2 else "0") for pair in pairs}
+            found = parse_virtual(self.lock.virtual_packages.get(self.platform, ()))
+        return {name: package.full for name, package in found.items()}
 
     def lacks(self, need: Need) -> str | None:
         """Return why a rule with this requirement cannot be applied; None if it can."""

@@ -1,4 +1,4 @@
-"""Write files atomically, and hash them."""
+"""Write files atomically, and hash them; the fixed time of files in archives."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+
+EARLIEST_TIME_S = 315532800
+"""1980-01-01 UTC in seconds since 1970: the earliest time that every archive format can express."""
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -1,4 +1,4 @@
-"""Decode text files of unknown origin, and find the conflict markers of a failed merge."""
+"""Decode text files of unknown origin, find the conflict markers of a failed merge, shorten output."""
 
 from __future__ import annotations
 
@@ -37,3 +37,8 @@ def decode(data: bytes) -> str:
 def conflict_line(text: str) -> int | None:
     """Return the line number, from 1, of the first conflict marker of git; None if there is none."""
     return next((number for number, line in enumerate(text.splitlines(), start=1) if _CONFLICT.match(line)), None)
+
+
+def last_lines(text: str, count: int = 30) -> str:
+    """Return the last lines of a program's output, at most `count`."""
+    return "\n".join(text.splitlines()[-count:])

@@ -123,7 +123,7 @@ def describe_node() -> str:
 
 def verify_here(task: messages.NodeTask) -> Verdict:
     """Run the suite on a worker, after installing the lock if needed. Raises what installing and verifying raise."""
-    from torchlocks.verify.suite import verify_target
+    from torchlocks.verify.suite import Required, SuiteOptions, verify_environment
 
     lock = parse_lock(task.lock_text.encode(), task.lock_path)
     prefix = task.prefix if task.prefix is not None else _install(lock, task.target)
@@ -134,15 +134,8 @@ def verify_here(task: messages.NodeTask) -> Verdict:
             fix="use a checkout on a file system that all nodes share, or let them install it: --install",
         )
     with tempfile.TemporaryDirectory(prefix="torchlocks-") as reports:
-        return verify_target(
-            prefix,
-            lock,
-            task.target,
-            suite=_suite(task),
-            reports=Path(reports),
-            progress=Silent(),
-            select=task.select,
-        )
+        options = SuiteOptions(suite=_suite(task), reports=Path(reports), select=task.select)
+        return verify_environment(prefix, lock, task.target.platform, Required.of(task.target), options, Silent())
 
 
 def _records_here(name: str | None) -> Path | None:

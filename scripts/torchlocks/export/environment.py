@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from torchlocks.core.errors import LockfileError, MissingFileError
 from torchlocks.lockfile.models import Lock, LockedPackage
+from torchlocks.lockfile.virtual import parse_virtual
 
 if TYPE_CHECKING:
     from torchlocks.matrix.target import Target
@@ -37,8 +38,8 @@ class LockedTarget:
     @property
     def virtual_packages(self) -> dict[str, str]:
         """The virtual packages that the lock was solved with: `__glibc` to `2.28`, `__archspec` to `1=x86_64`."""
-        pairs = (line.split("=", 1) for line in self.lock.virtual_packages.get(self.platform, ()))
-        return {pair[0]: pair[1] if len(pair) > 1 else "0" for pair in pairs}
+        found = parse_virtual(self.lock.virtual_packages.get(self.platform, ()))
+        return {name: package.text for name, package in found.items()}
 
     @property
     def cuda(self) -> str | None:

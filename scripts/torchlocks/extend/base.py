@@ -17,6 +17,7 @@ from torchlocks.core.urls import mask
 from torchlocks.extend.base_name import BaseName
 from torchlocks.lockfile.formats import CONDA_LOCK, PIXI, merge, parse_lock
 from torchlocks.lockfile.models import Lock
+from torchlocks.lockfile.virtual import parse_virtual
 
 _REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./+-]*")
 
@@ -41,8 +42,8 @@ class Base:
 
 def virtual_packages(lock: Lock, platform: str) -> dict[str, str]:
     """Return the virtual packages that a lock was solved with on a platform: name → "version" or "version build"."""
-    pairs = (text.split("=", 1) for text in lock.virtual_packages.get(platform, ()))
-    return {pair[0]: pair[1].replace("=", " ") if len(pair) > 1 else "0" for pair in pairs}
+    found = parse_virtual(lock.virtual_packages.get(platform, ()))
+    return {name: package.value for name, package in found.items()}
 
 
 def open_base(name: BaseName, folder: Path, *, as_recorded: bool = False) -> Base:

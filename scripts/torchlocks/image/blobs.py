@@ -10,13 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from torchlocks.core.files import EARLIEST_TIME_S
 from torchlocks.core.progress import Task
 from torchlocks.image.documents import INDEX, INDEX_FILE, LAYOUT_FILE, descriptor, encode
 
 BLOCK = 1 << 20
-
-TIME = 315532800
-"""The fixed time of files: 1980-01-01 UTC, the first day that every archive format can express."""
 
 
 @dataclass
@@ -84,7 +82,13 @@ def pack_layout(folder: Path, target: IO[bytes], task: Task) -> None:
 
 
 def header(
-    name: str, *, size: int = 0, mode: int = 0o644, kind: bytes = tarfile.REGTYPE, time: int = TIME, target: str = ""
+    name: str,
+    *,
+    size: int = 0,
+    mode: int = 0o644,
+    kind: bytes = tarfile.REGTYPE,
+    time: int = EARLIEST_TIME_S,
+    target: str = "",
 ) -> bytes:
     """Return the header of a member of a tar that belongs to root; `target` is that of a link, `time` in seconds."""
     member = tarfile.TarInfo(name)

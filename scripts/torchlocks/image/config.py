@@ -16,10 +16,10 @@ from typing import Any
 
 from torchlocks import __version__
 from torchlocks.core.errors import ImageError, InstallError
+from torchlocks.core.files import EARLIEST_TIME_S
 from torchlocks.core.reading import TEXT_BYTES, load_json, read_bytes
 from torchlocks.export.environment import LockedTarget
 from torchlocks.image.base import BaseImage
-from torchlocks.image.blobs import TIME
 from torchlocks.image.documents import ARCHITECTURES
 
 ENTRY_POINT = "etc/torchlocks/entrypoint.sh"
@@ -64,7 +64,7 @@ def valid_prefix(prefix: str) -> str:
 def created(locked: LockedTarget) -> datetime:
     """Return the time of an image: that of its newest package, so that it depends on the lock alone."""
     times = [package.timestamp_ms for package in locked.packages if package.timestamp_ms is not None]
-    return datetime.fromtimestamp(max(times) // 1000 if times else TIME, tz=timezone.utc)
+    return datetime.fromtimestamp(max(times) // 1000 if times else EARLIEST_TIME_S, tz=timezone.utc)
 
 
 def write_entry_point(staged: Path, prefix: str, base: BaseImage, shells: Sequence[str] = ("bash", "sh")) -> Start:

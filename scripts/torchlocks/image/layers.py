@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from torchlocks.core.errors import IntegrityError
-from torchlocks.core.files import write_new
+from torchlocks.core.files import EARLIEST_TIME_S, write_new
 from torchlocks.core.progress import Task
 from torchlocks.core.reading import RECORD_BYTES, load_json, read_bytes
 from torchlocks.cuda.packages import TORCH_FAMILY, TORCH_NAMES, is_cuda_package
-from torchlocks.image.blobs import TIME, copy_padded, header
+from torchlocks.image.blobs import copy_padded, header
 from torchlocks.image.compression import Sink
 from torchlocks.image.scan import WHITEOUT
 from torchlocks.lockfile.models import LockedPackage
@@ -109,7 +109,7 @@ def write_layer(layer: Layer, staged: Path, prefix: str, above: Iterable[str], s
         with source.open("rb") as file:
             found = os.fstat(file.fileno())
             mode = 0o755 if found.st_mode & stat.S_IXUSR else 0o644
-            time = times.get(name.removeprefix(f"{prefix}/"), TIME)
+            time = times.get(name.removeprefix(f"{prefix}/"), EARLIEST_TIME_S)
             sink.write(header(name, size=found.st_size, mode=mode, time=time))
             if copy_padded(file, sink.write, task) != found.st_size:
                 raise IntegrityError(f"{source.name} was changed while it was read.", where=str(source))

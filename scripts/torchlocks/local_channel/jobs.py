@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import torchlocks
 from torchlocks.core.errors import RecipeError, TorchlocksError
+from torchlocks.core.files import EARLIEST_TIME_S
 from torchlocks.core.systems import here
 from torchlocks.local_channel.channel import subdir_here
 from torchlocks.local_channel.recipes import Plan, Recipe, base_interpreter, requirement_specs
@@ -111,8 +112,8 @@ def _quoted(program: str) -> str:
     return f'"{program}"' if " " in program else program
 
 
-_EPOCH = datetime(1980, 1, 1, tzinfo=timezone.utc)
-"""The earliest time of a zip archive, for packages without a time."""
+_EPOCH = datetime.fromtimestamp(EARLIEST_TIME_S, tz=timezone.utc)
+"""The time of packages whose sources have none."""
 
 
 def _python_built() -> datetime:

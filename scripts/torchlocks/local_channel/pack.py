@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from datetime import datetime, timezone
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,8 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 
 from torchlocks.core.disk import disk_full, free_bytes, reports_disk_full
 from torchlocks.core.errors import DiskFullError, RecipeError, TorchlocksError
-from torchlocks.core.files import hash_file
+from torchlocks.core.files import EARLIEST_TIME_S, hash_file
+from torchlocks.core.text import last_lines
 
 if TYPE_CHECKING:
     from rattler_build import RenderedVariant
@@ -36,7 +37,6 @@ ENGINE_NAMES = {
 LONGEST_PREFIX = 240
 """conda's 255 minus the characters that distinguish a placeholder from a plain path."""
 
-LOG_TAIL_LINES = 30
 
 KEPT = "free some space and run the command again; finished packages are kept."
 """Advice for a full disk."""
@@ -245,14 +245,13 @@ def _disk_full(job: Job) -> DiskFullError:
 def log_tail(log: Path) -> str:
     """Return the end of a build's log; empty if there is none."""
     with contextlib.suppress(OSError):
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-        return "\n".join(lines[-LOG_TAIL_LINES:])
+        return last_lines(log.read_text(encoding="utf-8", errors="replace"))
     return ""
 
 
 def package_timestamp(newest: datetime) -> int:
-    """Return a time in UTC as seconds since 1970, at least 1980, the earliest time of a zip archive."""
-    return max(int(newest.timestamp()), int(datetime(1980, 1, 1, tzinfo=timezone.utc).timestamp()))
+    """Return a time in UTC as seconds since 1970, but at least the earliest that an archive can express."""
+    return max(int(newest.timestamp()), EARLIEST_TIME_S)
 
 
 def _die_with_parent() -> None:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from torchlocks.core.errors import LockfileError, MissingFileError
 from torchlocks.core.reading import LOCK_BYTES, read_bytes, refuse_costly_yaml
@@ -38,7 +38,7 @@ def read_lock(path: Path, environment: str | None = None) -> Lock:
 
     Raises MissingFileError if the file does not exist, LockfileError if it is not a lock.
     """
-    return parse_lock(read_bytes_of(path), path, environment)
+    return parse_lock(read_file(path), path, environment)
 
 
 def read_environments(path: Path) -> tuple[Lock, ...]:
@@ -46,23 +46,23 @@ def read_environments(path: Path) -> tuple[Lock, ...]:
 
     Raises MissingFileError if the file does not exist, LockfileError if it is not a lock.
     """
-    return parse_environments(read_bytes_of(path), path)
+    return parse_environments(read_file(path), path)
 
 
-def read_bytes_of(path: Path) -> bytes:
-    """Return the bytes of a lockfile. Raises MissingFileError if it does not exist, LockfileError if it cannot be
-    read.
+def read_file(path: Path, kind: Literal["file", "lockfile"] = "lockfile") -> bytes:
+    """Return the bytes of a lockfile, or of a file that belongs to one.
+
+    Raises MissingFileError if it does not exist, LockfileError if it cannot be read.
     """
     try:
         return read_bytes(path, LOCK_BYTES)
     except (FileNotFoundError, NotADirectoryError):
-        raise MissingFileError(
-            "There is no such lockfile.", where=str(path), fix="check the path, or make the lock with `make lock`."
-        ) from None
+        fix = "check the path, or make the lock with `make lock`." if kind == "lockfile" else "check the path."
+        raise MissingFileError(f"There is no such {kind}.", where=str(path), fix=fix) from None
     except OSError as error:
-        fix = "name one of the files in it." if os.path.isdir(path) else None  # noqa: PTH112
+        inside = "name one of the files in it." if os.path.isdir(path) else None  # noqa: PTH112
         raise LockfileError(
-            f"The lockfile cannot be read: {error.strerror or error}.", where=str(path), fix=fix
+            f"The {kind} cannot be read: {error.strerror or error}.", where=str(path), fix=inside
         ) from None
 
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from torchlocks.core import reading
-from torchlocks.core.errors import FetchError, LockfileError, MissingFileError
+from torchlocks.core.errors import FetchError
 from torchlocks.core.http import download_small
 from torchlocks.core.reading import LOCK_BYTES
 from torchlocks.core.urls import file_path, mask
-from torchlocks.lockfile.formats import PIXI, merge, parse_lock, read_environments, read_lock
+from torchlocks.lockfile.formats import PIXI, merge, parse_lock, read_environments, read_file, read_lock
 from torchlocks.lockfile.models import Lock
 
 
@@ -39,13 +37,7 @@ def read_bytes(name: str) -> bytes:
     be read.
     """
     if "://" not in name or name.startswith("file://"):
-        try:
-            return reading.read_bytes(path_of(name), LOCK_BYTES)
-        except (FileNotFoundError, NotADirectoryError):
-            raise MissingFileError("There is no such file.", where=name, fix="check the path.") from None
-        except OSError as error:
-            fix = "name one of the files in it." if os.path.isdir(path_of(name)) else None  # noqa: PTH112
-            raise LockfileError(f"The file cannot be read: {error.strerror or error}.", where=name, fix=fix) from None
+        return read_file(path_of(name), "file")
     try:
         return asyncio.run(download_small(name, LOCK_BYTES))
     except (RuntimeError, OSError) as error:

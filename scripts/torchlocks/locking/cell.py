@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torchlocks.core.errors import SolveError, TorchlocksError
+from torchlocks.core.text import last_lines
 from torchlocks.lockfile.formats import CONDA_LOCK, PIXI
 from torchlocks.lockfile.pixi import write_pixi
 from torchlocks.locking.conda_lock import environment_variables, solving_in_process, virtual_repository
@@ -193,7 +194,7 @@ def _solver_error(target: Target, error: subprocess.CalledProcessError) -> Torch
         if not isinstance(data, dict):
             raise TypeError
     except (TypeError, ValueError):
-        tail = "\n".join((str(error.stdout or "") + str(error.stderr or "")).strip().splitlines()[-20:])
+        tail = last_lines((str(error.stdout or "") + str(error.stderr or "")).strip())
         code = f"It ended with exit code {error.returncode}"
         what = f"{code}; the end of its output is below." if tail else f"{code} and without a message."
         return SolveError(f"The solver failed. {what}", where=where, details=tail or None)

@@ -26,7 +26,7 @@ from torchlocks.core.progress import Progress
 from torchlocks.core.workers import Here, processes
 from torchlocks.lockfile.formats import CONDA_LOCK, PIXI, read_lock
 from torchlocks.locking.cell import Cell, CellTask, content_hash, solve_cell
-from torchlocks.locking.files import FilesTask, lock_files, platform_metadata, tool_metadata
+from torchlocks.locking.files import FilesTask, lock_files
 from torchlocks.locking.options import LockOptions, RecordTask
 from torchlocks.locking.solve_cache import (
     CacheEntry,
@@ -37,6 +37,7 @@ from torchlocks.locking.solve_cache import (
     unchanged,
     write_entry,
 )
+from torchlocks.locking.texts import platform_metadata, tool_metadata
 from torchlocks.matrix.render import render
 from torchlocks.matrix.target import Target
 
@@ -164,7 +165,7 @@ def _wanted(layout: Layout, targets: Sequence[Target], folder: Path, options: Lo
         metadata, made = dict(tools), {}
         for target, text in rendered:
             records = options.source.identity(target.channels, [target.platform, "noarch"])
-            mine = platform_metadata(target, records)
+            mine = platform_metadata(target.platform, target.virtual_packages, records)
             metadata.update(mine)
             if is_cacheable(options):
                 made[target.platform] = made_from(target, text, {**tools, **mine})

@@ -1,43 +1,28 @@
-"""Solved cells → the lockfiles of their environment: conda-lock.yml, pixi.lock, and an explicit file for each
-platform.
+"""Solved cells → the lockfiles of their environment.
 
 Like solving, this runs in a worker, and returns texts that the main process writes.
 """
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from torchlocks import __version__
 from torchlocks.core.errors import LockfileError, TorchlocksError
-from torchlocks.lockfile.explicit import write_explicit
-from torchlocks.lockfile.formats import (
-    CONDA_LOCK,
-    PIXI,
-    explicit_name,
-    parse_lock,
-    select_records,
-)
-from torchlocks.lockfile.pixi import read_pixi_records, write_pixi
+from torchlocks.lockfile.formats import CONDA_LOCK, PIXI
+from torchlocks.lockfile.pixi import read_pixi_records
 from torchlocks.locking.cell import Cell, packages_of
+from torchlocks.locking.texts import LockContents, lock_texts, read_with_conda_lock
 from torchlocks.matrix.target import Target
 
 if TYPE_CHECKING:
     from conda_lock.lockfile.v2prelim.models import Lockfile
 
-_HEADER = """\
+_TITLE = """\
 # The lock of the environment {env}: every package, by URL and hash. Written by torchlocks with conda-lock;
 # do not edit it, change environment-*.yml or matrix.yml and run `make lock`.
-#
-# Install it with torchlocks (`torchlocks install {file} PREFIX`) or with conda-lock
-# (`conda-lock install -p PREFIX {file}`). conda, mamba and micromamba take the explicit file
-# conda-PLATFORM.lock beside this one (`conda create -p PREFIX --file conda-PLATFORM.lock`); given this
-# file, plain conda makes an empty environment without a word. pixi takes pixi.lock.
 """
 
 
@@ -59,19 +44,6 @@ class FilesTask:
         return self.cells[0].target
 
 
-def tool_metadata(solver: str) -> dict[str, str]:
-    """Return the metadata of every lock: the versions of the tools."""
-    return {"torchlocks": __version__, "conda-lock": version("conda-lock"), "solver": solver}
-
-
-def platform_metadata(target: Target, records: str) -> dict[str, str]:
-    """Return what a platform was locked from; the keys end with the platform, so that others can stay unchanged."""
-    virtual = " ".join(
-        "=".join([name, *value.split(" ", 1)]) for name, value in sorted(target.virtual_packages.items())
-    )
-    return {f"virtual-packages {target.platform}": virtual, f"records {target.platform}": records}
-
-
 def lock_files(task: FilesTask) -> dict[str, str] | TorchlocksError:
     """Return the texts of all files of one environment, by name; an expected failure is returned."""
     try:
@@ -81,11 +53,6 @@ def lock_files(task: FilesTask) -> dict[str, str] | TorchlocksError:
 
 
 def _files(task: FilesTask) -> dict[str, str]:
-    import yaml
-    from conda_lock.lockfile.v1.models import LockMeta
-    from conda_lock.lockfile.v2prelim.models import Lockfile
-    from conda_lock.models.channel import Channel
-
     first = task.target
     solved = {cell.target.platform: cell for cell in task.cells}
     metadata = dict(task.metadata)
@@ -104,42 +71,23 @@ def _files(task: FilesTask) -> dict[str, str]:
         metadata.update({key: value for key, value in old.items() if suffixes and key.endswith(suffixes)})
         for platform in others:
             pool += read_pixi_records(_other_pixi(task, others).encode()).get(platform, [])
-    platforms = sorted(hashes)
-    content = Lockfile(
-        package=packages,
-        metadata=LockMeta(
-            content_hash={platform: hashes[platform] for platform in platforms},
-            channels=[Channel.from_string(channel) for channel in first.channels],
-            platforms=platforms,
-            sources=[f"../../{first.template}"],
-            custom_metadata=dict(sorted(metadata.items())),
-        ),
+    contents = LockContents(
+        title=_TITLE.format(env=first.env),
+        path=Path(first.env) / CONDA_LOCK,
+        source=f"../../{first.template}",
+        channels=first.channels,
+        packages=packages,
+        hashes=hashes,
+        metadata=metadata,
     )
-    # As conda-lock's own writer does it, but through libyaml, which gives the same text in a quarter of the time.
-    content.alphasort_inplace()
-    content.filter_virtual_packages_inplace()
-    body = yaml.dump(content.to_v1().dict_for_output(), Dumper=yaml.CDumper, sort_keys=False)
-    text = _HEADER.format(env=first.env, file=CONDA_LOCK) + body
-    lock = parse_lock(text.encode(), Path(first.env) / CONDA_LOCK)
-    found = select_records(lock, pool)
-    records = {platform: found[platform] for platform in platforms}
-    virtual = {platform: metadata[f"virtual-packages {platform}"].split() for platform in platforms}
-    files = {CONDA_LOCK: text, PIXI: write_pixi(records, first.channels, virtual)}
-    for platform in platforms:
-        files[explicit_name(platform)] = write_explicit(lock, platform)
-    return files
+    return lock_texts(contents, pool)
 
 
 def _kept(task: FilesTask, solved: Mapping[str, Cell]) -> Lockfile | None:
     """Return the existing lock, parsed by conda-lock; None if no platform of it stays."""
     if task.conda_lock is None or set(task.target.row_platforms) <= set(solved):
         return None
-    from conda_lock.lockfile import parse_conda_lock_file
-
-    with tempfile.TemporaryDirectory(prefix="torchlocks-") as scratch:
-        path = Path(scratch) / CONDA_LOCK
-        path.write_text(task.conda_lock, encoding="utf-8")
-        return parse_conda_lock_file(path)
+    return read_with_conda_lock(task.conda_lock.encode())
 
 
 def _other_pixi(task: FilesTask, others: list[str]) -> str:

@@ -20,6 +20,7 @@ from torchlocks.core.disk import disk_full, disk_full_as_error, free_bytes
 from torchlocks.core.errors import DiskFullError, RecipeError
 from torchlocks.core.layout import Layout
 from torchlocks.core.progress import Progress
+from torchlocks.core.text import last_lines
 from torchlocks.matrix.cells import PlatformName
 from torchlocks.matrix.load import load_matrix
 from torchlocks.matrix.model import Matrix
@@ -44,9 +45,6 @@ LEAST_ROOM = 1 << 20
 
 NOT_BUILT = "the recipes could not be built"
 UNTOUCHED = "free some space and run the command again; the existing channel is unchanged."
-
-START_OF_TIME = 315532800
-"""1980, the earliest time of a zip archive, in seconds since 1970: the time of a package whose sources have none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,13 +236,13 @@ def _conda_build(recipe: Path, variants: Path, platform: str, output: Path) -> N
             f"conda build failed for {recipe.name} on {platform}, with exit code {done.returncode}.",
             where=str(recipe / "recipe.yaml"),
             fix="correct the recipe; the channel was not changed.",
-            details="\n".join((done.stdout + done.stderr).splitlines()[-30:]),
+            details=last_lines(done.stdout + done.stderr),
         )
 
 
 def _finish(raw: Path, following: Path, packages: Sequence[Metapackage], layout: Layout, work: Path) -> Built:
     """Repack a package into the new channel, without paths of this machine or the current time."""
-    from torchlocks.core.files import hash_file
+    from torchlocks.core.files import EARLIEST_TIME_S, hash_file
     from torchlocks.local_channel.pack import Built
     from torchlocks.local_channel.repack import repack
 
@@ -252,11 +250,11 @@ def _finish(raw: Path, following: Path, packages: Sequence[Metapackage], layout:
     target = following / subdir / raw.name
     target.parent.mkdir(exist_ok=True)
     mine = [p for p in packages if p.platform == subdir and raw.name.endswith(f"-{p.version}-{p.build}.conda")]
-    newest = mine[0].newest_s if mine else int(os.environ.get("SOURCE_DATE_EPOCH", START_OF_TIME))
+    newest = mine[0].newest_s if mine else int(os.environ.get("SOURCE_DATE_EPOCH", EARLIEST_TIME_S))
     index = repack(
         raw,
         target,
-        newest=max(newest, START_OF_TIME),
+        newest=max(newest, EARLIEST_TIME_S),
         forbidden=[str(work), str(layout.root.resolve())],
         may_be_empty=bool(mine),
     )
@@ -313,7 +311,7 @@ def test_package(package: Path, channels: Sequence[str], cache: Path) -> None:
             f"The tests of {package.name} failed.",
             where=str(package),
             fix="correct the recipe; the channel was not changed.",
-            details="\n".join((done.stdout + done.stderr).splitlines()[-30:]),
+            details=last_lines(done.stdout + done.stderr),
         )
 
 

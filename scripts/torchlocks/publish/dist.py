@@ -14,6 +14,7 @@ from torchlocks.core.files import hash_file, write_whole
 from torchlocks.core.git import GitError, git
 from torchlocks.core.layout import Layout
 from torchlocks.core.progress import Progress
+from torchlocks.core.text import last_lines
 
 SUMS = "SHA256SUMS"
 
@@ -65,7 +66,7 @@ def _build(root: Path, source: Path, hook: str, folder: Path) -> None:
             "torchlocks could not be built.",
             where=str(root),
             fix="see the output of setuptools below",
-            details="\n".join((done.stdout + done.stderr).splitlines()[-30:]),
+            details=last_lines(done.stdout + done.stderr),
         )
 
 

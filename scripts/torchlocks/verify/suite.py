@@ -12,7 +12,8 @@ import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TextIO
@@ -23,6 +24,7 @@ from torchlocks import __version__
 from torchlocks.core.errors import LockfileError, MissingFileError, VerificationError
 from torchlocks.core.progress import Progress, Task
 from torchlocks.core.systems import here
+from torchlocks.core.text import last_lines
 from torchlocks.install.activate import python_of
 from torchlocks.lockfile.models import Lock
 from torchlocks.matrix.target import Target
@@ -39,72 +41,63 @@ _GRACE_SECONDS = 10.0
 _REPORTED, _REFUSED = (0, 1), 2
 
 
-def verify_target(
-    prefix: Path,
-    lock: Lock,
-    target: Target,
-    *,
-    suite: Path,
-    reports: Path,
-    progress: Progress,
-    select: str | None = None,
-    quick: bool = False,
-    differs: str | None = None,
-    client: str = "torchlocks",
-) -> Verdict:
-    """Run `verify_environment` with the expectations of a target of the matrix."""
-    return verify_environment(
-        prefix,
-        lock,
-        target.platform,
-        env=target.env,
-        accelerator=target.accelerator,
-        cuda=target.cuda,
-        suite=suite,
-        reports=reports,
-        progress=progress,
-        select=select,
-        quick=quick,
-        differs=differs,
-        client=client,
-        architectures=target.torch_architectures,
-        ptx=target.ptx,
-        driver_floor=target.driver_floor,
-    )
+@dataclass(frozen=True, kw_only=True)
+class Required:
+    """What the suite requires of an environment, besides the packages of its lock.
+
+    `architectures` are the compute capabilities ("9.0") with machine code according to the environment's row of the
+    matrix, `ptx` the one that newer GPUs compile from, `driver_floor` the oldest driver; empty without a row.
+    """
+
+    env: str
+    accelerator: Accelerator
+    cuda: str | None = None
+    architectures: tuple[str, ...] = ()
+    ptx: str | None = None
+    driver_floor: str | None = None
+
+    @classmethod
+    def of(cls, target: Target) -> Required:
+        """Return what a row of the matrix requires."""
+        return cls(
+            env=target.env,
+            accelerator=target.accelerator,
+            cuda=target.cuda,
+            architectures=tuple(target.torch_architectures),
+            ptx=target.ptx,
+            driver_floor=target.driver_floor,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuiteOptions:
+    """How to run the suite in the folder `suite`; reports are written into `reports`.
+
+    `select` is a pytest -k expression; `quick` runs the suite's short set of checks; `tiers` names the tiers to run
+    (default: all). `differs` describes how the lock differs from the committed one, `client` is the program that
+    installed the environment.
+    """
+
+    suite: Path
+    reports: Path
+    select: str | None = None
+    quick: bool = False
+    tiers: tuple[str, ...] = ()
+    differs: str | None = None
+    client: str = "torchlocks"
 
 
 def verify_environment(
-    prefix: Path,
-    lock: Lock,
-    platform: str,
-    *,
-    env: str,
-    accelerator: Accelerator,
-    cuda: str | None,
-    suite: Path,
-    reports: Path,
-    progress: Progress,
-    select: str | None = None,
-    quick: bool = False,
-    tiers: Sequence[str] = (),
-    architectures: Sequence[str] = (),
-    ptx: str | None = None,
-    driver_floor: str | None = None,
-    differs: str | None = None,
-    client: str = "torchlocks",
+    prefix: Path, lock: Lock, platform: str, required: Required, options: SuiteOptions, progress: Progress
 ) -> Verdict:
-    """Run the suite inside the environment at `prefix`, and write `reports/<env>.json` and `.xml`.
+    """Run the suite inside the environment at `prefix`, and write `<env>.json` and `.xml` into the folder of reports.
 
-    The environment was installed from `lock` for `platform`. `select` is a pytest -k expression; `quick` runs the
-    suite's short set of checks; `tiers` names the tiers to run (default: all). `architectures` are the compute
-    capabilities ("9.0") with machine code according to the environment's row of the matrix, `ptx` the one that newer
-    GPUs compile from, `driver_floor` the oldest driver; empty for environments without a row. `differs` describes how
-    the lock differs from the committed one, `client` is the program that installed the environment.
-    Returns the verdict, also of a failure (see `ok`). Raises MissingFileError if there is no environment or no suite,
-    LockfileError if the lock is not of a torch environment of that platform, VerificationError if `tiers` or `select`
-    is not valid.
+    The environment was installed from `lock` for `platform`. Returns the verdict, also of a failure (see `ok`). Raises
+    MissingFileError if there is no environment or no suite, LockfileError if the lock is not of a torch environment of
+    that platform, VerificationError if the options' `tiers` or `select` is not valid.
     """
     python = python_of(prefix)
+    suite = options.suite
     if not (suite / "conftest.py").is_file():
         raise MissingFileError("The verification suite is not here.", where=str(suite), fix="use a complete checkout")
     about = {
@@ -112,26 +105,22 @@ def verify_environment(
         "lock_sha256": lock.sha256,
         "channels": tuple(dict.fromkeys(package.channel for package in lock.packages.get(platform, ()))),
     }
-    expected = {
-        **_expectation(prefix, lock, platform, env, accelerator, cuda),
-        **{"architectures": tuple(architectures), "ptx": ptx, "driver_floor": driver_floor},
-        **about,
-    }
+    expected = {**_expectation(prefix, lock, platform, required), **about}
     with tempfile.TemporaryDirectory(prefix="torchlocks-verify-", ignore_cleanup_errors=True) as folder:
         work = Path(folder).resolve()
         (work / "expected.json").write_text(json.dumps(expected), encoding="utf-8")
         command = [
             *(os.fspath(python), "-I", os.fspath(suite.resolve() / "torchsuite" / "__main__.py")),
             *("--expectation", os.fspath(work / "expected.json"), "--report", os.fspath(work / "report.json")),
-            *("--events", os.fspath(work / "events.jsonl"), *(("-k", select) if select else ())),
-            *(("--quick",) if quick else ()),
-            *(part for tier in tiers for part in ("--tier", tier)),
+            *("--events", os.fspath(work / "events.jsonl"), *(("-k", options.select) if options.select else ())),
+            *(("--quick",) if options.quick else ()),
+            *(part for tier in options.tiers for part in ("--tier", tier)),
         ]
         began = datetime.now(timezone.utc)
-        with progress.task(f"Verifying {env}") as task:
+        with progress.task(f"Verifying {required.env}") as task:
             status = _run(command, sealed_environment(prefix, os.environ, work), work, task)
         if status in _REPORTED:
-            verdict = _read(work / "report.json", prefix, differs).model_copy(update={"client": client})
+            verdict = _read(work / "report.json", prefix, options.differs).model_copy(update={"client": options.client})
         elif status == _REFUSED:
             raise _refusal(work / "suite.log")
         else:
@@ -141,15 +130,15 @@ def verify_environment(
                     **about,
                     **_no_report(status, work / "suite.log"),
                     "prefix": os.fspath(prefix),
-                    "select": select,
-                    "quick": quick,
-                    "differs": differs,
-                    "client": client,
+                    "select": options.select,
+                    "quick": options.quick,
+                    "differs": options.differs,
+                    "client": options.client,
                     "started_at": began,
                     "duration_s": round((datetime.now(timezone.utc) - began).total_seconds(), 3),
                 }
             )
-    write_reports(verdict, reports)
+    write_reports(verdict, options.reports)
     return verdict
 
 
@@ -206,14 +195,7 @@ def _no_report(status: int, log: Path) -> dict[str, object]:
     }
 
 
-def _expectation(
-    prefix: Path,
-    lock: Lock,
-    platform: str,
-    env: str,
-    accelerator: Accelerator,
-    cuda: str | None,
-) -> dict[str, object]:
+def _expectation(prefix: Path, lock: Lock, platform: str, required: Required) -> dict[str, object]:
     """Return the suite's input: the fields of its own `Expectation`."""
     if platform not in lock.packages:
         raise LockfileError(
@@ -231,10 +213,8 @@ def _expectation(
                 fix="verify an environment that was made from a lock of this repository.",
             )
     return {
-        "env": env,
+        **asdict(required),
         "platform": platform,
-        "accelerator": accelerator,
-        "cuda": cuda,
         "prefix": os.fspath(prefix.absolute()),
         "packages": [
             {"name": package.name, "version": package.version, "build": package.build} for package in packages
@@ -301,5 +281,5 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _tail(log: Path, lines: int = 60) -> str:
-    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+def _tail(log: Path) -> str:
+    return last_lines(log.read_text(encoding="utf-8", errors="replace"), 60)

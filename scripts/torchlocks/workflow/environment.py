@@ -111,24 +111,21 @@ def _verify(
     quick: bool = False,
 ) -> Verdict:
     from torchlocks.install.provenance import mark_verified
-    from torchlocks.verify.suite import verify_target
+    from torchlocks.verify.suite import Required, SuiteOptions, verify_environment
     from torchlocks.workflow.committed import differs_from_committed
 
     prefix = layout.prefix(target.env)
     packages = lock.packages.get(target.platform, ())
     local = bool(packages) and packages[0].channel.startswith("file:")
-    verdict = verify_target(
-        prefix,
-        lock,
-        target,
+    options = SuiteOptions(
         suite=layout.suite,
         # A selection does not replace the report of a complete run.
         reports=layout.reports if select is None and not quick else layout.reports / "selections",
-        progress=progress,
         select=select,
         quick=quick,
         differs=differs_from_committed(layout, target.env, target.platform, packages) if local else None,
     )
+    verdict = verify_environment(prefix, lock, target.platform, Required.of(target), options, progress)
     if verdict.complete:
         mark_verified(prefix, verdict.ok, _short(layout, layout.reports / f"{target.env}.json"))
     return verdict

@@ -26,7 +26,7 @@ from torchlocks.lockfile.models import Lock, LockedPackage
 from torchlocks.lockfile.open import open_lock
 from torchlocks.matrix.load import load_matrix
 from torchlocks.matrix.target import Target
-from torchlocks.verify.suite import verify_environment, verify_target
+from torchlocks.verify.suite import Required, SuiteOptions, verify_environment
 
 if TYPE_CHECKING:
     from torchlocks.core.progress import Progress
@@ -107,42 +107,27 @@ def verify_prefix(
     reports = layout.reports / "elsewhere"
     if select is not None or quick:
         reports = reports / "selections"
-    env = re.sub(r"[^A-Za-z0-9._-]+", "-", prefix.name).strip("-.") or "environment"
+    required = _required_of(prefix, found)
+    options = SuiteOptions(suite=layout.suite, reports=reports, select=select, quick=quick, client=client_of(prefix))
+    verdict = verify_environment(prefix, found.lock, found.platform, required, options, progress)
+    if verdict.complete and read_provenance(prefix) is not None:
+        mark_verified(prefix, verdict.ok, str(reports / f"{required.env}.json"))
+    return verdict, reports
+
+
+def _required_of(prefix: Path, found: MadeFrom) -> Required:
+    """Return what the suite requires: of the matrix's row, or of the packages where there is none."""
+    if found.target is not None:
+        return Required.of(found.target)
     packages = found.lock.packages[found.platform]
     torch = torch_package(packages)
     variant = built_for(torch) if torch is not None else None
-    if found.target is not None:
-        verdict = verify_target(
-            prefix,
-            found.lock,
-            found.target,
-            suite=layout.suite,
-            reports=reports,
-            progress=progress,
-            select=select,
-            quick=quick,
-            client=client_of(prefix),
-        )
-        env = found.target.env
-    else:
-        cuda = variant is not None and variant.accelerator == "cuda"
-        verdict = verify_environment(
-            prefix,
-            found.lock,
-            found.platform,
-            env=env,
-            accelerator="cuda" if cuda else "cpu",
-            cuda=(cuda_version(packages) or (variant.cuda if variant else None)) if cuda else None,
-            suite=layout.suite,
-            reports=reports,
-            progress=progress,
-            select=select,
-            quick=quick,
-            client=client_of(prefix),
-        )
-    if verdict.complete and read_provenance(prefix) is not None:
-        mark_verified(prefix, verdict.ok, str(reports / f"{env}.json"))
-    return verdict, reports
+    cuda = variant is not None and variant.accelerator == "cuda"
+    return Required(
+        env=re.sub(r"[^A-Za-z0-9._-]+", "-", prefix.name).strip("-.") or "environment",
+        accelerator="cuda" if cuda else "cpu",
+        cuda=(cuda_version(packages) or (variant.cuda if variant else None)) if cuda else None,
+    )
 
 
 def _layouts() -> list[Layout]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from torchlocks.core.errors import InstallError, MissingFileError, TorchlocksError
 from torchlocks.core.layout import Layout
 from torchlocks.core.progress import Progress
+from torchlocks.core.text import last_lines
 from torchlocks.evidence.clients import Client
 from torchlocks.export.clients import find_client
 from torchlocks.lockfile.formats import CONDA_LOCK
@@ -81,7 +82,7 @@ def prove(
 
 def _prove_one(layout: Layout, target: Target, prefix: Path, client: Client, progress: Progress) -> Proven:
     from torchlocks.lockfile.open import open_lock
-    from torchlocks.verify.suite import verify_target
+    from torchlocks.verify.suite import Required, SuiteOptions, verify_environment
 
     shutil.rmtree(prefix, ignore_errors=True)
     prefix.parent.mkdir(parents=True, exist_ok=True)
@@ -91,15 +92,8 @@ def _prove_one(layout: Layout, target: Target, prefix: Path, client: Client, pro
             _install(lock, target, prefix, progress)
         else:
             _run_client(layout, target, prefix, client)
-    verdict = verify_target(
-        prefix,
-        lock,
-        target,
-        suite=layout.suite,
-        reports=layout.reports / "proof" / client,
-        progress=progress,
-        client=client,
-    )
+    options = SuiteOptions(suite=layout.suite, reports=layout.reports / "proof" / client, client=client)
+    verdict = verify_environment(prefix, lock, target.platform, Required.of(target), options, progress)
     return Proven(env=target.env, verdict=verdict, error=None)
 
 
@@ -142,5 +136,5 @@ def _run_client(layout: Layout, target: Target, prefix: Path, client: Client) ->
             f"{client} could not install {target.env}.",
             where=shlex.join(command),
             fix="see its output below",
-            details="\n".join(output.splitlines()[-30:]),
+            details=last_lines(output),
         )

@@ -22,7 +22,7 @@ from torchlocks.install.provenance import Origin
 from torchlocks.lockfile.formats import read_lock
 from torchlocks.lockfile.models import Lock, LockedPackage
 from torchlocks.publish.build import BuiltChannel
-from torchlocks.verify.suite import verify_environment
+from torchlocks.verify.suite import Required, SuiteOptions, verify_environment
 from torchlocks.verify.verdict import Verdict
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the folders of programs are POSIX's here")
@@ -106,13 +106,9 @@ def test_the_package_gives_the_verdict_of_the_tool(locked: tuple[Path, Lock], tm
         prefix,
         lock,
         host_platform(),
-        env="env",
-        accelerator="cpu",
-        cuda=None,
-        suite=LAYOUT.suite,
-        reports=tmp_path,
-        progress=Silent(),
-        tiers=QUICK,
+        Required(env="env", accelerator="cpu"),
+        SuiteOptions(suite=LAYOUT.suite, reports=tmp_path, tiers=QUICK),
+        Silent(),
     )
     assert outcomes(mine) == outcomes(tools)
     assert mine.tiers == tools.tiers

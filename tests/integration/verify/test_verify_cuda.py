@@ -31,7 +31,7 @@ from torchlocks.install.provenance import read_provenance
 from torchlocks.lockfile.formats import read_lock
 from torchlocks.lockfile.models import Lock
 from torchlocks.matrix.load import load_matrix
-from torchlocks.verify.suite import verify_environment
+from torchlocks.verify.suite import Required, SuiteOptions, verify_environment
 from torchlocks.verify.verdict import Verdict
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the faults made here are ELF's")
@@ -51,22 +51,16 @@ class Installed:
 
     def verify(self, reports: Path, *tiers: str, select: str | None = None, cuda: str | None = None) -> Verdict:
         row = load_matrix(LAYOUT.matrix).local_target(self.env, host_platform()) if self.cuda else None
-        return verify_environment(
-            self.prefix,
-            self.lock,
-            host_platform(),
+        required = Required(
             env=self.env,
             accelerator="cuda",
             cuda=cuda or self.cuda,
-            suite=LAYOUT.suite,
-            reports=reports,
-            progress=Silent(),
-            select=select,
-            tiers=tiers,
-            architectures=row.architectures if row else (),
+            architectures=tuple(row.architectures) if row else (),
             ptx=row.ptx if row else None,
             driver_floor=row.driver.floor if row and row.driver else None,
         )
+        options = SuiteOptions(suite=LAYOUT.suite, reports=reports, select=select, tiers=tiers)
+        return verify_environment(self.prefix, self.lock, host_platform(), required, options, Silent())
 
 
 def _installed(prefix: Path, cuda: str | None = None) -> Installed:

@@ -22,7 +22,7 @@ from torchlocks.host.detect import host_platform
 from torchlocks.install.provenance import read_provenance
 from torchlocks.lockfile.formats import read_lock
 from torchlocks.lockfile.models import Lock
-from torchlocks.verify.suite import verify_environment
+from torchlocks.verify.suite import Required, SuiteOptions, verify_environment
 from torchlocks.verify.verdict import Verdict
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the faults made here are ELF's")
@@ -60,14 +60,9 @@ class Overlay:
             self.prefix,
             self._lock,
             host_platform(),
-            env="cpu",
-            accelerator="cpu",
-            cuda=None,
-            suite=LAYOUT.suite,
-            reports=self._reports,
-            progress=Silent(),
-            select=select,
-            tiers=tiers or ("static", "import"),
+            Required(env="cpu", accelerator="cpu"),
+            SuiteOptions(suite=LAYOUT.suite, reports=self._reports, select=select, tiers=tiers or ("static", "import")),
+            Silent(),
         )
 
 

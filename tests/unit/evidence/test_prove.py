@@ -12,12 +12,14 @@ import pytest
 from evidence_samples import UBUNTU, commit, git, proving, repository, written
 from torchlocks.core.errors import MissingFileError, NoSuchRowError
 from torchlocks.core.layout import Layout
-from torchlocks.core.progress import Silent
+from torchlocks.core.progress import Progress, Silent
 from torchlocks.evidence.body import pull_request_body
 from torchlocks.evidence.record import record_of
 from torchlocks.evidence.store import write_record
+from torchlocks.lockfile.models import Lock
 from torchlocks.matrix.load import load_matrix
 from torchlocks.verify import suite
+from torchlocks.verify.suite import Required, SuiteOptions
 from torchlocks.workflow.prove import client_command, prove
 from torchlocks.workflow.shards import CLIENTS, RUNNERS, plan_shards
 
@@ -114,11 +116,13 @@ def test_each_environment_is_proven_and_removed(
     monkeypatch.setenv("PATH", str(programs), prepend=":")
     seen: list[tuple[bool, str]] = []
 
-    def verify(prefix: Path, *_: object, client: str, **__: object) -> object:
-        seen.append(((prefix / "conda-meta").is_dir(), client))
+    def verify(
+        prefix: Path, _lock: Lock, _platform: str, _required: Required, options: SuiteOptions, _progress: Progress
+    ) -> object:
+        seen.append(((prefix / "conda-meta").is_dir(), options.client))
         return proving(layout, "cpu")
 
-    monkeypatch.setattr(suite, "verify_target", verify)
+    monkeypatch.setattr(suite, "verify_environment", verify)
     matrix = load_matrix(layout.matrix)
     found = prove(layout, matrix, ["cpu", "gpu-cu118"], "linux-64", "micromamba", Silent())
     assert [each.ok for each in found] == [True, False]

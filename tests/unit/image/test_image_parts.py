@@ -20,12 +20,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from torchlocks.core.errors import ImageError, InstallError, IntegrityError, LockfileError, MissingFileError
+from torchlocks.core.files import EARLIEST_TIME_S
 from torchlocks.core.progress import Silent
 from torchlocks.export.environment import LockedTarget
 from torchlocks.image import compression as packing
 from torchlocks.image import scan as scanning
 from torchlocks.image.base import BaseImage, take_base
-from torchlocks.image.blobs import TIME, Layout
+from torchlocks.image.blobs import Layout
 from torchlocks.image.compression import Compression, compressed, decompressed
 from torchlocks.image.config import config_document, valid_prefix, write_entry_point
 from torchlocks.image.layers import group_of, plan_layers, settle_records, write_layer
@@ -174,7 +175,7 @@ def test_a_layer_holds_its_own_packages_with_fixed_owners_times_and_modes(tmp_pa
     assert {"opt/env/bin/f2py", "opt/env/share/ü", "opt/env/conda-meta/history"} <= set(rest)
     assert rest["opt/env/bin/f"].linkname == "f2py"
     assert (rest["opt/env/bin/f2py"].mode, torch["opt/env/lib/torch.so"].mode) == (0o755, 0o644)
-    assert {(each.uid, each.gid, each.uname, each.mtime) for each in rest.values()} == {(0, 0, "", TIME)}
+    assert {(each.uid, each.gid, each.uname, each.mtime) for each in rest.values()} == {(0, 0, "", EARLIEST_TIME_S)}
     # A folder comes before what is in it.
     assert list(torch) == sorted(torch, key=lambda name: name.split("/"))
 
@@ -216,7 +217,7 @@ def test_modules_keep_the_time_that_their_bytecode_names(tmp_path: Path) -> None
     }
     staged = environment(tmp_path / "e", {"numpy": files})
     found = members(tar_of(staged, [package("numpy")], "rest"))
-    assert [found[f"opt/env/lib/{name}.py"].mtime for name in "abc"] == [seconds, TIME, TIME]
+    assert [found[f"opt/env/lib/{name}.py"].mtime for name in "abc"] == [seconds, EARLIEST_TIME_S, EARLIEST_TIME_S]
 
 
 def test_a_file_that_would_remove_others_is_refused(tmp_path: Path) -> None:

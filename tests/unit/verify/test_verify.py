@@ -19,7 +19,7 @@ from torchlocks.core.errors import LockfileError, MissingFileError, TorchlocksEr
 from torchlocks.core.progress import Silent, Unit
 from torchlocks.lockfile.models import Lock, LockedPackage
 from torchlocks.verify.report import summary_table
-from torchlocks.verify.suite import verify_environment
+from torchlocks.verify.suite import Required, SuiteOptions, verify_environment
 from torchlocks.verify.verdict import Check, Verdict
 
 SUITE = Path(__file__).parents[2] / "torch"
@@ -62,16 +62,18 @@ def run(tmp_path: Path) -> Run:
         shutil.copytree(SUITE, suite, ignore=ignore, dirs_exist_ok=True)
         for name, body in files.items():
             (suite / name).write_text(HEAD + body, encoding="utf-8")
-        settings: dict[str, object] = {
-            "env": "cpu",
-            "accelerator": "cpu",
-            "cuda": None,
-            "suite": suite,
-            "reports": tmp_path / "reports",
-            "progress": Silent(),
-        }
-        lock = make_lock("python", "pytorch")
-        return verify_environment(Path(sys.prefix), lock, "linux-64", **{**settings, **options})  # type: ignore[arg-type]
+        progress = options.pop("progress", Silent())
+        required: dict[str, object] = {"env": "cpu", "accelerator": "cpu"}
+        required |= {name: options.pop(name) for name in ("accelerator", "cuda") if name in options}
+        chosen = {"suite": suite, "reports": tmp_path / "reports", **options}
+        return verify_environment(
+            Path(sys.prefix),
+            make_lock("python", "pytorch"),
+            "linux-64",
+            Required(**required),  # type: ignore[arg-type]
+            SuiteOptions(**chosen),  # type: ignore[arg-type]
+            progress,  # type: ignore[arg-type]
+        )
 
     return verify
 
@@ -301,7 +303,7 @@ def test_tiers_that_cannot_run_say_why(run: Run) -> None:
         "test_import_one.py": '@check("works too")\ndef test_import() -> None: ...\n',
         "test_gpu_one.py": '@check("needs a GPU")\ndef test_gpu() -> None: ...\n',
     }
-    verdict = run(files, tiers=["static", "gpu"])
+    verdict = run(files, tiers=("static", "gpu"))
     checks = by_name(verdict)
     assert checks["test_good"].outcome == "passed"
     assert checks["test_import"].why == "tier not selected"
@@ -386,12 +388,9 @@ def test_an_environment_without_pytest_is_said_to_have_none(run: Run, tmp_path: 
         bare,
         lock,
         "linux-64",
-        env="cpu",
-        accelerator="cpu",
-        cuda=None,
-        suite=SUITE,
-        reports=tmp_path / "reports",
-        progress=Silent(),
+        Required(env="cpu", accelerator="cpu"),
+        SuiteOptions(suite=SUITE, reports=tmp_path / "reports"),
+        Silent(),
     )
     assert not verdict.ok
     assert "No module named pytest" in verdict.failure_line()
@@ -400,7 +399,7 @@ def test_an_environment_without_pytest_is_said_to_have_none(run: Run, tmp_path: 
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
-        ({"tiers": ["fast"]}, VerificationError, "invalid choice: 'fast'"),
+        ({"tiers": ("fast",)}, VerificationError, "invalid choice: 'fast'"),
         ({"suite": Path("/nowhere")}, MissingFileError, "suite is not here"),
         ({"select": "matmul and"}, VerificationError, "not an expression"),
     ],
@@ -426,12 +425,9 @@ def test_locks_of_something_else_are_refused(tmp_path: Path, names: tuple[str, .
             Path(sys.prefix),
             make_lock(*names),
             platform,
-            env="cpu",
-            accelerator="cpu",
-            cuda=None,
-            suite=SUITE,
-            reports=tmp_path / "reports",
-            progress=Silent(),
+            Required(env="cpu", accelerator="cpu"),
+            SuiteOptions(suite=SUITE, reports=tmp_path / "reports"),
+            Silent(),
         )
     assert not (tmp_path / "reports").exists()
 

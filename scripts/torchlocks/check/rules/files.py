@@ -15,6 +15,7 @@ from torchlocks.export.signatures import SUFFIX, matches
 from torchlocks.lockfile.fields import channel_urls
 from torchlocks.lockfile.formats import CONDA_LOCK, PIXI, explicit_name, read_lock
 from torchlocks.lockfile.models import Lock, LockedPackage
+from torchlocks.lockfile.virtual import VirtualPackage, parse_virtual
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,12 +163,12 @@ def virtual_packages_differ(folder: Folder) -> Iterator[Problem]:
             recorded = lock.virtual_packages.get(platform) if lock else None
             if recorded is None:
                 continue
-            wanted = {"=".join([key, *value.split(" ", 1)]) for key, value in row.virtual_packages.items()}
-            # A virtual package without a build has the build 0.
-            if {text.removesuffix("=0") if text.count("=") > 1 else text for text in recorded} != wanted:
+            wanted = {key: VirtualPackage.from_value(value) for key, value in row.virtual_packages.items()}
+            found = parse_virtual(recorded)
+            if {key: each.full for key, each in found.items()} != {key: each.full for key, each in wanted.items()}:
+                texts = sorted(f"{key}={each.text}" for key, each in wanted.items())
                 yield Problem(
-                    message=f"{name} was solved with {' '.join(sorted(recorded))}; "
-                    f"the row has {' '.join(sorted(wanted))}",
+                    message=f"{name} was solved with {' '.join(sorted(recorded))}; the row has {' '.join(texts)}",
                     platform=platform,
                     file=name,
                     fix=RELOCK,

@@ -20,6 +20,7 @@ from torchlocks.cuda.packages import (
 )
 from torchlocks.cuda.python_packages import pip_cuda_major
 from torchlocks.lockfile.specs import parse_spec, spec_name, virtual_record
+from torchlocks.lockfile.virtual import parse_virtual
 
 PIN = "pin torch's build string in matrix.yml (`build:`), then `make lock`."
 
@@ -36,8 +37,8 @@ def cpu_holds_cuda(subject: Subject) -> Iterator[Problem]:
     for package in subject.packages:
         if is_cuda_package(package):
             yield Problem(message=f"{package.file_name} belongs to CUDA, in a CPU lock", package=package.name, fix=PIN)
-    solved_with = {text.split("=")[0] for text in subject.lock.virtual_packages.get(subject.platform, ())}
-    if "__cuda" in solved_with | set(subject.row.virtual_packages):
+    solved_with = parse_virtual(subject.lock.virtual_packages.get(subject.platform, ()))
+    if "__cuda" in {*solved_with, *subject.row.virtual_packages}:
         yield Problem(
             message="the lock was solved with __cuda, which lets CUDA builds in",
             package="__cuda",
