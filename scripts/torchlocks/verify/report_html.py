@@ -40,7 +40,6 @@ class TierRow:
     obstacle: str | None
     counts: Mapping[str, int]
     total_s: float
-    slowest_s: float
     checks: tuple[CheckRow, ...]
 
 
@@ -94,7 +93,6 @@ def tier_rows(verdict: Verdict) -> tuple[TierRow, ...]:
                 obstacle=state.obstacle,
                 counts=Counter(check.outcome for check in checks),
                 total_s=sum(check.duration_s for check in checks),
-                slowest_s=slowest,
                 checks=tuple(
                     CheckRow(_name(check), check, _values(check.values), meter(check.duration_s, slowest))
                     for check in checks
