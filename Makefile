@@ -57,6 +57,8 @@ ifneq ($(NAMED),)
   endif
 endif
 
+# Images set it, and every start of the tool would compile it anew.
+unexport PYTHONDONTWRITEBYTECODE
 # Told that make calls it, so that messages name make's verbs and variables.
 TOOL  := TORCHLOCKS_MAKE=1 $(VENV)/bin/torchlocks
 READY := $(VENV)/torchlocks-made-from
