@@ -7,7 +7,6 @@ import pickle
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import pytest
 from filelock import FileLock
 
 from built_wheel import installed, source, tools, wheel  # noqa: F401 - fixtures for all
+from preloaded import TORCHLOCKS, run_torchlocks
 from torchlocks.core.layout import Layout
 from torchlocks.core.progress import Silent
 from torchlocks.host.detect import host_platform
@@ -39,7 +39,6 @@ def _stand_in(root: Path) -> Path:
 
 
 LAYOUT = Layout(_stand_in(ROOT / "build" / "tests"))
-TORCHLOCKS = Path(sys.executable).parent / "torchlocks"
 
 # `make test SNAPSHOT=…` hands its own variables down to every make that a test runs, where they are not meant.
 for _name in ("MAKEFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "MFLAGS", "SNAPSHOT"):
@@ -119,17 +118,7 @@ class Checkout:
 
     def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run `torchlocks` in the copy, as a user without any network would."""
-        run = subprocess.run(
-            [str(TORCHLOCKS), *arguments],
-            cwd=self.root,
-            env=self._environment(environment),
-            capture_output=True,
-            text=True,
-            timeout=900,
-            check=False,
-        )
-        assert "Traceback" not in run.stderr, run.stderr
-        return run
+        return run_torchlocks(arguments, cwd=self.root, env=self._environment(environment))
 
     def interrupt(self, *arguments: str, after: float) -> tuple[int, str]:
         """Start `torchlocks`, press Ctrl-C after some seconds, and return its exit code and what it said."""

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-TORCHLOCKS = Path(sys.executable).parent / "torchlocks"
-
+from preloaded import run_torchlocks
 
 SNAPSHOT = os.environ.get("TORCHLOCKS_SNAPSHOT")
 
@@ -22,16 +20,7 @@ needs_snapshot = pytest.mark.skipif(not SNAPSHOT, reason="needs real channel rec
 
 def torchlocks(root: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the command in a checkout, as a user would."""
-    run = subprocess.run(
-        [str(TORCHLOCKS), *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=root,
-        env={**os.environ, **environment},
-    )
-    assert "Traceback" not in run.stderr, run.stderr
-    return run
+    return run_torchlocks(arguments, cwd=root, env={**os.environ, **environment})
 
 
 @contextmanager

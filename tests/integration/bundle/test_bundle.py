@@ -21,8 +21,9 @@ from pathlib import Path
 
 import pytest
 
-from conftest import LAYOUT, TORCHLOCKS, Checkout
+from conftest import LAYOUT, Checkout
 from faulty_server import faulty_server
+from preloaded import TORCHLOCKS
 from support import small_disk
 from tiny_channel import PLACEHOLDER, PLATFORM, TinyChannel, conda_lock, locked_file, make_channel
 from torchlocks.bundle.installer import zstd

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import psutil
 import pytest
 
+from preloaded import TORCHLOCKS, run_torchlocks
 from small_matrix import SmallMatrix, small_matrix
-
-TORCHLOCKS = Path(sys.executable).parent / "torchlocks"
 
 
 @pytest.fixture
@@ -26,18 +24,8 @@ def locked(tmp_path: Path) -> SmallMatrix:
 
 
 def lock(matrix: SmallMatrix, *more: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    run = subprocess.run(
-        [str(TORCHLOCKS), "lock", "--snapshot", str(matrix.snapshot), *more],
-        cwd=matrix.root,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-        # The output ends when the last process that has it ends: workers that are left behind would keep it.
-        timeout=120,
-    )
-    assert "Traceback" not in run.stderr, run.stderr
-    return run
+    command = ["lock", "--snapshot", str(matrix.snapshot), *more]
+    return run_torchlocks(command, cwd=matrix.root, env={**os.environ, **environment})
 
 
 def solves(run: subprocess.CompletedProcess[str]) -> bool:

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from conftest import LAYOUT
+from preloaded import TORCHLOCKS, run_torchlocks
 from support import make_key
 from tiny_channel import PLATFORM, make_channel
 from torchlocks.cli.action import Inputs, make_plan, read_inputs, write_outputs
@@ -24,7 +25,6 @@ from torchlocks.lockfile.explicit import write_explicit
 
 ROOT = LAYOUT.root
 SLOW = bool(os.environ.get("TORCHLOCKS_SLOW"))
-TORCHLOCKS = Path(sys.executable).parent / "torchlocks"
 ACTION: dict[str, Any] = yaml.safe_load((ROOT / "action.yml").read_text())
 on_linux = pytest.mark.skipif(host_platform() != PLATFORM, reason=f"the tiny channel is for {PLATFORM}")
 
@@ -75,8 +75,7 @@ def test_the_hooks_are_commands_that_torchlocks_has(tmp_path: Path) -> None:
         assert "README.md" not in matching
         words = hook["entry"].split()
         named = matching[:3] if hook.get("pass_filenames", True) else []
-        command = [str(TORCHLOCKS), *words[1:], *named]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, check=False).returncode
+        return run_torchlocks([*words[1:], *named], cwd=tmp_path).returncode
 
     assert {name: run(hook) for name, hook in hooks.items()} == dict.fromkeys(hooks, 0)
     template = tmp_path / "environment-cpu.yml"
@@ -282,9 +281,7 @@ def test_what_is_not_in_the_matrix_is_refused() -> None:
 
 def test_outside_a_workflow_the_action_says_so(tmp_path: Path) -> None:
     names = {name: value for name, value in os.environ.items() if not name.startswith("GITHUB_")}
-    run = subprocess.run(
-        [str(TORCHLOCKS), "action", "plan"], cwd=ROOT, env=names, capture_output=True, text=True, check=False
-    )
+    run = run_torchlocks(["action", "plan"], cwd=ROOT, env=names)
     assert (run.returncode, "not a step of a GitHub workflow" in run.stderr) == (65, True)
 
 

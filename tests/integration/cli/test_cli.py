@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from conftest import LAYOUT, TORCHLOCKS
+from conftest import LAYOUT
+from preloaded import TORCHLOCKS
 from support import SNAPSHOT, needs_snapshot, torchlocks
 from torchlocks.cli.verbs import VERBS
 from torchlocks.host.detect import host_platform

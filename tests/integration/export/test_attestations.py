@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +17,9 @@ from pathlib import Path
 import pytest
 
 from faulty_server import FaultyServer, faulty_server
+from preloaded import run_torchlocks
 from tiny_channel import PLATFORM, make_channel
 
-TORCHLOCKS = Path(sys.executable).parent / "torchlocks"
 BUNDLE_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 
 
@@ -44,11 +43,8 @@ class Served:
         self.records.write_text(json.dumps(document))
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [str(TORCHLOCKS), "attestations", str(self.lock), "--trusted-root", "embedded", *arguments]
-        environment = {**os.environ, "RATTLER_CACHE_DIR": str(self.lock.parent / "cache")}
-        run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        assert "Traceback" not in run.stderr, run.stderr
-        return run
+        command = ["attestations", str(self.lock), "--trusted-root", "embedded", *arguments]
+        return run_torchlocks(command, env={**os.environ, "RATTLER_CACHE_DIR": str(self.lock.parent / "cache")})
 
 
 @pytest.fixture

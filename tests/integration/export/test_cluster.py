@@ -20,7 +20,8 @@ from pathlib import Path
 
 import pytest
 
-from conftest import LAYOUT, TORCHLOCKS
+from conftest import LAYOUT
+from preloaded import TORCHLOCKS, run_torchlocks
 from tiny_channel import PLATFORM, make_channel
 from torchlocks.core.progress import Silent
 from torchlocks.export.environment import LockedTarget, find_locked
@@ -91,11 +92,10 @@ def test_a_batch_script_knows_an_environment_of_any_client(tiny: tuple[LockedTar
 
 def test_an_export_says_when_there_is_no_environment_where_it_points(tmp_path: Path) -> None:
     def said(*arguments: str) -> str:
-        command = [str(TORCHLOCKS), "export", "gpu-cu126", "--platform", "linux-64", *arguments]
-        environment = {**os.environ, "TORCHLOCKS_HOME": str(tmp_path)}
-        return subprocess.run(
-            command, cwd=LAYOUT.root, env=environment, capture_output=True, text=True, check=True
-        ).stderr
+        command = ["export", "gpu-cu126", "--platform", "linux-64", *arguments]
+        run = run_torchlocks(command, cwd=LAYOUT.root, env={**os.environ, "TORCHLOCKS_HOME": str(tmp_path)})
+        run.check_returncode()
+        return run.stderr
 
     assert str(tmp_path / "envs" / "gpu-cu126") in said("--format", "slurm")
     assert "no environment" not in said("--format", "slurm", "--prefix", "/shared/envs/torch")

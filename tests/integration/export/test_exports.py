@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from conftest import LAYOUT
+from preloaded import run_torchlocks
 from torchlocks.export.environment import LockedTarget, find_locked
 from torchlocks.export.formats import FORMATS, export
 from torchlocks.export.pins import constraints
@@ -22,7 +23,6 @@ from torchlocks.lockfile.formats import CONDA_LOCK
 
 SLOW = bool(os.environ.get("TORCHLOCKS_SLOW"))
 SNAPSHOT = os.environ.get("TORCHLOCKS_SNAPSHOT")
-TORCHLOCKS = Path(sys.executable).parent / "torchlocks"
 
 
 @pytest.fixture
@@ -124,8 +124,7 @@ def test_solving_the_environment_file_gives_the_lock_again(env: str, platform: s
 
 def test_all_forms_are_written_into_a_folder_and_again_with_the_same_bytes(tmp_path: Path) -> None:
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [str(TORCHLOCKS), "export", *arguments]
-        return subprocess.run(command, cwd=LAYOUT.root, capture_output=True, text=True, check=False)
+        return run_torchlocks(["export", *arguments], cwd=LAYOUT.root)
 
     for folder in ("one", "two"):
         done = run("gpu-cu126", "--platform", "linux-64", "-o", str(tmp_path / folder))

@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from faulty_server import faulty_server
+from preloaded import run_torchlocks
 from support import make_key
 from tiny_channel import PLATFORM, make_channel
 from torchlocks.check.repository import check_repository
@@ -25,7 +25,6 @@ from torchlocks.host.detect import host_platform
 from torchlocks.lockfile.explicit import write_explicit
 from torchlocks.matrix.load import load_matrix
 
-TORCHLOCKS = Path(sys.executable).parent / "torchlocks"
 ME = "me@example.org"
 
 pytestmark = pytest.mark.skipif(
@@ -35,16 +34,8 @@ installs = pytest.mark.skipif(host_platform() != PLATFORM, reason=f"the tiny cha
 
 
 def torchlocks(*arguments: object, cache: Path | None = None) -> subprocess.CompletedProcess[str]:
-    run = subprocess.run(
-        [str(TORCHLOCKS), *map(str, arguments)],
-        env={**os.environ, **({"RATTLER_CACHE_DIR": str(cache)} if cache else {})},
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        check=False,
-    )
-    assert "Traceback" not in run.stderr, run.stderr
-    return run
+    environment = {**os.environ, **({"RATTLER_CACHE_DIR": str(cache)} if cache else {})}
+    return run_torchlocks([str(each) for each in arguments], env=environment)
 
 
 @dataclass(frozen=True)

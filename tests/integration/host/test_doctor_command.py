@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from conftest import LAYOUT, TORCHLOCKS
+from conftest import LAYOUT
+from preloaded import TORCHLOCKS, run_torchlocks
 from torchlocks.core.errors import ChannelUnreachableError, HostRecordError, UnfitHostError
 from torchlocks.lockfile.formats import read_lock
 
@@ -32,17 +33,7 @@ def environment_of(**more: str) -> dict[str, str]:
 
 def torchlocks(made: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     """Run `torchlocks` on this checkout, with what it makes in `made`, as a user without any network would."""
-    run = subprocess.run(
-        [str(TORCHLOCKS), *arguments],
-        cwd=LAYOUT.root,
-        env=environment_of(TORCHLOCKS_HOME=str(made), **environ),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert "Traceback" not in run.stderr, run.stderr
-    return run
+    return run_torchlocks(arguments, cwd=LAYOUT.root, env=environment_of(TORCHLOCKS_HOME=str(made), **environ))
 
 
 def unwrapped(text: str) -> str:

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from conftest import LAYOUT, TORCHLOCKS
+from conftest import LAYOUT
+from preloaded import TORCHLOCKS
 from torchlocks.core.errors import DiskFullError, WheelError
 from torchlocks.core.layout import Layout
 from torchlocks.core.progress import Silent

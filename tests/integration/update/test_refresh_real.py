@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from preloaded import run_torchlocks
 from torchlocks.core.layout import Layout
 from torchlocks.core.progress import Silent
 from torchlocks.locking.options import LockOptions, find_solver
@@ -21,7 +20,6 @@ from torchlocks.update.apply import write_plan
 from torchlocks.update.refresh import plan
 
 ROOT = Path(__file__).parents[3]
-TORCHLOCKS = Path(sys.executable).parent / "torchlocks"
 SNAPSHOT = os.environ.get("TORCHLOCKS_SNAPSHOT", "")
 #: The matrix when the records were those of July 2026: no CUDA 13.0, hardly any torchvision, no variants.
 EARLIER = Path(__file__).with_name("matrix_of_july.yml")
@@ -68,9 +66,7 @@ def test_the_matrix_of_an_earlier_day_becomes_todays(tmp_path: Path) -> None:
 
 @slow
 def test_todays_matrix_has_nothing_left_to_move(tmp_path: Path) -> None:
-    run = subprocess.run(
-        [str(TORCHLOCKS), "refresh", "--dry-run", "--snapshot", SNAPSHOT], cwd=ROOT, capture_output=True, text=True
-    )
+    run = run_torchlocks(["refresh", "--dry-run", "--snapshot", SNAPSHOT], cwd=ROOT)
     assert run.returncode == 0, run.stderr
     assert run.stdout.splitlines()[-1].startswith("The matrix is current")
 

@@ -6,13 +6,13 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import get_args
 
 import pytest
 
 import sample_reports
+from preloaded import run_torchlocks
 from torchlocks.check.model import Report
 from torchlocks.core.errors import MissingFileError
 from torchlocks.core.layout import Layout
@@ -26,7 +26,6 @@ from torchlocks.update.relock import account_since
 from torchlocks.verify.verdict import Verdict
 
 ROOT = Path(__file__).parents[3]
-TORCHLOCKS = Path(sys.executable).parent / "torchlocks"
 SNAPSHOT = os.environ.get("TORCHLOCKS_SNAPSHOT", "")
 ONE = ("--env", "cpu", "--platform", "linux-64")
 #: A day on which the records at hand already had torch 2.12, and older packages beside it.
@@ -64,10 +63,7 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def update(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [str(TORCHLOCKS), "update-all", "--no-refresh", *arguments]
-    run = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False)
-    assert "Traceback" not in run.stderr, run.stderr
-    return run
+    return run_torchlocks(["update-all", "--no-refresh", *arguments], cwd=checkout)
 
 
 def account(checkout: Path) -> str:
@@ -181,9 +177,7 @@ def test_a_snapshot_that_is_none_is_refused_before_anything(checkout: Path) -> N
 
 
 def test_a_newer_matrix_is_part_of_the_update_and_of_its_account(checkout: Path) -> None:
-    command = [str(TORCHLOCKS), "update-all", "--snapshot", SNAPSHOT, *ONE]
-    run = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False)
-    assert "Traceback" not in run.stderr, run.stderr
+    run_torchlocks(["update-all", "--snapshot", SNAPSHOT, *ONE], cwd=checkout)
     matrix = load_matrix(checkout / "matrix.yml")
     new = [name for name in matrix.environments if name != "cpu"]
     assert new
@@ -192,8 +186,5 @@ def test_a_newer_matrix_is_part_of_the_update_and_of_its_account(checkout: Path)
     assert "### Matrix" in text
     assert all(f"new: {name}" in text.replace("\\", "") for name in new)
     # The account that is written after the verification has it, too.
-    again = subprocess.run(
-        [str(TORCHLOCKS), "update-all", "--since", "HEAD"], cwd=checkout, capture_output=True, text=True, check=False
-    )
-    assert "Traceback" not in again.stderr, again.stderr
+    run_torchlocks(["update-all", "--since", "HEAD"], cwd=checkout)
     assert "### Matrix" in account(checkout)

@@ -6,7 +6,6 @@ import json
 import os
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread
@@ -14,25 +13,15 @@ from threading import Thread
 import pytest
 from test_extend import BASE, lock_text
 
+from preloaded import run_torchlocks
 from torchlocks.check.anywhere import check_files_of, require_bases
 from torchlocks.check.model import Report
 
-TORCHLOCKS = Path(sys.executable).parent / "torchlocks"
 SHA = "0" * 64
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [str(TORCHLOCKS), *arguments],
-        cwd=folder,
-        env={**os.environ, "TORCHLOCKS_ROOT": "", "COLUMNS": "300"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert "Traceback" not in done.stderr, done.stderr
-    return done
+    return run_torchlocks(arguments, cwd=folder, env={**os.environ, "TORCHLOCKS_ROOT": "", "COLUMNS": "300"})
 
 
 def check(folder: Path, *, fetch_base: bool = False) -> Report:

@@ -6,18 +6,17 @@ import hashlib
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from preloaded import run_torchlocks
 from tiny_records import record, write_channel
 from torchlocks.check.anywhere import check_files_of
 from torchlocks.lockfile.formats import read_lock
 
-TORCHLOCKS = Path(sys.executable).parent / "torchlocks"
 Record = dict[str, object]
 
 BASE = (
@@ -94,11 +93,7 @@ class Project:
         (self.root / "environment.yml").write_text(f"name: mine\nchannels: [conda-forge]\ndependencies:\n{listed}")
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [str(TORCHLOCKS), *arguments]
-        environment = {**os.environ, "TORCHLOCKS_ROOT": "", "COLUMNS": "200"}
-        run = subprocess.run(command, cwd=self.root, env=environment, capture_output=True, text=True, check=False)
-        assert "Traceback" not in run.stderr, run.stderr
-        return run
+        return run_torchlocks(arguments, cwd=self.root, env={**os.environ, "TORCHLOCKS_ROOT": "", "COLUMNS": "200"})
 
     def extend(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         base = () if "--base" in arguments or self.lock.is_file() else ("--base", "../base")
