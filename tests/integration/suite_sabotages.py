@@ -81,8 +81,8 @@ def _told(name: str, value: object) -> Sabotage:
 
     def sabotage(patch: pytest.MonkeyPatch, item: pytest.Item) -> None:
         assert isinstance(item, pytest.Function)
-        told: Any = item.funcargs["torch_says"]
-        patch.setitem(item.funcargs, "torch_says", {**told, "cuda_build": {**told["cuda_build"], name: value}})
+        told: Any = item.funcargs["torch_reports"]
+        patch.setitem(item.funcargs, "torch_reports", {**told, "cuda_build": {**told["cuda_build"], name: value}})
 
     return sabotage
 

@@ -71,7 +71,7 @@ def test_wave_file(torchaudio: Any, tmp_path: Path, measure: Measure) -> None:
         torchaudio.save(str(path), wave, 8000)
         read, rate = torchaudio.load(str(path))
     except (ImportError, RuntimeError) as error:
-        # From 2.9 on, files are TorchCodec's, which is a package of its own; before, a backend has to be there.
+        # From 2.9 on, TorchCodec, a separate package, reads files; before, a backend is required.
         words = str(error).splitlines()[0]
         measure("refused", words)
         if not any(name in words.lower() for name in ("torchcodec", "backend")):

@@ -17,7 +17,7 @@ from torchsuite.tiers import Measure, check
 F = torch.nn.functional
 CPU = torch.device("cpu")
 
-Judge = Callable[[numerics.Ratios], None]
+Require = Callable[[numerics.Ratios], None]
 
 
 @pytest.fixture(autouse=True)
@@ -27,35 +27,35 @@ def _seeded() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 @check("a matrix product is what everything else is made of; TF32-like shortcuts and broken BLAS kernels show here")
-def test_matmul(dtype: Any, within_bounds: Judge) -> None:
+def test_matmul(dtype: Any, within_bounds: Require) -> None:
     within_bounds(numerics.matmul(CPU, dtype))
 
 
 @check("bf16 products run on other kernels (AMX, AVX512-BF16, or emulation) than fp32")
-def test_matmul_bf16(within_bounds: Judge) -> None:
+def test_matmul_bf16(within_bounds: Require) -> None:
     within_bounds(numerics.matmul_reduced(CPU, torch.bfloat16))
 
 
 @pytest.mark.parametrize("dimensions", [1, 2, 3])
 @check("convolutions and their gradients run on oneDNN or on NNPACK, not on BLAS")
-def test_convolution(dimensions: int, within_bounds: Judge) -> None:
+def test_convolution(dimensions: int, within_bounds: Require) -> None:
     within_bounds(numerics.convolution(CPU, dimensions))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.complex64], ids=["f32", "f64", "c64"])
 @check("LAPACK comes from MKL, OpenBLAS or Accelerate; a missing symbol or a wrong integer width shows at first use")
-def test_linear_algebra(dtype: Any, within_bounds: Judge) -> None:
+def test_linear_algebra(dtype: Any, within_bounds: Require) -> None:
     within_bounds(numerics.linear_algebra(CPU, dtype))
 
 
 @pytest.mark.parametrize("size", [64, 120, 97], ids=["power-of-two", "mixed-radix", "prime"])
 @check("FFT comes from MKL or pocketfft")
-def test_fft(size: int, within_bounds: Judge) -> None:
+def test_fft(size: int, within_bounds: Require) -> None:
     within_bounds(numerics.fft(CPU, size))
 
 
 @check("sums of many numbers lose digits when they are added one after the other")
-def test_reductions(within_bounds: Judge) -> None:
+def test_reductions(within_bounds: Require) -> None:
     # One by one, fp32 stops counting at 2^24; torch sums in cascades and gets this exactly.
     count = (1 << 24) + (1 << 20)
     assert torch.ones(1).expand(count).sum().item() == count
@@ -67,7 +67,7 @@ def test_reductions(within_bounds: Judge) -> None:
 
 
 @check("softmax and logsumexp have to survive numbers whose exponential overflows")
-def test_softmax(within_bounds: Judge) -> None:
+def test_softmax(within_bounds: Require) -> None:
     within_bounds(numerics.softmax(CPU))
     x = torch.randn(11, 257) * 1e4
     assert torch.allclose(x.double().logsumexp(1), x.logsumexp(1).double(), rtol=1e-5, atol=1e-5)
@@ -75,19 +75,19 @@ def test_softmax(within_bounds: Judge) -> None:
 
 
 @check("vectorised elementary functions (SLEEF, MKL VML) are right to a few units in the last place")
-def test_elementary_functions(within_bounds: Judge) -> None:
+def test_elementary_functions(within_bounds: Require) -> None:
     within_bounds(numerics.elementary(CPU))
 
 
 @check("attention, normalisation and recurrent layers have fused CPU kernels of their own")
-def test_fused_layers(within_bounds: Judge) -> None:
+def test_fused_layers(within_bounds: Require) -> None:
     within_bounds({f"attention_{name}": ratio for name, ratio in numerics.attention(CPU).items()})
     within_bounds(numerics.normalisation(CPU))
     within_bounds({f"lstm_{name}": ratio for name, ratio in numerics.recurrent(CPU).items()})
 
 
 @check("sparse products use MKL or hand-written kernels")
-def test_sparse(within_bounds: Judge) -> None:
+def test_sparse(within_bounds: Require) -> None:
     within_bounds(numerics.sparse(CPU))
 
 
@@ -109,7 +109,7 @@ def _hat_weights(size: int, target: int) -> Any:
 
 
 @check("embedding, gather and scatter are where index types meet; a bad bound must be an error and not a crash")
-def test_indexing(within_bounds: Judge) -> None:
+def test_indexing(within_bounds: Require) -> None:
     within_bounds(numerics.indexing(CPU))
     with pytest.raises(IndexError):
         F.embedding(torch.tensor([5]), torch.zeros(5, 2))

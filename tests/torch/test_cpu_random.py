@@ -47,7 +47,7 @@ def test_seed_reproduces(imports: Imports) -> None:
 
 
 @pytest.mark.parametrize("name", draws.DISTRIBUTIONS)
-@check("a vectorised sampler that is slightly wrong trains slightly worse models, and nothing else tells")
+@check("a vectorised sampler that is slightly wrong trains slightly worse models, and nothing else shows it")
 def test_distribution(name: str, measure: Measure) -> None:
     ratio = draws.kolmogorov(name, CPU, SEED)
     measure("kolmogorov_over_bound", ratio)

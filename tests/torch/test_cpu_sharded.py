@@ -1,4 +1,4 @@
-"""Training at scale, in small: two processes that hold shards of one model."""
+"""Sharded training: two processes with shards of one model."""
 
 from __future__ import annotations
 

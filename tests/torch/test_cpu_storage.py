@@ -47,7 +47,7 @@ def test_dtypes_survive(dtype: torch.dtype) -> None:
     assert torch.equal(loaded, tensor)
 
 
-@check("weights_only is what stands between a downloaded checkpoint and running its author's code")
+@check("weights_only prevents a downloaded checkpoint from running its author's code")
 def test_weights_only_refuses_code(tmp_path: Path) -> None:
     path = tmp_path / "harmful.pt"
     torch.save({"path": tmp_path}, path)
@@ -55,7 +55,7 @@ def test_weights_only_refuses_code(tmp_path: Path) -> None:
         torch.load(path, weights_only=True)
 
 
-@check("numpy and torch share memory; an ABI that does not fit copies, or crashes")
+@check("numpy and torch share memory; an incompatible ABI copies, or crashes")
 def test_numpy_bridge() -> None:
     array = np.arange(6, dtype=np.float32).reshape(2, 3)
     tensor = torch.from_numpy(array)

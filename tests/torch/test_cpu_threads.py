@@ -18,7 +18,7 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-@check("a torch without its OpenMP runs on one core and says nothing")
+@check("a torch without its OpenMP runs on one core without a warning")
 def test_threads_are_used(measure: Measure) -> None:
     measure("cores", _cores())
     measure("threads", torch.get_num_threads())

@@ -39,7 +39,7 @@ def test_operators(torchvision: Any) -> None:
     assert not wrong, f"wrong: {', '.join(wrong)}"
 
 
-@check("images are decoded by libpng and libjpeg, which the environment has to bring and no other may stand in for")
+@check("images are decoded by libpng and libjpeg, which must be the environment's own")
 def test_images(torchvision: Any) -> None:
     from torchvision import io
 

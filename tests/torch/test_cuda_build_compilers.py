@@ -35,7 +35,7 @@ def _compile(which: str, arguments: list[str], work: Path) -> dict[str, int | st
     command = [sys.executable, "-I", os.fspath(compilers.__file__), which, *arguments]
     variables = {**os.environ, "TRITON_CACHE_DIR": os.fspath(work / "triton")}
     done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=110, check=False)
-    last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+    last = (done.stderr.strip().splitlines() or ["no output"])[-1]
     assert done.returncode == 0, f"{ending(done.returncode)}: {last}\n{done.stderr}"
     results: dict[str, int | str] = json.loads(done.stdout.splitlines()[-1])
     return results

@@ -44,7 +44,7 @@ def test_every_library_loads(loaded: tuple[Loaded, ...], measure: Measure) -> No
         skips.skip(skips.Reason.ABSENT, "the environment has no CUDA libraries of its own: torch has them built in")
 
 
-@check("CUDA libraries of the system stand in for those that the lock names", accelerator="cuda")
+@check("CUDA libraries of the system replace those of the lock", accelerator="cuda")
 def test_libraries_come_from_the_prefix(loaded: tuple[Loaded, ...], imports: Imports, prefix: Prefix) -> None:
     root = prefix.root.resolve()
     by_torch = imports.get("torch").seen.get("libraries", [])
@@ -60,7 +60,7 @@ def test_libraries_come_from_the_prefix(loaded: tuple[Loaded, ...], imports: Imp
 
 
 BRING_THEIR_OWN = ("torchvision", "torchaudio")
-"""Packages whose wheels hold copies of CUDA libraries under names of their own (libcudart.45e7f3ed.so.12)."""
+"""Packages whose wheels contain copies of CUDA libraries under other names (libcudart.45e7f3ed.so.12)."""
 
 
 @check("a library of another version than its package's was put there by hand, or by another tool", accelerator="cuda")
@@ -72,8 +72,8 @@ def test_library_versions(
     for library in loaded:
         if library.version is None:
             continue
-        told = ".".join(map(str, library.version))
-        measure(library.path.name, told)
+        shown = ".".join(map(str, library.version))
+        measure(library.path.name, shown)
         record = owners.get(library.path)
         owner = Package(record.name, record.version, record.build) if record else _distribution(library.path)
         if owner is None or owner.name in cuda_versions.WHOLE_TOOLKITS or owner.name in BRING_THEIR_OWN:
@@ -81,7 +81,7 @@ def test_library_versions(
         locked = expectation.package(owner.name) or owner
         if not cuda_versions.agree(library.version, locked.version):
             where = library.path.relative_to(root) if library.path.is_relative_to(root) else library.path
-            wrong.append(f"{where} is {told}, the lock has {locked.name} {locked.version}")
+            wrong.append(f"{where} is {shown}, the lock has {locked.name} {locked.version}")
     assert not wrong, "; ".join(wrong)
 
 

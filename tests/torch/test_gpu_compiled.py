@@ -24,7 +24,7 @@ def test_nvrtc(gpu: Any) -> None:
     x, y = torch.arange(1000.0, device=gpu), torch.arange(1000.0, device=gpu).flip(0)
     # Whole numbers below 2^24: exact.
     assert torch.equal(function(x, y).cpu(), ((x - y).cpu() ** 2) + 1)
-    # torch compiles some of its own functions so; this one has a recurrence to be held against.
+    # torch compiles some of its own functions so; this one has a recurrence to compare with.
     z = torch.linspace(2, 20, 100, dtype=torch.float64, device=gpu)
     one_less = torch.special.zeta(z, torch.ones_like(z)) - 1
     torch.testing.assert_close(torch.special.zeta(z, torch.full_like(z, 2.0)), one_less, rtol=1e-9, atol=1e-13)
@@ -70,7 +70,7 @@ def triton(gpu: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch, measure: Me
     if compiler is None:
         pytest.skip("the host has no C compiler")
     measure("compiler", compiler)
-    # Nothing from an earlier run stands in for a compiler.
+    # No result of an earlier run replaces a compiler.
     for variable in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
         monkeypatch.setenv(variable, os.fspath(tmp_path / variable.lower()))
     return compiler
@@ -113,7 +113,7 @@ print(counters["inductor"]["cudagraph_skips"], 0 if manager is None else sum(map
 """
 
 
-@check("mode='reduce-overhead' replays CUDA graphs, or runs without them and says nothing", seconds=240)
+@check("mode='reduce-overhead' replays CUDA graphs, or runs without them and without a warning", seconds=240)
 def test_reduced_overhead(triton: str, run_python: Callable[..., str], measure: Measure) -> None:
     skipped, recorded = map(int, run_python(REDUCED_OVERHEAD, timeout=220).split()[-2:])
     measure("graphs_skipped", skipped)

@@ -13,7 +13,7 @@ from torchsuite.expect import Expectation
 from torchsuite.tiers import Measure, check, machine
 
 
-@check("a GPU that was expected and is not used makes everything run on the CPU, in silence")
+@check("a GPU that was expected and is not used makes everything run on the CPU without a warning")
 def test_the_gpu_is_used(measure: Measure) -> None:
     here = machine()
     measure("installed", here.installed)
@@ -29,7 +29,7 @@ def test_the_gpu_is_used(measure: Measure) -> None:
     assert torch.equal((a @ a).cpu(), a.cpu() @ a.cpu())
 
 
-@check("torch counts GPUs by itself; one too few is a GPU that stands idle")
+@check("torch counts GPUs by itself; one too few is a GPU that is idle")
 def test_device_count(gpu: Any, measure: Measure) -> None:
     measure("torch", torch.cuda.device_count())
     measure("driver", machine().visible)
@@ -42,10 +42,10 @@ def test_driver_floor(gpu: Any, expectation: Expectation, measure: Measure) -> N
     measure("driver", driver)
     measure("driver_cuda", machine().cuda)
     if expectation.driver_floor is None:
-        skips.skip(skips.Reason.NO_ROW, "no row tells the oldest driver")
+        skips.skip(skips.Reason.NO_ROW, "no row has the oldest driver")
     if driver is None:
         pytest.skip("the driver's version is not known")
-    # An older driver is enough where a newer libcuda stands beside it (NVIDIA's cuda-compat, on data-centre GPUs).
+    # An older driver is enough where a newer libcuda is beside it (NVIDIA's cuda-compat, on data-centre GPUs).
     newer = bool(machine().cuda and expectation.cuda) and _numbers(machine().cuda) >= _numbers(expectation.cuda)
     measure("forward_compatibility", newer and _numbers(driver) < _numbers(expectation.driver_floor))
     assert newer or _numbers(driver) >= _numbers(expectation.driver_floor), (

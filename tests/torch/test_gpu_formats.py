@@ -12,7 +12,7 @@ from torchsuite.precision import tf32
 from torchsuite.tiers import Measure, check
 
 
-@check("fp8 is converted by instructions of the GPU's, or by code that stands in for them")
+@check("fp8 is converted by instructions of the GPU's, or by code that emulates them")
 def test_fp8_codes(gpu: Any) -> None:
     wrong = [name for name, right in formats.decodes_fp8(gpu).items() if not right]
     assert not wrong, f"wrong: {', '.join(wrong)}"
@@ -63,7 +63,7 @@ def test_structured_sparsity(gpu: Any, measure: Measure) -> None:
     exact = weights.double() @ x.double()
     product = to_sparse(weights)
     measure("library", type(product).__name__)
-    # Sums of 64 products up to 9 are whole numbers up to 576, which fp16 holds exactly.
+    # Sums of 64 products up to 9 are whole numbers up to 576, which fp16 represents exactly.
     assert torch.equal((product @ x).double(), exact)
 
 
@@ -90,6 +90,9 @@ else:
 """
 
 
-@check("atomic additions come in another order each time, and what cannot be repeated has to say so", seconds=120)
+@check(
+    "atomic additions vary in order, and operations that cannot be repeated must raise an error",
+    seconds=120,
+)
 def test_deterministic_algorithms(gpu: Any, run_python: Callable[..., str], measure: Measure) -> None:
     measure("max_unpool2d", run_python(DETERMINISTIC, timeout=110).strip())

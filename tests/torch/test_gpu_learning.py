@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("name", derivatives.FUNCTIONS)
-@check("a kernel's backward is other code than its forward, and is wrong in silence")
+@check("a kernel's backward is other code than its forward, and can be wrong without an error")
 def test_gradients(gpu: Any, name: str) -> None:
     assert derivatives.agree(name, gpu)
 

@@ -1,4 +1,4 @@
-"""torch imported in fresh processes: where it comes from, what it loads, what it says of itself."""
+"""torch imported in fresh processes: where it comes from, what it loads, what it reports."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def imported(request: pytest.FixtureRequest, imports: Imports) -> Imported:
 def test_import(imports: Imports, first: str, measure: Measure) -> None:
     result = imports.get(first)
     if result.failure is not None:
-        complaint = result.stderr.strip().splitlines()[-1:] or ["and said nothing"]
+        complaint = result.stderr.strip().splitlines()[-1:] or ["without output"]
         pytest.fail(f"import of {first} first, {result.failure}: {complaint[0]}\n{result.stderr}")
     measure("seconds", round(result.seen["seconds"], 2))
 
 
-@check("what the environment says of itself belongs in the report")
+@check("the report contains what the environment reports")
 def test_facts(imports: Imports, facts: Callable[[dict[str, object]], None]) -> None:
     seen = imports.get("torch").seen
     if not seen:
@@ -76,7 +76,7 @@ def test_torch_version(imports: Imports, expectation: Expectation, measure: Meas
     locked = re.match(r"\d+(\.\d+)*", expectation.torch.version)
     assert release
     assert locked
-    assert release[0] == locked[0], f"the lock has {expectation.torch.version}, torch says {version}"
+    assert release[0] == locked[0], f"the lock has {expectation.torch.version}, torch reports {version}"
     _, _, local = version.partition("+")
     if expectation.accelerator == "cpu":
         assert not local.startswith("cu"), f"a CUDA build: {version}"
@@ -125,7 +125,7 @@ def test_one_openmp(imported: Imported, measure: Measure) -> None:
     runtimes = libraries(imported, OPENMP)
     measure("openmp", runtimes)
     if sys.platform == "win32":
-        # Microsoft's runtime is part of the compiler's and may stand beside Intel's.
+        # Microsoft's runtime is part of the compiler's and may be loaded beside Intel's.
         runtimes = [path for path in runtimes if "vcomp" not in path.lower()]
     assert runtimes, "no OpenMP runtime is loaded: torch runs on one core"
     assert len(runtimes) == 1, f"{len(runtimes)} OpenMP runtimes are loaded: {', '.join(runtimes)}"
@@ -138,7 +138,7 @@ def test_one_cpp_runtime(imported: Imported, measure: Measure) -> None:
     assert len(runtimes) <= 1, f"{len(runtimes)} C++ runtimes are loaded: {', '.join(runtimes)}"
 
 
-@check("a library of the environment that the system's stands in for is not the one that was locked")
+@check("a system library that replaces one of the environment is not the one that was locked")
 def test_libraries_come_from_the_prefix(imported: Imported, prefix: Prefix, measure: Measure) -> None:
     own = {_interface(path.rpartition("/")[2]) for path in prefix.files if _in_library_folder(path, prefix)}
     root = prefix.root.resolve()

@@ -11,12 +11,12 @@ import torch
 from torchsuite import numerics, training
 from torchsuite.tiers import Measure, check, metal_gpus
 
-Judge = Callable[[numerics.Ratios], None]
+Require = Callable[[numerics.Ratios], None]
 
 
 @pytest.fixture
 def mps(request: pytest.FixtureRequest) -> Any:
-    """The MPS device. That torch uses it is for `test_mps_is_used` to judge."""
+    """The MPS device. That torch uses it is checked by `test_mps_is_used`."""
     if not torch.backends.mps.is_available():
         pytest.skip("torch does not use MPS")
     torch.manual_seed(1)
@@ -35,15 +35,15 @@ def test_mps_is_used(measure: Measure) -> None:
 
 
 @check("products on Apple's GPUs come from Metal Performance Shaders")
-def test_matmul(mps: Any, within_bounds: Judge) -> None:
+def test_matmul(mps: Any, within_bounds: Require) -> None:
     within_bounds(numerics.matmul(mps, torch.float32))
 
 
 @pytest.mark.parametrize(
     "name", ["convolution", "sums", "softmax", "normalisation", "indexing", "recurrent", "attention"]
 )
-@check("every operation has a Metal kernel of its own, or a graph that Apple's compiler makes of it")
-def test_numerics(mps: Any, name: str, within_bounds: Judge) -> None:
+@check("every operation has its own Metal kernel, or a graph that Apple's compiler compiles")
+def test_numerics(mps: Any, name: str, within_bounds: Require) -> None:
     arguments = (mps, 2) if name == "convolution" else (mps,)
     if name == "sums":
         # Float64 is not on MPS: the variance is left out, and sums alone are compared.

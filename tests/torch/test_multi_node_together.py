@@ -1,4 +1,4 @@
-"""Several machines, where others are named: `torchsuite/nodes.py` says how."""
+"""Several machines, if others are named: see `torchsuite/nodes.py`."""
 
 from __future__ import annotations
 

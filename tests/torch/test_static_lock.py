@@ -17,7 +17,7 @@ from torchsuite.tiers import Measure, check
 
 @pytest.fixture
 def known_lock(expectation: Expectation) -> None:
-    """For checks that nothing was added: where no lock is known, nothing says what was there before."""
+    """For checks that nothing was added: without a lock, the original files are not known."""
     if not expectation.locked:
         skips.skip(skips.Reason.NO_LOCK, "no lock is known for this environment")
 
@@ -59,7 +59,7 @@ def test_record_names(prefix: Prefix) -> None:
         for record in prefix.records
         if record.source != f"{record.name}-{record.version}-{record.build}.json"
     ]
-    assert not wrong, f"records that are not what their name says: {', '.join(wrong)}"
+    assert not wrong, f"records that do not match their name: {', '.join(wrong)}"
 
 
 @check("an interrupted installation, a full disk or a clean-up by hand leaves files missing")

@@ -175,7 +175,7 @@ def test_a_cpu_environment_is_no_gpu_environment(locked: tuple[Path, Lock]) -> N
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ((), "say what to expect"),
+        ((), "what to expect is missing"),
         (("--expect", "cpu", "--cuda", "11.8"), "--cuda goes with --expect gpu"),
         (("--expect", "gpu", "--cuda", "twelve"), "'twelve' is not a CUDA version"),
         (("--expect", "cpu", "--tier", "none"), "invalid choice"),

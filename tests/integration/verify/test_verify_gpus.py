@@ -100,9 +100,9 @@ def test_gpus_that_a_variable_hides_were_expected(driver: Path, value: str) -> N
 @pytest.mark.parametrize(
     ("result", "words"),
     [
-        ("803", "cuInit says 803, the driver's library and its kernel module are of different versions"),
-        ("999", "cuInit says 999, an unknown error of the driver"),
-        ("12345", "cuInit says 12345, an error of the driver"),
+        ("803", "cuInit returned 803, the driver's library and its kernel module are of different versions"),
+        ("999", "cuInit returned 999, an unknown error of the driver"),
+        ("12345", "cuInit returned 12345, an error of the driver"),
         # A driver that crashes takes its process along; the management library has spoken before.
         ("-1", "the driver ended the process that asked it, with exit code -6"),
     ],

@@ -18,7 +18,7 @@ def resamples(torchaudio: Any, device: Any) -> None:
     # Away from the ends, the window of the default filter (6 zeros) lets a hundredth through at most.
     assert bool((result - expected)[100:-100].abs().max() < 0.02), "a tone has another pitch or size"
     assert bool(torchaudio.functional.resample(high, 16000, 8000).cpu()[100:-100].abs().max() < 0.1), (
-        "a tone that the new rate cannot hold is still there"
+        "a tone above the limit of the new rate is still there"
     )
 
 

@@ -1,6 +1,6 @@
 """Compute capabilities of GPUs: which code runs on which, and what a generation can do.
 
-The rules are those of the CUDA programming guide: machine code (`sm_86`) runs on GPUs of its own major version and the
+The rules are those of the CUDA programming guide: machine code (`sm_86`) runs on GPUs of the same major version and the
 same or a higher minor one; PTX (`compute_90`) is compiled by the driver for GPUs of the same or a higher capability.
 """
 

@@ -79,7 +79,7 @@ def verify(
 ) -> dict[str, Any]:
     """Run the suite, and return its report.
 
-    `expected` are the fields of `expect.Expectation`; `about` is what the report says of the lock (`lock_path`,
+    `expected` are the fields of `expect.Expectation`; `about` is what the report contains about the lock (`lock_path`,
     `lock_sha256`, `channels`). `select` is a pytest -k expression, `quick` runs the short set alone, `workers` is the
     number of processes (default: one a core). `sealed`: the variables of this process are those that the checks are
     to have. Raises runner.SelectionError.
@@ -128,12 +128,12 @@ def checks_folder() -> Path:
 
 
 def _expected(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the checks are told, and what the report says of the lock. Raises NoTorchError and ValueError."""
+    """Return the checks' expectation, and the report's fields on the lock. Raises NoTorchError and ValueError."""
     tiers = tuple(tier for tier in TIERS if tier in (options.tier or TIERS))
     if options.expectation:
-        told: dict[str, Any] = json.loads(Path(options.expectation).read_text(encoding="utf-8"))
-        about = {name: told.pop(name) for name in ("lock_path", "lock_sha256", "channels")}
-        return {**told, "tiers": tiers}, about
+        fields: dict[str, Any] = json.loads(Path(options.expectation).read_text(encoding="utf-8"))
+        about = {name: fields.pop(name) for name in ("lock_path", "lock_sha256", "channels")}
+        return {**fields, "tiers": tiers}, about
     environment = found.find()
     accelerator = "cuda" if options.expect == "gpu" else "cpu"
     return expect.document(environment, accelerator, options.cuda, tiers), _about(environment)
@@ -171,7 +171,7 @@ class _Parser(argparse.ArgumentParser):
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         options = super().parse_args(args, namespace)
         if not (options.where or options.expect or options.expectation):
-            self.exit(UNUSABLE, "torch-verify: say what to expect: --expect cpu or --expect gpu\n")
+            self.exit(UNUSABLE, "torch-verify: what to expect is missing: --expect cpu or --expect gpu\n")
         if options.cuda and options.expect == "cpu":
             self.exit(UNUSABLE, "torch-verify: --cuda goes with --expect gpu; a CPU environment has no CUDA\n")
         return options
@@ -204,7 +204,7 @@ def _variables(work: Path, sealed: bool) -> dict[str, str]:
     if not sealed:
         outside = {name: value for name, value in outside.items() if not name.startswith(("PYTHON", "PYTEST"))}
         outside["PYTHONNOUSERSITE"] = "1"
-    # Caches of this run: nothing from an earlier one stands in for a compiler, and no check compiles what another has.
+    # Caches of this run: no result of an earlier one replaces a compiler, and no check compiles what another has.
     caches = {"TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton", "TORCH_EXTENSIONS_DIR": "extensions"}
     return {
         **outside,

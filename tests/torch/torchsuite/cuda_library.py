@@ -1,4 +1,4 @@
-"""One library of CUDA, loaded in a process of its own: does it load, from where, and which version is it?
+"""Load one CUDA library in a separate process: does it load, from where, and which version is it?
 
     python -I cuda_library.py PATH
 
@@ -23,13 +23,13 @@ from pathlib import Path
 #: one that torch does not use, and that NVIDIA's wheels leave without a path to its own dependencies.
 _OPTIONAL = re.compile(r"^(libcufile_rdma|(lib)?nvshmem_(transport|bootstrap)|libcusolverMg)")
 
-#: The driver's own library; the packages `cuda-compat` and the stubs hold one, too.
+#: The driver's own library; the packages `cuda-compat` and the stubs contain one, too.
 DRIVER = re.compile(r"^libcuda\.so|^nvcuda\.dll$")
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """What one process saw; `version` has as many numbers as the library tells."""
+    """The result of one process; `version` has as many numbers as the library reports."""
 
     path: Path
     error: str | None
@@ -75,7 +75,7 @@ def _property(function: str) -> Callable[[ctypes.CDLL], list[int]]:
 
 
 def _number(function: str, split: Callable[[int], list[int]]) -> Callable[[ctypes.CDLL], list[int]]:
-    """A function that writes one number, which holds the version in decimal digits."""
+    """A function that writes one number, which is the version in decimal digits."""
 
     def version(library: ctypes.CDLL) -> list[int]:
         value = ctypes.c_int(0)
@@ -118,7 +118,7 @@ def _cudnn(library: ctypes.CDLL) -> list[int]:
     return [value // base, value % base // 100, value % 100]
 
 
-#: How the libraries tell their versions, by the start of their names (the reference manuals of CUDA, cuDNN, NCCL,
+#: How the libraries report their versions, by the start of their names (the reference manuals of CUDA, cuDNN, NCCL,
 #: cuFile and NVSHMEM).
 _VERSIONS: dict[str, Callable[[ctypes.CDLL], list[int]]] = {
     "cudart": _number("cudaRuntimeGetVersion", lambda n: [n // 1000, n % 1000 // 10]),

@@ -1,4 +1,4 @@
-"""Versions of CUDA: what a lock says of them, and when a library's own word agrees."""
+"""Versions of CUDA: those of a lock, and whether a library's own version agrees."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 
 from torchsuite.expect import Expectation, Package
 
-#: Packages that hold the whole toolkit, whose libraries have versions of their own.
+#: Packages with the whole toolkit, whose libraries have separate versions.
 WHOLE_TOOLKITS = ("cudatoolkit", "cuda-toolkit")
 
 
@@ -21,21 +21,21 @@ def variant(build: str) -> str | None:
 
 
 def package(expectation: Expectation, *patterns: str) -> Package | None:
-    """The first locked package whose name fits one of the patterns."""
+    """The first locked package whose name matches one of the patterns."""
     return next(
         (found for pattern in patterns for found in expectation.packages if fnmatchcase(found.name, pattern)), None
     )
 
 
 def of_libraries(expectation: Expectation) -> str | None:
-    """The CUDA version, major.minor, of the locked libraries; None where no package tells."""
+    """The CUDA version, major.minor, of the locked libraries; None if no package determines it."""
     names = ("cuda-version", "cudatoolkit", "cuda-cudart", "nvidia-cuda-runtime*", "pytorch-cuda")
     found = package(expectation, *names)
     return ".".join(found.version.split(".")[:2]) if found else None
 
 
 def cudnn(number: int) -> tuple[int, int, int]:
-    """cuDNN's version of the number that it tells: up to cuDNN 8, 8907 is 8.9.7; from 9 on, 90100 is 9.1.0."""
+    """cuDNN's version of the number that it reports: up to cuDNN 8, 8907 is 8.9.7; from 9 on, 90100 is 9.1.0."""
     base = 10000 if number >= 10000 else 1000
     return number // base, number % base // 100, number % 100
 
@@ -50,6 +50,6 @@ def numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", version))
 
 
-def agree(told: tuple[int, ...], locked: str) -> bool:
-    """Whether the numbers that a library tells begin the locked version: (12, 9, 1) and 12.9.1.4."""
-    return all(mine == theirs for mine, theirs in zip(told, numbers(locked), strict=False))
+def agree(found: tuple[int, ...], locked: str) -> bool:
+    """Whether the numbers that a library reports begin the locked version: (12, 9, 1) and 12.9.1.4."""
+    return all(mine == theirs for mine, theirs in zip(found, numbers(locked), strict=False))

@@ -33,7 +33,7 @@ def inputs(shapes: list[tuple[int, ...]], device: Any) -> list[Any]:
 
 
 def agree(name: str, device: Any) -> bool:
-    """Whether first and second derivatives are those of finite differences. Raises GradcheckError, which says where."""
+    """Whether first and second derivatives are those of finite differences. Raises GradcheckError, with the place."""
     function, shapes = FUNCTIONS[name]
     there = inputs(shapes, device)
     # Convolutions on GPUs sum in an order that changes between runs: as much as rounding may.

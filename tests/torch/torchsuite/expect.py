@@ -1,6 +1,6 @@
 """What the environment is expected to be: the lock's side of every comparison.
 
-The file named by `TORCH_VERIFY_EXPECT` holds one JSON object with the fields of `Expectation`.
+The file named by `TORCH_VERIFY_EXPECT` contains one JSON object with the fields of `Expectation`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Expectation:
     checks and files that an earlier process of this run has seen to, up to the one that ended it. Where not `locked`,
     no lock is known: `packages` are what was found, and there is nothing to compare them with. `architectures` are the
     compute capabilities ("9.0") that torch's row promises machine code for, `ptx` the one that newer GPUs compile from,
-    `driver_floor` the oldest driver that the lock runs on; empty or None where no row says. Where `gpu_required`, a
+    `driver_floor` the oldest driver that the lock runs on; empty or None without a row. Where `gpu_required`, a
     machine without a GPU is a failure, and not only one whose GPU is not used. `worker` is the number of this process
     among those of the run, `claims` the folder in which they claim test files; without one, this process runs all.
     `only` are the ids of the checks to run; None: all. `threads` is how many threads a
@@ -112,7 +112,7 @@ def load(path: Path | None = None) -> Expectation:
 
 
 def document(environment: Found, accelerator: str, cuda: str | None, tiers: tuple[str, ...]) -> dict[str, Any]:
-    """What the suite is told of an environment that describes itself: the JSON that `load` reads, but for `events`."""
+    """The suite's input for an environment without a lock: the JSON that `load` reads, but for `events`."""
     return {
         "env": environment.prefix.name,
         "platform": environment.platform,

@@ -66,19 +66,19 @@ def measure(request: pytest.FixtureRequest) -> Measure:
 def within_bounds(measure: Measure) -> Callable[[dict[str, float]], None]:
     """Record ratios of error to bound, and fail where one is above 1."""
 
-    def judge(ratios: dict[str, float]) -> None:
+    def require(ratios: dict[str, float]) -> None:
         for name, ratio in ratios.items():
             measure(name, ratio)
         broken = {name: ratio for name, ratio in ratios.items() if not ratio <= 1}
         shown = ", ".join(f"{name} is wrong by {ratio:.3g} times what theory allows" for name, ratio in broken.items())
         assert not broken, shown
 
-    return judge
+    return require
 
 
 @pytest.fixture
 def facts(pytestconfig: pytest.Config) -> Callable[[dict[str, object]], None]:
-    """Tell the tool what the environment says of itself."""
+    """Send what the environment reports to the tool."""
     return lambda values: pytestconfig.stash[SUITE].stream.emit("facts", facts=values)
 
 
@@ -107,7 +107,7 @@ def _threads(request: pytest.FixtureRequest, expectation: Expectation) -> Iterat
     torch.set_num_threads(before)
 
 
-#: The check after which CUDA answered every call of this process with an error.
+#: The check after which every CUDA call of this process failed.
 _LOST: list[str] = []
 
 
@@ -115,7 +115,7 @@ _LOST: list[str] = []
 def gpu(request: pytest.FixtureRequest) -> Iterator[Any]:
     """The GPU to compute on, as a torch.device; without one that can be used, the check is not run.
 
-    That there is none is for `test_the_gpu_is_used` to judge. A kernel that fails takes the process's CUDA with it:
+    That there is none is reported by `test_the_gpu_is_used`. A kernel that fails takes the process's CUDA with it:
     the check that launched it is the one that fails.
     """
     import torch

@@ -1,4 +1,4 @@
-"""What an environment says of itself, where nobody brings its lock: the expectation that torch-verify starts from."""
+"""The expectation of torch-verify without a lock, from the environment's own records."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def find() -> Found:
         packages["pytorch"] = Package("pytorch", _torch_version(), "")
     if releases.older(packages["pytorch"].version, releases.OLDEST):
         oldest = ".".join(map(str, releases.OLDEST))
-        raise NoTorchError(f"torch {packages['pytorch'].version} is older than {oldest}, the oldest that is judged")
+        raise NoTorchError(f"torch {packages['pytorch'].version} is older than {oldest}, the oldest that is supported")
     return Found(
         prefix=prefix.root,
         platform=conda_platform(platform.system(), platform.machine()),
@@ -89,7 +89,7 @@ def _origin(root: Path) -> dict[str, list[str]]:
 
 
 def _package(record: str) -> Package:
-    # The name of a conda record: versions and builds hold no dash.
+    # The name of a conda record: versions and builds contain no dash.
     return Package(*record.rsplit("-", 2))
 
 

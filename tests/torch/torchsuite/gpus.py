@@ -1,9 +1,9 @@
-"""The GPUs of this machine, as the machine and its driver tell, not torch: what an environment for CUDA has to use.
+"""The GPUs of this machine that a CUDA environment must use, as reported by the machine and its driver, not torch.
 
     python -I gpus.py
 
 prints what is known as JSON, line by line: first without CUDA, which may crash or hang, then with it. `find` runs it
-in a process of its own, so that no driver is loaded into the suite and one that crashes is a result. Takes nothing but
+in a separate process, so that no driver is loaded into the suite and one that crashes is a result. Takes nothing but
 the standard library.
 """
 
@@ -42,11 +42,11 @@ _TEXT, _SUCCESS = 96, 0
 
 @dataclass(frozen=True)
 class Machine:
-    """What is known of the NVIDIA GPUs here, each from a source of its own.
+    """What is known of the NVIDIA GPUs here, each from an independent source.
 
     `listed` are those that NVML names, `nodes` their device files, `kernel` the PCI addresses that the kernel module
     has: none of them knows of CUDA_VISIBLE_DEVICES. `visible` is the number that CUDA gives to a process started with
-    the variables of this one; None where `libcuda` cannot be loaded, and `problem` then says why there are none.
+    the variables of this one; None where `libcuda` cannot be loaded, and `problem` is then the reason.
     `cuda` is the newest CUDA version that the driver runs, such as "12.9". `container`: in a container, which sees
     the kernel module of its host whether it was given GPUs or not.
     """
@@ -92,7 +92,7 @@ class Machine:
             return f"{had}, but {self.problem}"
         if (named := self.hidden_by.get("CUDA_VISIBLE_DEVICES")) is not None:
             return f"{had}, but CUDA_VISIBLE_DEVICES={named} hides {'it' if self.installed == 1 else 'them'}"
-        return f"{had}, but CUDA offers none: {self.problem or 'cuDeviceGetCount says 0'}"
+        return f"{had}, but CUDA offers none: {self.problem or 'cuDeviceGetCount returns 0'}"
 
     def describe(self) -> str:
         """The GPUs in a few words: `2 x NVIDIA H100 80GB HBM3`."""
@@ -112,13 +112,13 @@ def find(timeout: float = 60.0) -> Machine:
     command = [sys.executable, "-I", os.fspath(Path(__file__))]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
-        said, _ = process.communicate(timeout=timeout)
+        output, _ = process.communicate(timeout=timeout)
         ended = f"the driver ended the process that asked it, with exit code {process.returncode}"
     except subprocess.TimeoutExpired:
         process.kill()
-        said, _ = process.communicate()
-        ended = f"the driver did not answer within {timeout:.0f} s"
-    lines = said.splitlines()
+        output, _ = process.communicate()
+        ended = f"the driver did not respond within {timeout:.0f} s"
+    lines = output.splitlines()
     if not lines:
         return Machine(driver=_kernel_version(), nodes=_nodes(), kernel=_kernel(), visible=0, problem=ended)
     seen = json.loads(lines[-1])
@@ -153,7 +153,7 @@ def _nvml() -> tuple[str | None, tuple[str, ...]]:
     except (OSError, AttributeError):
         return None, ()
     version, number = ctypes.create_string_buffer(_TEXT), ctypes.c_uint(0)
-    told = nvml.nvmlSystemGetDriverVersion(version, _TEXT) == _SUCCESS
+    known = nvml.nvmlSystemGetDriverVersion(version, _TEXT) == _SUCCESS
     if nvml.nvmlDeviceGetCount_v2(ctypes.byref(number)) != _SUCCESS:
         number.value = 0
     names = []
@@ -163,7 +163,7 @@ def _nvml() -> tuple[str | None, tuple[str, ...]]:
             known = nvml.nvmlDeviceGetName(device, name, _TEXT) == _SUCCESS
             names.append(name.value.decode(errors="replace") if known else "a GPU without a name")
     nvml.nvmlShutdown()
-    return (version.value.decode(errors="replace") if told else None), tuple(names)
+    return (version.value.decode(errors="replace") if known else None), tuple(names)
 
 
 def _cuda() -> tuple[str | None, int | None, str | None]:
@@ -179,7 +179,7 @@ def _cuda() -> tuple[str | None, int | None, str | None]:
     cuda = f"{version.value // 1000}.{version.value % 1000 // 10}" if known else None
     for function, arguments in (("cuInit", (0,)), ("cuDeviceGetCount", (ctypes.byref(devices),))):
         if (result := getattr(driver, function)(*arguments)) != 0:
-            return cuda, 0, f"{function} says {result}, {_RESULTS.get(result, 'an error of the driver')}"
+            return cuda, 0, f"{function} returned {result}, {_RESULTS.get(result, 'an error of the driver')}"
     return cuda, devices.value, None
 
 

@@ -92,7 +92,7 @@ class Imports:
 
 
 def numpy_complaint(stderr: str) -> str | None:
-    """What numpy and torch say of a torch that was built for another numpy, on one line; None where they do not."""
+    """The warning about a torch that was built for another numpy, on one line; None without one."""
     words = " ".join(stderr.split())
     patterns = (r"A module that was compiled using NumPy \S+ cannot be run in NumPy .*? as it may crash", _ARRAY_API)
     return next((found[0] for pattern in patterns if (found := re.search(pattern, words))), None)

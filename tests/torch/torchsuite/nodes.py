@@ -52,7 +52,7 @@ def named(variables: Mapping[str, str]) -> Nodes:
     if not re.fullmatch(r"\S+:\d+", meeting_point):
         raise ValueError(f"TORCH_VERIFY_RDZV is {meeting_point!r}: it names where the nodes meet, as host:port")
     if not count.isdecimal() or int(count) < 2:
-        raise ValueError(f"TORCH_VERIFY_NODES is {count!r}: it says how many nodes there are, two or more")
+        raise ValueError(f"TORCH_VERIFY_NODES is {count!r}: it must be the number of nodes, two or more")
     return Nodes(meeting_point, int(count), variables.get("TORCH_VERIFY_ADDR"))
 
 
@@ -83,8 +83,8 @@ def run_together(
     try:
         done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=timeout, check=False)
     except subprocess.TimeoutExpired as late:
-        said = late.stderr.decode(errors="replace") if isinstance(late.stderr, bytes) else late.stderr or ""
-        raise AssertionError(f"the processes did not finish within {timeout:.0f} s:\n{said}") from None
+        output = late.stderr.decode(errors="replace") if isinstance(late.stderr, bytes) else late.stderr or ""
+        raise AssertionError(f"the processes did not finish within {timeout:.0f} s:\n{output}") from None
     assert done.returncode == 0, f"{_first_error(done.stderr)}\n{done.stderr}"
     verified = []
     for file in sorted(folder.glob("rank-*.json")):

@@ -36,7 +36,7 @@ Ratios = dict[str, float]
 def matmul(device: Any, dtype: Any, shapes: tuple[tuple[int, int, int], ...] = SHAPES) -> Ratios:
     """Products in float32 or float64: |fl(AB) - AB| <= gamma_k |A||B| for any order of summation (Higham §3.5).
 
-    The reference has an error of its own, and as large a one for float64 where long double is no longer than double.
+    The reference has an error, too, and as large a one for float64 where long double is no longer than double.
     """
     ratios = []
     for rows, inner, columns in shapes:
@@ -101,7 +101,7 @@ def convolution(device: Any, dimensions: int, lost: float = 0.0, channels: tuple
     strided = convolve(*here, padding=1, stride=2)
     ratios["strided"] = ratio(strided, exact[every_other], size[every_other], inputs * taps)
 
-    # The gradient of a sum of outputs, weighted by whole numbers, which every format holds.
+    # The gradient of a sum of outputs, weighted by whole numbers, which every format represents exactly.
     direction = torch.randint(-4, 5, result.shape).float()
     result.backward(direction.to(device))
     exact.backward(direction.double())

@@ -85,7 +85,7 @@ class Plugin:
     # Collection: which modules are imported at all.
 
     def pytest_ignore_collect(self, collection_path: Path) -> bool | None:
-        """Leave out modules that cannot or need not be imported, and say so: a broken torch must not end the run."""
+        """Leave out, and report, modules that cannot or need not be imported: a broken torch must not end the run."""
         if not (collection_path.name.startswith("test_") and collection_path.suffix == ".py"):
             return None
         expectation = self._suite.expectation
@@ -187,7 +187,7 @@ class Plugin:
                 item.nodeid,
                 _tier(item),
                 _reason(item),
-                **judge(phases),
+                **outcome_of(phases),
                 duration_s=sum(report.duration for report in phases),
                 values=dict(item.user_properties),
             )
@@ -292,7 +292,7 @@ def limit(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-class Judged(TypedDict):
+class Outcome(TypedDict):
     """The outcome of a check: passed, failed or skipped; why, in one line; the code of a skip; the text of an error."""
 
     outcome: str
@@ -301,7 +301,7 @@ class Judged(TypedDict):
     error: str | None
 
 
-def judge(phases: list[pytest.TestReport]) -> Judged:
+def outcome_of(phases: list[pytest.TestReport]) -> Outcome:
     """The one outcome of a check's phases (set-up, call, tear-down): the worst of them."""
     skipped: str | None = None
     for report in phases:
@@ -322,7 +322,7 @@ def judge(phases: list[pytest.TestReport]) -> Judged:
 
 
 def first_error(text: str) -> str:
-    """The line of a pytest report that says what went wrong: its first `E` line, else its last line."""
+    """The line of a pytest report with the failure: its first `E` line, else its last line."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line[1:].strip() for line in lines if line.startswith("E ")]
     return errors[0] if errors else lines[-1] if lines else "no message"

@@ -23,7 +23,7 @@ class RecordedFile:
 
 @dataclass(frozen=True)
 class Record:
-    """One installed package: its file in conda-meta, and what it holds."""
+    """One installed package: its file in conda-meta, and its contents."""
 
     source: str
     name: str
@@ -103,7 +103,7 @@ def _sources(listed: Sequence[str]) -> dict[str, str]:
 
 
 def _size_holds(entry: dict[str, object]) -> bool:
-    # micromamba records no placeholder, but a hash of its own where it has replaced one.
+    # micromamba records no placeholder, but the new hash where it has replaced one.
     same = entry.get("sha256_in_prefix") in (None, entry.get("sha256"))
     return entry.get("path_type") == "hardlink" and not entry.get("prefix_placeholder") and same
 

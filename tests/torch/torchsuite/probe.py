@@ -1,4 +1,4 @@
-"""One import of torch in a fresh process, and everything it tells. Standard library only, until the import.
+"""Import torch in a fresh process, and report all that can be seen. Standard library only, until the import.
 
     python -I probe.py torch|numpy OUT.json
 
@@ -27,7 +27,7 @@ def loaded_libraries() -> list[str]:
     if sys.platform.startswith("linux"):
         found = set()
         for line in Path("/proc/self/maps").read_text(encoding="utf-8", errors="surrogateescape").splitlines():
-            # Six columns; the path is the last and may hold spaces.
+            # Six columns; the path is the last and may contain spaces.
             columns = line.split(maxsplit=5)
             if len(columns) == 6 and columns[5].startswith("/") and ".so" in Path(columns[5]).name:
                 found.add(columns[5])
@@ -52,7 +52,7 @@ def loaded_libraries() -> list[str]:
 
 
 def cuda_build(torch: Any) -> dict[str, Any]:
-    """What a CUDA build says of itself without a GPU; empty for another. An answer that is an error is its text.
+    """What a CUDA build reports without a GPU; empty for another build. An error is reported as its text.
 
     `torch.cuda.get_arch_list` is empty without a GPU, so the flags that it reads are taken from where it has them.
     """
@@ -68,17 +68,17 @@ def cuda_build(torch: Any) -> dict[str, Any]:
         "available": lambda: torch.cuda.is_available(),
         "devices": lambda: torch.cuda.device_count(),
     }
-    answers: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for name, question in questions.items():
         try:
-            answers[name] = question()
+            results[name] = question()
         except Exception as error:
-            answers[name] = f"{type(error).__name__}: {error}"
-    return answers
+            results[name] = f"{type(error).__name__}: {error}"
+    return results
 
 
 def probe(first: str) -> dict[str, Any]:
-    """Import torch and numpy, `first` first, and tell what came of it."""
+    """Import torch and numpy, `first` first, and report the result."""
     begin = time.perf_counter()
     __import__(first)
     seconds = time.perf_counter() - begin
@@ -92,7 +92,7 @@ def probe(first: str) -> dict[str, Any]:
     try:
         bridge = torch.from_numpy(numpy.arange(5.0)).mul(2).numpy().tolist()
     except Exception as error:
-        # Torch that was built for another NumPy imports, and says so when it is given an array.
+        # Torch that was built for another NumPy imports, and warns when it is given an array.
         refusal = f"{type(error).__name__}: {error}"
     product = torch.ones(256, 256) @ torch.ones(256, 256)
     return {

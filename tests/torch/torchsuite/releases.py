@@ -1,4 +1,4 @@
-"""What releases of torch have, and the oldest that the checks judge."""
+"""What releases of torch have, and the oldest that the checks support."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What has to have run and passed before a headline may say "verified": the one table, by tier and check id.
+"""The checks that must have run and passed for the headline "verified": the one table, by tier and check id.
 
 A check that has parameters counts when all of those that were planned passed. A skip leaves no gap only with a reason
-of `skips.Reason`. `name` is what the headline says is missing: "no bf16, no NCCL". `--quick` runs the checks that are
+of `skips.Reason`. `name` is what the headline lists as missing: "no bf16, no NCCL". `--quick` runs the checks that are
 marked `quick`.
 """
 

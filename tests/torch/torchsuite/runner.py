@@ -1,6 +1,6 @@
 """Runs the checks in worker processes, and adds their events up. Standard library only.
 
-Every worker is a pytest of its own that imports all checks and claims test files one by one, so that independent
+Every worker is a separate pytest that imports all checks and claims test files one by one, so that independent
 checks run on all cores; the first worker, the lead, alone runs the files that need a device. A check that ends its
 worker is blamed, and a new worker goes on behind it.
 """
@@ -127,7 +127,7 @@ class _Worker:
         self.ended = False
         self._heard = time.monotonic()
         expectation = self._run.work / f"expect-{self.number}.json"
-        told = {
+        content = {
             **self._run.expected,
             "events": os.fspath(self._events),
             "done": done,
@@ -135,7 +135,7 @@ class _Worker:
             "threads": max(1, host.cores() // self._run.workers),
             "claims": os.fspath(self._run.work / "claims"),
         }
-        expectation.write_text(json.dumps(told), encoding="utf-8")
+        expectation.write_text(json.dumps(content), encoding="utf-8")
         temporary = ["--basetemp", os.fspath(self._run.work / f"tmp-{self.number}")]
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -145,7 +145,7 @@ class _Worker:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                # A session of its own, so that processes which a crash leaves behind can be ended with it.
+                # A separate session, so that processes that a crash leaves behind end with it.
                 start_new_session=True,
             )
 

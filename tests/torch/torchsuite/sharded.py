@@ -166,7 +166,7 @@ TECHNIQUES: dict[str, Callable[[Any, int, Path], bool]] = {
 
 
 def loads_alone(folder: Path, processes: int) -> bool:
-    """Whether this process, without the others, reads the checkpoint and finds the parameters of a run of its own."""
+    """Whether this process, without the others, reads the checkpoint and finds the parameters of its own run."""
     import torch
     import torch.distributed.checkpoint as dcp
 

@@ -30,7 +30,7 @@ _CODED = re.compile(r"\[([a-z-]+)\] (.*)", re.DOTALL)
 
 
 def skip(reason: Reason, text: str) -> NoReturn:
-    """Skip the running check for a reason of the closed list; `text` says it for people."""
+    """Skip the running check for a reason of the closed list; `text` is the message."""
     import pytest
 
     pytest.skip(coded(reason, text))

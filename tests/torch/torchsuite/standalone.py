@@ -23,7 +23,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
-    """Tell the suite what is expected, before its conftest.py asks."""
+    """Set the suite's expectation before its conftest.py reads it."""
     wanted = early_config.known_args_namespace.torch_expect
     if wanted is None or expect.VARIABLE in os.environ:
         return
@@ -33,11 +33,11 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
         raise pytest.UsageError(str(error)) from None
     folder = tempfile.TemporaryDirectory(prefix="torch-verify-", ignore_cleanup_errors=True)
     path = Path(folder.name) / "expect.json"
-    told = {
+    fields = {
         **expect.document(environment, "cuda" if wanted == "gpu" else "cpu", None, TIERS),
         "events": os.fspath(path.with_name("events.jsonl")),
     }
-    path.write_text(json.dumps(told), encoding="utf-8")
+    path.write_text(json.dumps(fields), encoding="utf-8")
     os.environ[expect.VARIABLE] = os.fspath(path)
 
     def forget() -> None:

@@ -6,7 +6,7 @@ Events, by their `event` field:
 - `tiers` {tiers: [{tier, obstacle}]}: what can run here;
 - `planned` {checks: [{id, tier, reason}]}: every check, in the order they run;
 - `started` {id}; `finished` {id, tier, reason, outcome, why, skip, error, duration_s, values};
-- `facts` {facts}: what the environment says of itself;
+- `facts` {facts}: what the environment reports;
 - `ended` {}: the suite came to its end.
 
 `outcome` is passed, failed or skipped; `why` is one line; `skip` is the code of a reason of `skips.py`, or null;

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-#: static: the prefix against the lock, nothing imported. import: torch in processes of its own.
+#: static: the prefix against the lock, nothing imported. import: torch in separate processes.
 #: cpu: computation. mps: the GPU of a Mac. cuda-build: a CUDA build, no GPU needed. gpu, multi-gpu: one GPU, two or
 #: more. multi-node: several machines.
 TIERS = ("static", "import", "cpu", "mps", "cuda-build", "gpu", "multi-gpu", "multi-node")

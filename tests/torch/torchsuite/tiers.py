@@ -60,7 +60,7 @@ def seconds_of(tier: str) -> float:
 
 
 def tier_of(file_name: str) -> str:
-    """The tier of a test file. Raises ValueError when its name holds none."""
+    """The tier of a test file. Raises ValueError when its name contains none."""
     for tier in sorted(TIERS, key=len, reverse=True):
         if file_name.startswith(f"test_{tier.replace('-', '_')}_"):
             return tier
@@ -70,7 +70,7 @@ def tier_of(file_name: str) -> str:
 def obstacle(tier: str, expectation: Expectation) -> str | None:
     """Why no check of this tier can run here; None when they can, or have to.
 
-    A GPU that the machine has, or that was asked for, and that cannot be used is no obstacle: the tier runs, and fails.
+    A GPU that the machine has, or that was requested, and that cannot be used is no obstacle: the tier runs, and fails.
     """
     if tier not in expectation.tiers:
         return "tier not selected"

@@ -29,4 +29,4 @@ def reason_unused(torch: Any) -> str | None:
         torch.cuda.init()
     except Exception as error:
         return f"{has}, but torch does not use it: {str(error).splitlines()[0]}"
-    return f"{has}, but torch.cuda.is_available() says no"
+    return f"{has}, but torch.cuda.is_available() returns False"
