@@ -31,7 +31,7 @@ PROGRAMS = re.compile(
 )
 
 DEBIAN_LAYOUT_TEST = 'sys.base_prefix != sys.prefix or hasattr(sys, "real_prefix")'
-"""Debian's site and sysconfig use site-packages only where this holds, and dist-packages elsewhere."""
+"""Debian's site and sysconfig use site-packages only if this is set, and dist-packages elsewhere."""
 
 DEBIAN_SITE = f"""\
 # Debian's CPython looks for packages in dist-packages, and its site module is frozen into the program.
@@ -71,7 +71,7 @@ def copy_posix(source: Path, prefix: Path) -> None:
         raise CannotPackageError("this is a macOS framework build")
     shutil.copytree(stdlib, prefix / "lib" / f"python{SHORT}", ignore=ignored, symlinks=False)
     (prefix / "lib" / f"python{SHORT}" / "site-packages").mkdir()
-    # A package holds no empty folders.
+    # A package contains no empty folders.
     (prefix / "lib" / f"python{SHORT}" / "site-packages" / "README.txt").write_text("Third-party packages go here.\n")
 
     if DEBIAN_LAYOUT_TEST in (stdlib / "site.py").read_text(encoding="utf-8"):
@@ -109,7 +109,7 @@ def needs_libpython(program: Path) -> bool:
 
 
 def copy_libpython(source: Path, prefix: Path) -> None:
-    """Copy libpython and the links to it. Raises CannotPackageError when it is not where the build says."""
+    """Copy libpython and the links to it. Raises CannotPackageError if it is not where the build recorded it."""
     folder = Path(sysconfig.get_config_var("LIBDIR"))
     library = folder / sysconfig.get_config_var("INSTSONAME")
     if not library.is_file():
@@ -161,7 +161,7 @@ def set_rpaths(prefix: Path, source: Path, patchelf: str) -> None:
 
 
 def machine_paths(source: Path) -> list[str]:
-    """The folders of this machine that a build of CPython remembers: where it is, and where it was compiled."""
+    """The folders of this machine that a build of CPython records: where it is, and where it was compiled."""
     values = [str(source), *(str(sysconfig.get_config_var(name) or "") for name in ("abs_srcdir", "abs_builddir"))]
     return sorted({v for v in values if Path(v).is_absolute() and v not in SYSTEM_PREFIXES}, key=len, reverse=True)
 

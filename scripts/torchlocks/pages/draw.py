@@ -30,7 +30,7 @@ class Part:
 
     label: str
     amount: float
-    said: str
+    text: str
 
 
 def meter(amount: float, whole: float) -> Markup:
@@ -64,18 +64,18 @@ def shares(parts: Sequence[Part], title: str, prefix: str) -> Markup:
         width = 1000 * part.amount / whole if whole else 0.0
         bars.append(
             f'<rect x="{x:.1f}" width="{max(width - 2, 0.5):.1f}" height="34" fill="url(#{prefix}{fill})">'
-            f"<title>{escape(part.label)}: {escape(part.said)}</title></rect>"
+            f"<title>{escape(part.label)}: {escape(part.text)}</title></rect>"
         )
         x += width
         share = f" ({100 * part.amount / whole:.0f} %)" if whole else ""
         swatch = (
             f'<svg viewBox="0 0 24 14" aria-hidden="true"><rect width="24" height="14" fill="url(#{prefix}{fill})"/>'
         )
-        legend.append(f"<li>{swatch}</svg>{escape(part.label)}: {escape(part.said)}{share}</li>")
-    said = "; ".join(f"{part.label} {part.said}" for part in parts)
+        legend.append(f"<li>{swatch}</svg>{escape(part.label)}: {escape(part.text)}{share}</li>")
+    text = "; ".join(f"{part.label} {part.text}" for part in parts)
     return Markup(
         '<svg class="drawing" viewBox="0 0 1000 34" width="1000" role="img" '
-        f'aria-label="{escape(title)}: {escape(said)}">'
+        f'aria-label="{escape(title)}: {escape(text)}">'
         f"<defs>{patterns}</defs>{''.join(bars)}</svg>"
         f'<ul class="legend">{"".join(legend)}</ul>'
     )

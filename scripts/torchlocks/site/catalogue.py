@@ -147,7 +147,7 @@ def refuse_secrets(layout: Layout, catalogue: Catalogue) -> None:
     for path in [layout.matrix, *(path for folder in folders for path in sorted(folder.iterdir()) if path.is_file())]:
         if line := secret_line(read_bytes(path, LOCK_BYTES).decode("utf-8", "replace")):
             raise LockfileError(
-                "A URL holds a user name, a password or a token, and the site would publish it.",
+                "A URL contains a user name, a password or a token, and the site would publish it.",
                 where=f"{path}, line {line}",
                 fix="revoke the secret; name environment variables in the channel's URL instead (user:$PASSWORD@host).",
             )

@@ -22,7 +22,7 @@ KEY_PACKAGES = ("pytorch", "python", "cuda-version", "cudatoolkit", "cudnn", "nc
 
 @dataclass(frozen=True)
 class Commit:
-    """One commit. An empty `hash` stands for uncommitted changes."""
+    """One commit. An empty `hash` means uncommitted changes."""
 
     hash: str
     date: str

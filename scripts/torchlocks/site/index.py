@@ -107,7 +107,7 @@ class IndexPlatform(_Model):
     python: str
     glibc: str | None = Field(description="The oldest glibc that the lock was solved for; null off Linux.")
     osx: str | None = Field(description="The oldest macOS that the lock was solved for; null elsewhere.")
-    virtual_packages: dict[str, str] = Field(description="What the lock was solved for, as conda says it.")
+    virtual_packages: dict[str, str] = Field(description="What the lock was solved for, in conda's notation.")
     cuda: IndexCuda | None = Field(description="null for a CPU environment.")
     packages: int
     download_bytes: int | None = Field(description="Sum of the sizes of the package files; null: not all known.")

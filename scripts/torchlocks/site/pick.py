@@ -50,7 +50,7 @@ class Machine:
 class Pick:
     """The chosen environment and its compatibility. For the CPU's, `refused` has the reasons against CUDA ones.
 
-    `more` says which driver would allow newer CUDA.
+    `more` names the driver that would allow newer CUDA.
     """
 
     environment: IndexEnvironment
@@ -132,12 +132,12 @@ def pick(index: Index, machine: Machine, cuda: str | None = None, wanted: Wanted
         raise NoSuchRowError(
             f"There are no environments for {host.platform}.", fix=f"name one of: {', '.join(known) or '(none)'}"
         )
-    judged = [check_compatibility(needs(env, platform), host) for env, platform in here]
-    chosen = best(judged)
+    checked = [check_compatibility(needs(env, platform), host) for env, platform in here]
+    chosen = best(checked)
     if cuda is not None:
-        named = next((result for result in judged if result.cuda == cuda), None)
+        named = next((result for result in checked if result.cuda == cuda), None)
         if named is None:
-            versions = [result.cuda for result in judged if result.cuda]
+            versions = [result.cuda for result in checked if result.cuda]
             raise NoSuchRowError(
                 f"There is no environment for CUDA {cuda} on {host.platform}"
                 + (f": {index.left_out[cuda]}." if cuda in index.left_out else "."),
@@ -147,18 +147,18 @@ def pick(index: Index, machine: Machine, cuda: str | None = None, wanted: Wanted
             raise error
         chosen = named
     if chosen is None:
-        reasons = [f"{result.env}: {reason.text}" for result in judged for reason in result.blocking]
+        reasons = [f"{result.env}: {reason.text}" for result in checked for reason in result.blocking]
         raise UnfitHostError(
             "No environment runs on this machine.", where=describe(host), details="\n".join(f"  {r}" for r in reasons)
         )
-    env, platform = here[judged.index(chosen)]
-    refused = [f"{result.env}: {reason.text}" for result in judged if result.cuda for reason in result.blocking]
+    env, platform = here[checked.index(chosen)]
+    refused = [f"{result.env}: {reason.text}" for result in checked if result.cuda for reason in result.blocking]
     return Pick(
         environment=env,
         platform=platform,
         result=chosen,
         refused=tuple(refused) if chosen.cuda is None else (),
-        more=tuple(newer_driver(tuple(judged), chosen, host)),
+        more=tuple(newer_driver(tuple(checked), chosen, host)),
     )
 
 

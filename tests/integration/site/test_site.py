@@ -470,8 +470,8 @@ def test_the_picker_and_the_command_give_the_same_answers(site: Site, browser: B
         for gpu in (capabilities if driver else (None,))
     ]
     judge = """(machines) => machines.map((machine) => {
-      const { chosen, judged } = torchlocks.pick(machine);
-      return [chosen && chosen.env.name, judged.map(({ fit }) => fit.state)];
+      const { chosen, checked } = torchlocks.pick(machine);
+      return [chosen && chosen.env.name, checked.map(({ fit }) => fit.state)];
     })"""
     hosts = [host_of(machine) for machine in machines]
     asked = [
@@ -496,9 +496,9 @@ def test_the_picker_and_the_command_give_the_same_answers(site: Site, browser: B
     }
     chosen_ones = set()
     for machine, host, (name, states) in zip(machines, hosts, answers, strict=True):
-        judged = [check_compatibility(each, host) for each in wanted[machine.platform]]
-        chosen = best(judged)
-        assert [fit.state for fit in judged] == states, machine
+        checked = [check_compatibility(each, host) for each in wanted[machine.platform]]
+        chosen = best(checked)
+        assert [fit.state for fit in checked] == states, machine
         assert (chosen.env if chosen else None) == name, machine
         chosen_ones.add(name)
     assert {"cpu", "gpu-cu118", "gpu-cu129", "gpu-cu133"} <= chosen_ones

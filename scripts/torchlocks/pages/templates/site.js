@@ -1,5 +1,6 @@
 // The site's only script: copy buttons, the picker, the comparison and the search. No library, no network.
-// `fits` and `best` do what fits.py and doctor.py do, `changes` what diff.py does; tests hold each pair together.
+// `compatibility` and `best` do what host/compatibility.py and host/doctor.py do, `changes` what diff/compare.py does;
+// tests compare each pair.
 "use strict";
 (() => {
   const data = window.torchlocksData;
@@ -99,8 +100,8 @@
     return ptx && !older(capability, ptx) ? "ptx" : null;
   }
 
-  // {state, reasons: [[kind, text]], gpus}: the judgement of fits.py on a machine with at most one kind of GPU.
-  function fits(entry, machine) {
+  // {state, reasons: [[kind, text]], gpus}: compatibility with a machine that has at most one kind of GPU.
+  function compatibility(entry, machine) {
     const refused = (kind, text) => ({ state: "does-not-run", reasons: [[kind, text]], gpus: 0 });
     const floors = [["glibc", "glibc", entry.glibc, machine.glibc], ["osx", "macOS", entry.osx, machine.osx]];
     for (const [kind, name, needed, there] of floors) {
@@ -137,36 +138,36 @@
     return refused("architecture", `torch has no code for ${sm}`);
   }
 
-  // The position of the best in a list of judgements with their entries, or -1.
-  function best(judged) {
+  // The position of the best in a list of results with their entries, or -1.
+  function best(checked) {
     const open = (fit) => fit.state === "unknown" && fit.reasons.some(([kind]) => kind === "no-driver" || kind === "architecture");
-    const possible = judged.filter(({ fit }) => fit.state !== "does-not-run" && !open(fit));
+    const possible = checked.filter(({ fit }) => fit.state !== "does-not-run" && !open(fit));
     const withCuda = possible.filter(({ entry }) => entry.cuda);
-    if (!withCuda.length) return possible.length ? judged.indexOf(possible[0]) : -1;
+    if (!withCuda.length) return possible.length ? checked.indexOf(possible[0]) : -1;
     const rank = ({ fit, entry }) => [fit.state !== "unknown" ? 1 : 0, fit.gpus, fit.reasons.some(([kind]) => kind === "ptx") ? 0 : 1, entry.cuda.version];
     const better = (left, right) => {
       const a = rank(left), b = rank(right);
       for (let at = 0; at < 3; at += 1) if (a[at] !== b[at]) return a[at] > b[at];
       return compareVersions(a[3], b[3]) > 0;
     };
-    return judged.indexOf(withCuda.reduce((chosen, each) => (better(each, chosen) ? each : chosen)));
+    return checked.indexOf(withCuda.reduce((chosen, each) => (better(each, chosen) ? each : chosen)));
   }
 
   // machine: {platform, driver, capability, glibc, osx, wsl}; versions have at least two parts.
   function pick(machine) {
-    const judged = [];
+    const checked = [];
     for (const env of data.index.environments) {
       if (env.variant_of !== null) continue;
       for (const entry of env.platforms) {
-        if (entry.platform === machine.platform) judged.push({ env, entry, fit: fits(entry, machine) });
+        if (entry.platform === machine.platform) checked.push({ env, entry, fit: compatibility(entry, machine) });
       }
     }
-    const at = best(judged);
-    return { chosen: at < 0 ? null : judged[at], judged };
+    const at = best(checked);
+    return { chosen: at < 0 ? null : checked[at], checked };
   }
 
-  // What an address asks for behind its #; a fragment that is not well formed asks for nothing.
-  function asked() {
+  // The decoded fragment of the address; empty if it is not well formed.
+  function fragment() {
     try {
       return decodeURIComponent(location.hash.slice(1));
     } catch {
@@ -183,8 +184,8 @@
     const shown = document.getElementById("picked");
     const show = () => {
       const [platform, wsl] = form.elements.platform.value.split(" ");
-      const said = form.elements.driver.value.trim(), glibc = form.elements.glibc.value.trim();
-      for (const [name, value] of [["driver", said], ["glibc", glibc]]) {
+      const driver = form.elements.driver.value.trim(), glibc = form.elements.glibc.value.trim();
+      for (const [name, value] of [["driver", driver], ["glibc", glibc]]) {
         const wrong = value !== "" && !/^\d+(\.\d+)*$/.test(value);
         form.elements[name].setAttribute("aria-invalid", String(wrong));
         if (wrong) {
@@ -193,12 +194,12 @@
         }
       }
       const machine = {
-        platform, wsl: Boolean(wsl), driver: said ? asVersion(said) : null, glibc: glibc ? asVersion(glibc) : null,
+        platform, wsl: Boolean(wsl), driver: driver ? asVersion(driver) : null, glibc: glibc ? asVersion(glibc) : null,
         capability: form.elements.gpu.value || null, osx: null,
       };
-      const { chosen, judged } = pick(machine);
+      const { chosen, checked } = pick(machine);
       if (!chosen) {
-        const why = judged.map(({ env, fit }) => element("li", {}, `${env.name}: ${fit.reasons.map(([, text]) => text).join("; ")}`));
+        const why = checked.map(({ env, fit }) => element("li", {}, `${env.name}: ${fit.reasons.map(([, text]) => text).join("; ")}`));
         shown.replaceChildren(element("p", { class: "chosen" }, "✗ No environment runs there."), element("ul", {}, ...why));
         return;
       }
@@ -212,10 +213,10 @@
         pasteLine(fill(onTheWeb ? client.remote : client.line, env.name, platform, path)),
         ...fit.reasons.map(([, text]) => element("p", { class: "small muted" }, `Note: ${text}.`)),
       ];
-      if (machine.capability && !machine.driver && judged.some((each) => each.entry.cuda)) {
+      if (machine.capability && !machine.driver && checked.some((each) => each.entry.cuda)) {
         parts.push(element("p", { class: "warn" }, "A GPU requires a driver: give its version to see the environment for it."));
       }
-      const refused = judged.filter((each) => each.entry.cuda && each.fit.state === "does-not-run");
+      const refused = checked.filter((each) => each.entry.cuda && each.fit.state === "does-not-run");
       if (!entry.cuda && machine.driver && refused.length) {
         const why = refused.map((each) => element("li", {}, `${each.env.name}: ${each.fit.reasons.map(([, text]) => text).join("; ")}`));
         parts.push(element("details", {}, element("summary", {}, "Why no CUDA environment"), element("ul", {}, ...why)));
@@ -299,7 +300,7 @@
     const shown = document.getElementById("compared");
     const { before, after } = form.elements;
     const fromAddress = () => {
-      const named = asked().split("...");
+      const named = fragment().split("...");
       if (named.length === 2 && named.every((key) => Object.hasOwn(data.cells, key))) [before.value, after.value] = named;
       show();
     };
@@ -310,11 +311,11 @@
       for (const change of found) counts.set(change.move, (counts.get(change.move) || 0) + 1);
       const old = factsOf(keys[0]), now = factsOf(keys[1]);
       const facts = old.map(([name, value], at) => [name, value, value === now[at][1] ? "the same" : now[at][1]]);
-      const told = (record) => (record ? element("span", {}, record[VERSION], element("br"), element("span", { class: "muted small" }, record[BUILD])) : "–");
+      const cell = (record) => (record ? element("span", {}, record[VERSION], element("br"), element("span", { class: "muted small" }, record[BUILD])) : "–");
       const rows = found.map((change) => {
         const more = (change.after ? change.after[BYTES] : 0) - (change.before ? change.before[BYTES] : 0);
-        const said = more ? `${more > 0 ? "+" : "−"}${size(Math.abs(more))}` : "0";
-        return [change.name, change.move, told(change.before), told(change.after), said];
+        const growth = more ? `${more > 0 ? "+" : "−"}${size(Math.abs(more))}` : "0";
+        return [change.name, change.move, cell(change.before), cell(change.after), growth];
       });
       const summary = found.length ? [...counts].map(([move, count]) => `${count} ${move}`).join(", ") : "No package is different";
       shown.replaceChildren(
@@ -356,7 +357,7 @@
     return new Map([...found].sort(([a], [b]) => order(a) - order(b) || (a < b ? -1 : 1)));
   }
 
-  // What is drawn at once: names, builds of all of them together, and cells of one build. The rest comes when asked for.
+  // What is drawn at once: names, builds of all of them together, and cells of one build. The rest is drawn on request.
   const MOST = 40, BUILDS = 60, CELLS = 5, NEXT = 200;
 
   function links(keys) {
@@ -394,22 +395,22 @@
       for (const name of names.slice(0, MOST)) {
         if (left <= 0) break;
         const builds = [...found.get(name)].sort((a, b) => b.record[RANK] - a.record[RANK]);
-        const told = names.length === 1 ? builds : builds.slice(0, left);
-        left -= told.length;
-        const rows = told.map(({ record, cells }) => [
+        const drawn = names.length === 1 ? builds : builds.slice(0, left);
+        left -= drawn.length;
+        const rows = drawn.map(({ record, cells }) => [
           record[VERSION], where(cells),
           element("span", { class: "small" }, `${record[BUILD]} (${record[SUBDIR]})`), size(record[BYTES]), data.licences[record[LICENCE]],
         ]);
-        const all = told.length === builds.length ? "in the locks" : `in the locks (${told.length} of ${builds.length} builds)`;
+        const all = drawn.length === builds.length ? "in the locks" : `in the locks (${drawn.length} of ${builds.length} builds)`;
         parts.push([element("h2", {}, name), table(`${name} ${all}, the newest first`, ["Version", "In", "Build", "Download", "Licence"], rows)]);
       }
       const some = parts.length < names.length ? `; the first ${parts.length} are shown` : "";
-      const said = names.length ? `${count} with “${field.value.trim()}” in the name${some}.` : `No lock has a package with “${field.value.trim()}” in its name.`;
-      parts.unshift([element("p", {}, said)]);
+      const summary = names.length ? `${count} with “${field.value.trim()}” in the name${some}.` : `No lock has a package with “${field.value.trim()}” in its name.`;
+      parts.unshift([element("p", {}, summary)]);
       shown.replaceChildren(...parts.flat());
     };
     const fromAddress = () => {
-      if (location.hash) field.value = asked();
+      if (location.hash) field.value = fragment();
       show();
     };
     form.addEventListener("submit", (event) => event.preventDefault());
