@@ -338,14 +338,14 @@ def test_offline_packages_of_another_machine_cannot_be_bundled(channel: TinyChan
         make(lock, tmp_path / "b.tar", fetch=FetchOptions(offline=True))
 
 
-def test_too_small_a_disk_is_told_before_anything_is_fetched(lock: Lock, tmp_path: Path) -> None:
+def test_too_small_a_disk_is_reported_before_anything_is_fetched(lock: Lock, tmp_path: Path) -> None:
     huge = [replace(each, size=10**15) for each in lock.packages[PLATFORM]]
     with pytest.raises(DiskFullError, match="needs"):
         make(replace(lock, packages={PLATFORM: tuple(huge)}), tmp_path / "b.tar")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_output_that_cannot_be_written_is_told(lock: Lock, tmp_path: Path) -> None:
+def test_an_output_that_cannot_be_written_is_reported(lock: Lock, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InstallError, match="cannot be written"):
         make(lock, tmp_path / "file" / "b.tar")
@@ -354,7 +354,7 @@ def test_an_output_that_cannot_be_written_is_told(lock: Lock, tmp_path: Path) ->
         make(lock, tmp_path / "folder")
 
 
-def test_environments_that_are_not_there_are_told(tmp_path: Path) -> None:
+def test_environments_that_are_not_there_are_reported(tmp_path: Path) -> None:
     with pytest.raises(NoSuchRowError):
         bundle_environment(LAYOUT, "gpu-cu999", PLATFORM, fetch=FetchOptions(), progress=SILENT)
     layout = replace(LAYOUT, root=tmp_path)
@@ -461,7 +461,7 @@ def test_every_python_of_this_machine_runs_it(folder: Path, tmp_path: Path) -> N
     assert sys.version_info[1] in ran
 
 
-def test_an_older_python_is_told_what_is_needed(folder: Path, tmp_path: Path) -> None:
+def test_an_older_python_gets_the_requirement(folder: Path, tmp_path: Path) -> None:
     versions = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
     found = [python for old in ("2.7.*", "3.[67].*") for python in versions.glob(f"{old}/bin/python")]
     if not found:
@@ -500,7 +500,7 @@ def test_two_packages_with_the_same_file_both_keep_it(tmp_path: Path) -> None:
     assert texts == {"one\n", "two\n"}
 
 
-def test_a_post_link_script_is_told_and_not_run(tmp_path: Path) -> None:
+def test_a_post_link_script_is_reported_and_not_run(tmp_path: Path) -> None:
     channel = TinyChannel(tmp_path / "channel")
     channel.raw("pl", {"bin/.pl-post-link.sh": f"#!/bin/sh\ntouch '{tmp_path}/ran'\n"})
     inside = unpacked(make(channel.lock(), tmp_path / "b.tar"), tmp_path / "b")
@@ -544,13 +544,13 @@ def test_the_command_for_machines_without_python_lists_every_package(folder: Pat
     assert (folder / "packages.txt").name in (folder / "SHA256SUMS").read_text()
 
 
-def test_the_readme_says_how_to_use_and_to_check_the_environment(folder: Path) -> None:
+def test_the_readme_describes_how_to_use_and_to_check_the_environment(folder: Path) -> None:
     text = (folder / "README.txt").read_text()
     for command in ("PREFIX/bin/python", "conda activate PREFIX", "torchlocks verify PREFIX", "torchlocks fsck PREFIX"):
         assert command in text
 
 
-def test_the_installer_says_how_far_it_is() -> None:
+def test_the_installer_shows_its_progress() -> None:
     said: list[str] = []
     counted = Counted("Checking files", 3, said.append, every=0)
     for _ in range(3):
@@ -589,7 +589,7 @@ def test_a_flipped_bit_in_any_file_is_found(folder: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("where", ["SHA256SUMS", "bundle.json"])
-def test_what_a_bundle_says_cannot_act_on_a_terminal(folder: Path, where: str) -> None:
+def test_the_output_of_a_bundle_cannot_act_on_a_terminal(folder: Path, where: str) -> None:
     file = folder / where
     if where == "SHA256SUMS":
         file.write_text(file.read_text() + "0" * 64 + "  \x1b[2J\x07x\n")
@@ -642,7 +642,7 @@ def test_a_prefix_that_is_too_long_for_libraries_is_refused(folder: Path, tmp_pa
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
 @pytest.mark.parametrize("size", ["50k", "200k"])
-def test_a_full_disk_is_told_and_nothing_is_left_on_it(tmp_path: Path, size: str) -> None:
+def test_a_full_disk_is_reported_and_nothing_is_left_on_it(tmp_path: Path, size: str) -> None:
     channel = TinyChannel(tmp_path / "channel")
     # Packed it fits into 200 KB, extracted it does not.
     channel.raw("big", {"share/noise": os.urandom(70_000), "share/zeros": bytes(5_000_000)})
@@ -654,7 +654,7 @@ def test_a_full_disk_is_told_and_nothing_is_left_on_it(tmp_path: Path, size: str
         assert list(disk.iterdir()) == []
 
 
-def test_wrong_use_is_told(folder: Path) -> None:
+def test_wrong_use_is_reported(folder: Path) -> None:
     assert run_installer(folder).code == 2
     assert run_installer(folder, "--check", "somewhere").code == 2
 
@@ -867,9 +867,7 @@ def other_bytes(folder: Path, **manifest: object) -> None:
     sums.write_text("\n".join(kept) + "\n")
 
 
-def test_an_archive_that_the_lock_does_not_name_is_refused_whatever_the_manifest_says(
-    bundle: Bundle, tmp_path: Path
-) -> None:
+def test_an_archive_that_the_lock_does_not_name_is_refused_also_with_a_manifest(bundle: Bundle, tmp_path: Path) -> None:
     inside = unpacked(bundle, tmp_path / "b")
     other_bytes(inside)
     for arguments in (("--check",), (str(tmp_path / "env"),), (str(tmp_path / "env"), "--unproven")):

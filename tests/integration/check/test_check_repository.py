@@ -76,7 +76,7 @@ def test_what_cannot_be_checked_is_an_error(checkout: Layout) -> None:
         check(checkout, "cpu")
 
 
-def test_a_gpu_environment_alone_is_held_against_the_cpu_one(checkout: Layout) -> None:
+def test_a_gpu_environment_alone_is_compared_with_the_cpu_one(checkout: Layout) -> None:
     report = check(checkout, "gpu-cu118")
     assert {"parity-requests", "parity-packages"} <= set(report.rules)
     assert report.skipped == ()

@@ -279,7 +279,7 @@ def test_what_is_not_in_the_matrix_is_refused() -> None:
         make_plan(inputs(lock="nowhere.lock"), LAYOUT, "linux-64")
 
 
-def test_outside_a_workflow_the_action_says_so(tmp_path: Path) -> None:
+def test_outside_a_workflow_the_action_is_an_error(tmp_path: Path) -> None:
     names = {name: value for name, value in os.environ.items() if not name.startswith("GITHUB_")}
     run = run_torchlocks(["action", "plan"], cwd=ROOT, env=names)
     assert (run.returncode, "not a step of a GitHub workflow" in run.stderr) == (65, True)

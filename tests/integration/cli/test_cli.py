@@ -87,13 +87,13 @@ def test_a_lock_is_installed_from_a_url(served: str, tmp_path: Path) -> None:
         (("instal", "x"), 2, "Did you mean 'install'?"),
     ],
 )
-def test_a_mistake_is_told_with_its_exit_code(arguments: tuple[str, ...], code: int, said: str) -> None:
+def test_a_mistake_is_reported_with_its_exit_code(arguments: tuple[str, ...], code: int, said: str) -> None:
     run = torchlocks(LAYOUT.root, *arguments)
     assert (run.returncode, said in run.stdout + run.stderr) == (code, True), run.stdout + run.stderr
     assert not (LAYOUT.root / "p").exists()
 
 
-def test_the_help_says_of_every_verb_what_it_does() -> None:
+def test_the_help_describes_every_verb() -> None:
     run = torchlocks(LAYOUT.root, "--help")
     assert run.returncode == 0
     listed = run.stdout.partition("Commands:\n")[2]
@@ -120,7 +120,7 @@ def test_a_verdict_can_be_asked_for_again(environment: Path) -> None:
     }
 
 
-def test_a_selection_that_matches_nothing_says_so_and_changes_no_mark(environment: Path) -> None:
+def test_a_selection_that_matches_nothing_is_reported_and_changes_no_mark(environment: Path) -> None:
     before = read_provenance(environment)
     run = torchlocks(LAYOUT.root, "verify", "cpu", "-k", "nosuchcheck")
     assert run.returncode == 60

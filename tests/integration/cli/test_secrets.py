@@ -175,7 +175,7 @@ def test_what_is_made_of_a_checkout_holds_no_secret(searched: Searched, checkout
     assert not [path for path in reports if SECRET in path.read_text()]
 
 
-def test_what_is_said_of_urls_that_are_given_holds_no_secret(searched: Searched, url: str, tmp_path: Path) -> None:
+def test_messages_about_given_urls_contain_no_secret(searched: Searched, url: str, tmp_path: Path) -> None:
     public = make_key(tmp_path / "key")
     (tmp_path / "signers").write_text(f"me {public}\n")
     signers = ("--allowed-signers", str(tmp_path / "signers"))

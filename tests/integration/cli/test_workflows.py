@@ -171,7 +171,7 @@ def test_the_plan_has_every_lock_by_every_client(tmp_path: Path) -> None:
     assert done.stdout.strip() in written
 
 
-def test_prove_without_the_client_says_so() -> None:
+def test_prove_without_the_client_is_an_error() -> None:
     done = run("evidence", "prove", "cpu", "--client", "micromamba", PATH="/nothing")
     assert (done.returncode, "micromamba is not installed" in done.stderr) == (14, True)
     assert run("evidence", "prove", "nothing-like-it").returncode == 11

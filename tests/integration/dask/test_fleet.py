@@ -96,7 +96,7 @@ def lock(matrix: SmallMatrix, *more: str) -> subprocess.CompletedProcess[str]:
     return torchlocks(matrix.root, "lock", "--force", "--snapshot", str(matrix.snapshot), *more)
 
 
-def test_a_fleet_makes_the_same_locks_and_tells_the_same_errors(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_fleet_makes_the_same_locks_and_reports_the_same_errors(cluster: Cluster, tmp_path: Path) -> None:
     here, there = small_matrix(tmp_path / "here", 3), small_matrix(tmp_path / "there", 3)
     for matrix in (here, there):
         text = (matrix.root / "matrix.yml").read_text()

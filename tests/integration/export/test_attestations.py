@@ -76,7 +76,7 @@ def served(tmp_path: Path) -> Iterator[Served]:
         yield Served(server, channel.root, lock, channel.root / PLATFORM / "repodata.json")
 
 
-def test_channels_without_attestations_are_said_to_have_none(served: Served) -> None:
+def test_channels_without_attestations_are_reported(served: Served) -> None:
     run = served.run()
     assert run.returncode == 0, run.stderr
     assert run.stdout == "0 of 4 packages attested, 4 without, 0 not verified\n"

@@ -90,7 +90,7 @@ def test_a_batch_script_knows_an_environment_of_any_client(tiny: tuple[LockedTar
     assert str(tmp_path / "nothing") in run(TORCHLOCKS_PREFIX=str(tmp_path / "nothing")).stderr
 
 
-def test_an_export_says_when_there_is_no_environment_where_it_points(tmp_path: Path) -> None:
+def test_an_export_reports_a_missing_environment(tmp_path: Path) -> None:
     def said(*arguments: str) -> str:
         command = ["export", "gpu-cu126", "--platform", "linux-64", *arguments]
         run = run_torchlocks(command, cwd=LAYOUT.root, env={**os.environ, "TORCHLOCKS_HOME": str(tmp_path)})

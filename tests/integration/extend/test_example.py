@@ -40,7 +40,7 @@ def copy(tools: Path, tmp_path: Path) -> Copy:
     return Copy(folder, tools)
 
 
-def test_its_lock_is_held_against_the_base_that_the_wheel_brings(copy: Copy) -> None:
+def test_its_lock_is_compared_with_the_base_in_the_wheel(copy: Copy) -> None:
     assert copy.make("check").returncode == 0
     environment = copy.folder / "environment.yml"
     environment.write_text(environment.read_text().replace("einops", "einops-exts"))

@@ -124,7 +124,7 @@ def test_a_driver_and_library_that_do_not_match(tmp_path: Path, stand_in: Path) 
     assert "restart the machine" in unwrapped(run.stdout)
 
 
-def test_a_host_record_is_judged_elsewhere(tmp_path: Path, stand_in: Path) -> None:
+def test_a_host_record_is_checked_elsewhere(tmp_path: Path, stand_in: Path) -> None:
     there = torchlocks(tmp_path, "doctor", "--json", LD_LIBRARY_PATH=str(stand_in), STAND_IN_GPUS="90")
     record = tmp_path / "host.json"
     record.write_text(there.stdout, encoding="utf-8")

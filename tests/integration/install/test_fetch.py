@@ -300,7 +300,7 @@ def test_a_platform_that_is_not_locked_is_an_error(channel: TinyChannel) -> None
 
 
 @pytest.mark.parametrize("key", ["name", "version", "build", "subdir"])
-def test_a_package_that_says_it_is_another_is_refused(tmp_path: Path, options: FetchOptions, key: str) -> None:
+def test_a_package_with_another_name_inside_is_refused(tmp_path: Path, options: FetchOptions, key: str) -> None:
     channel = TinyChannel(tmp_path / "channel")
     channel.raw("liar", {"share/x": "x"}, index={key: "other" if key != "version" else "9"})
     with pytest.raises(IntegrityError, match=f"its {key} is"):
@@ -455,7 +455,7 @@ def test_whether_packages_can_be_had_is_known_without_fetching_them(
     assert cached.missing == ()
 
 
-def test_a_url_says_why_it_cannot_be_reached(channel: TinyChannel, server: FaultyServer) -> None:
+def test_a_url_that_cannot_be_reached_has_a_reason(channel: TinyChannel, server: FaultyServer) -> None:
     assert reachable(f"{server.url}/{PLATFORM}/alpha-1.0-0.tar.bz2") is None
     assert "404" in (reachable(f"{server.url}/nothing") or "")
     assert "no connection" in (reachable("http://127.0.0.1:1/x") or "")

@@ -185,7 +185,7 @@ def wheel(prefix: Path, name: str, version: str) -> None:
     (info / "RECORD").write_text(f"{name}/__init__.py,,\n{info.name}/METADATA,,\n{info.name}/RECORD,,\n")
 
 
-def test_what_pip_installed_is_told_apart(prefix: Path) -> None:
+def test_what_pip_installed_is_distinguished(prefix: Path) -> None:
     wheel(prefix, "some_tool", "1.5")
     found = look(prefix)
     assert [(each.name, each.version, each.files) for each in found.pip] == [("some-tool", "1.5", 3)]
@@ -411,9 +411,7 @@ def test_a_package_that_another_tool_replaced_is_that_tools(prefix: Path) -> Non
     assert look(prefix).ok
 
 
-def test_a_repair_changes_nothing_of_what_the_environment_says_of_itself(
-    channel: TinyChannel, prefix: Path, options: FetchOptions
-) -> None:
+def test_a_repair_leaves_the_provenance_unchanged(channel: TinyChannel, prefix: Path, options: FetchOptions) -> None:
     (prefix / "share" / "many" / "7.txt").unlink()
     assert fsck(prefix, fix=True, options=options, progress=Silent()).ok
     assert is_current(prefix, channel.lock().sha256, PLATFORM)

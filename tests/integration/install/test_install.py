@@ -232,7 +232,7 @@ def test_other_inputs_that_gave_the_same_lock_are_recorded_and_must_be_verified_
     assert (found.inputs, found.verified) == ({"a": "other"}, None)
 
 
-def test_packages_for_pip_are_said_to_be_missing(first: Lock, prefix: Path, options: InstallOptions) -> None:
+def test_packages_for_pip_are_reported_as_missing(first: Lock, prefix: Path, options: InstallOptions) -> None:
     progress = Listening()
     lock = replace(first, pip={PLATFORM: (pip_package("einops", "0.8.1"),)})
     origin = Origin(name="tiny", channel="local")
@@ -337,7 +337,7 @@ def test_a_package_that_rattler_cannot_link_is_an_error(tmp_path: Path, prefix: 
     assert siblings(prefix) == set()
 
 
-def test_a_post_link_script_is_not_run_and_that_is_said(tmp_path: Path, prefix: Path, options: InstallOptions) -> None:
+def test_a_post_link_script_is_not_run_and_reported(tmp_path: Path, prefix: Path, options: InstallOptions) -> None:
     channel = TinyChannel(tmp_path / "channel")
     channel.raw("scripted", {"bin/.scripted-post-link.sh": f"touch {tmp_path}/ran\n", "share/x": "x"})
     progress = Listening()

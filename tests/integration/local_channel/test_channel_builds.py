@@ -253,7 +253,7 @@ def test_a_broken_recipe_is_named_and_the_channel_stays(
     assert site.build().rebuilt == ("broken",)
 
 
-def test_a_path_that_is_too_long_is_told(tmp_path: Path) -> None:
+def test_a_path_that_is_too_long_is_reported(tmp_path: Path) -> None:
     room = 240 - len(str(tmp_path)) - len("//checkout/build/.channel.work/tool/out/bld/rattler-build_tool/host_env")
     for folder, fits in (("a" * (room - 1), True), ("b" * (room + 40), False)):
         site = Site(tmp_path / folder / "checkout")
@@ -337,7 +337,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", str(mount)], check=True)
 
 
-def test_a_full_disk_is_told_and_the_next_run_completes(small_disk: Path) -> None:
+def test_a_full_disk_is_reported_and_the_next_run_completes(small_disk: Path) -> None:
     site = Site(small_disk)
     site.recipe("small", "mkdir -p $PREFIX/share", "echo small > $PREFIX/share/small")
     site.build()
@@ -351,7 +351,7 @@ def test_a_full_disk_is_told_and_the_next_run_completes(small_disk: Path) -> Non
     assert site.build().rebuilt == ("big",)
 
 
-def test_a_disk_that_fills_while_packing_is_told(small_disk: Path) -> None:
+def test_a_disk_that_fills_while_packing_is_reported(small_disk: Path) -> None:
     # The script fits (9 MB), the engine's copy of its output fits, the archives do not.
     site = Site(small_disk)
     site.recipe("big", "mkdir -p $PREFIX/share", "head -c 9000000 /dev/urandom > $PREFIX/share/big")

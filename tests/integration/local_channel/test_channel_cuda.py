@@ -170,7 +170,7 @@ def test_large_wheels_are_built_one_by_one_and_not_kept(row: Row, monkeypatch: p
     assert build_local_channel(row.layout, accelerator=CUDA, progress=Silent()).rebuilt == ()
 
 
-def test_a_library_without_a_wheel_for_this_python_is_told_before_anything_is_fetched(row: Row) -> None:
+def test_a_library_without_a_wheel_for_this_python_is_reported_before_anything_is_fetched(row: Row) -> None:
     row.sizes = {file: size for file, size in row.sizes.items() if not file.startswith("nvidia")}
     (row.recipes / "wheel-sizes.json").write_text(json.dumps(row.sizes), encoding="utf-8")
     with pytest.raises(WheelError, match="no torch for CUDA 99") as caught:
@@ -224,7 +224,7 @@ def test_the_real_cuda_environment_is_verified_as_far_as_this_machine_goes(cuda_
 
 
 @slow
-def test_torch_was_compiled_for_what_the_matrix_says(cuda_environment: Path) -> None:
+def test_torch_was_compiled_for_what_the_matrix_has(cuda_environment: Path) -> None:
     from torchlocks.host.detect import host_platform
     from torchlocks.matrix.load import load_matrix
 

@@ -76,7 +76,7 @@ def test_one_platform_can_be_locked_alone(checkout: Path) -> None:
 
 
 @needs_snapshot
-def test_what_cannot_be_solved_leaves_its_lock_alone_and_says_why(checkout: Path) -> None:
+def test_what_cannot_be_solved_leaves_its_lock_alone_with_the_reason(checkout: Path) -> None:
     before = digests(checkout / "locks")
     matrix = checkout / "matrix.yml"
     matrix.write_text(
@@ -92,7 +92,7 @@ def test_what_cannot_be_solved_leaves_its_lock_alone_and_says_why(checkout: Path
 
 
 @needs_snapshot
-def test_an_earlier_day_gives_an_older_lock_that_says_so(checkout: Path) -> None:
+def test_an_earlier_day_gives_an_older_lock_that_records_it(checkout: Path) -> None:
     run = torchlocks(checkout, "lock", "--env", "gpu-cu118", "--snapshot", str(SNAPSHOT), "--as-of", "2026-05-01")
     assert run.returncode == 0, run.stderr
     folder = checkout / "locks" / "gpu-cu118"
@@ -102,7 +102,7 @@ def test_an_earlier_day_gives_an_older_lock_that_says_so(checkout: Path) -> None
 
 
 @needs_snapshot
-def test_the_metadata_says_how_it_was_made() -> None:
+def test_the_metadata_records_how_it_was_made() -> None:
     metadata = yaml.safe_load((ROOT / "locks" / "cpu" / "conda-lock.yml").read_text())["metadata"]
     said = metadata["custom_metadata"]
     assert set(metadata["content_hash"]) == set(metadata["platforms"])
@@ -184,7 +184,7 @@ def test_without_a_network_the_channel_is_named_and_locks_stay(checkout: Path) -
         (("lokc",), 2, "No such command"),
     ],
 )
-def test_a_mistake_is_told_and_nothing_changes(
+def test_a_mistake_is_reported_and_nothing_changes(
     checkout: Path, arguments: tuple[str, ...], code: int, said: str
 ) -> None:
     before = digests(checkout)
@@ -204,7 +204,7 @@ def test_a_template_with_a_typo_is_named_and_nothing_changes(checkout: Path) -> 
     assert digests(checkout) == before
 
 
-def test_outside_a_checkout_the_command_says_so(tmp_path: Path) -> None:
+def test_outside_a_checkout_the_command_is_an_error(tmp_path: Path) -> None:
     run = torchlocks(tmp_path, "matrix", TORCHLOCKS_ROOT="")
     assert run.returncode == 14
     assert "not a torchlocks checkout" in run.stderr

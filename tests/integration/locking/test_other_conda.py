@@ -46,7 +46,7 @@ def stand_in(folder: Path, said: str, errors: str = "", code: int = 1) -> Path:
         (json.dumps({"message": "UnsatisfiableError: x", "exception_name": "UnsatisfiableError"}), "", "Unsatisfiable"),
     ],
 )
-def test_another_solver_keeps_to_channel_priority_and_its_reason_is_told(
+def test_another_solver_keeps_to_channel_priority_and_its_reason_is_reported(
     tmp_path: Path, said: str, errors: str, words: str
 ) -> None:
     matrix = small_matrix(tmp_path / "matrix", 1)

@@ -69,7 +69,7 @@ def make_clone(root: Path) -> Path:
 
 # CI runs `make lint` and `make test` itself; `make env-cpu` has a test of its own below.
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c not in ("make env-cpu", "make test", "make lint")])
-def test_every_command_works_or_says_what_it_needs(clone: Path, command: str, tmp_path: Path) -> None:
+def test_every_command_works_or_names_what_it_needs(clone: Path, command: str, tmp_path: Path) -> None:
     if command.startswith(("make lock", "make update", "make refresh")):
         clone = make_clone(tmp_path / "clone")
         command += f" SNAPSHOT='{SNAPSHOT}'" if SNAPSHOT else ""

@@ -148,7 +148,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", str(mount)], check=True)
 
 
-def test_a_full_disk_is_told(small_disk: Path) -> None:
+def test_a_full_disk_is_reported(small_disk: Path) -> None:
     with pytest.raises(DiskFullError) as caught:
         build(LAYOUT, small_disk / "channel")
     assert str(caught.value.where).startswith(str(small_disk))

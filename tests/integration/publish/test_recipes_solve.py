@@ -55,7 +55,7 @@ def solved(built: BuiltChannel, target: Target, *specs: str) -> dict[str, RepoDa
     return {record.name.normalized: record for record in records}
 
 
-def test_cpu_and_gpu_exclude_each_other_and_the_solver_says_why(built: BuiltChannel) -> None:
+def test_cpu_and_gpu_exclude_each_other_and_the_solver_gives_the_reason(built: BuiltChannel) -> None:
     with pytest.raises(SolveError) as caught:
         solved(built, MATRIX.target("gpu-cu118", "linux-64"), "torch-env-cpu", "torch-env-gpu")
     assert "torch-env-cpu and torch-env-gpu cannot be installed together" in caught.value.what

@@ -181,13 +181,13 @@ def test_a_cpu_environment_is_no_gpu_environment(locked: tuple[Path, Lock]) -> N
         (("--expect", "cpu", "--tier", "none"), "invalid choice"),
     ],
 )
-def test_bad_arguments_are_said(locked: tuple[Path, Lock], arguments: tuple[str, ...], says: str) -> None:
+def test_bad_arguments_are_reported(locked: tuple[Path, Lock], arguments: tuple[str, ...], says: str) -> None:
     done = torch_verify(locked[0] / "bin" / "torch-verify", *arguments)
     assert done.returncode == 2
     assert says in done.stderr
 
 
-def test_a_report_that_cannot_be_written_is_said(locked: tuple[Path, Lock], tmp_path: Path) -> None:
+def test_a_report_that_cannot_be_written_is_reported(locked: tuple[Path, Lock], tmp_path: Path) -> None:
     report = tmp_path / "no such folder" / "report.json"
     arguments = ("--expect", "cpu", "--tier", "static", "-k", "test_one_torch", "--report", str(report))
     done = torch_verify(locked[0] / "bin" / "torch-verify", *arguments)

@@ -153,7 +153,7 @@ def test_every_link_leads_somewhere(site: Site) -> None:
     assert checked > 1000
 
 
-def test_it_is_small_and_says_where_it_is(site: Site) -> None:
+def test_it_is_small_and_prints_its_path(site: Site) -> None:
     assert str(site.root / "index.html") in site.said
     pages = [path for path in site.root.rglob("*") if path.is_file() and path.parent.parent.name != "locks"]
     # There is a page for each cell.

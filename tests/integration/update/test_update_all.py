@@ -122,7 +122,7 @@ def verdict(lock_sha256: str, *, ok: bool = True, select: str | None = None) -> 
     )
 
 
-def test_the_account_tells_of_verifications_of_just_these_locks(checkout: Path) -> None:
+def test_the_account_lists_verifications_of_just_these_locks(checkout: Path) -> None:
     layout, one = Layout(checkout), checkout / "locks" / "cpu" / "conda-lock.yml"
     matrix = load_matrix(layout.matrix)
     # Any other package makes another lock; this one is only ever read.

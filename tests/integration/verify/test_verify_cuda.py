@@ -220,7 +220,7 @@ def test_a_sabotaged_check_of_a_cuda_build_fails(of_cuda: Installed, tmp_path: P
     assert outcomes["test_cuda_build_torch.py::test_cudnn_is_not_older_than_compiled"] == "failed"
 
 
-def test_the_whole_suite_says_what_was_verified(of_cuda: Installed, tmp_path: Path) -> None:
+def test_the_whole_suite_reports_what_was_verified(of_cuda: Installed, tmp_path: Path) -> None:
     if not SLOW:
         pytest.skip("takes a minute: TORCHLOCKS_SLOW=1")
     verdict = of_cuda.verify(tmp_path)

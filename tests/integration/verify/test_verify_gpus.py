@@ -107,7 +107,7 @@ def test_gpus_that_a_variable_hides_were_expected(driver: Path, value: str) -> N
         ("-1", "the driver ended the process that asked it, with exit code -6"),
     ],
 )
-def test_a_driver_that_fails_says_how(driver: Path, result: str, words: str) -> None:
+def test_a_driver_that_fails_is_reported(driver: Path, result: str, words: str) -> None:
     found = seen(driver, STAND_IN_INIT=result)
     assert found["unused"] == f"the machine has 1 GPU, but CUDA offers none: {words}"
 

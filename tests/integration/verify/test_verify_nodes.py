@@ -61,7 +61,7 @@ def test_no_other_node_is_a_reason_and_not_a_failure(environment: Path) -> None:
         ({"TORCH_VERIFY_RDZV": "head", "TORCH_VERIFY_NODES": "2"}, "TORCH_VERIFY_RDZV is 'head'"),
     ],
 )
-def test_nodes_that_are_named_badly_are_said(variables: dict[str, str], words: str) -> None:
+def test_nodes_that_are_named_badly_are_reported(variables: dict[str, str], words: str) -> None:
     sys.path.insert(0, str(SUITE))
     try:
         from torchsuite import nodes

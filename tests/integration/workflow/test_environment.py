@@ -57,7 +57,7 @@ def works(checkout: Checkout) -> bool:
     return checkout.run("run", "cpu", "python", "-c", "import numpy, sympy").returncode == 0
 
 
-def test_the_environment_is_verified_and_says_where_it_came_from(environment: Path) -> None:
+def test_the_environment_is_verified_and_records_its_origin(environment: Path) -> None:
     found = read_provenance(environment)
     assert found is not None
     assert found.verified
@@ -70,7 +70,7 @@ def test_the_environment_is_verified_and_says_where_it_came_from(environment: Pa
     assert (LAYOUT.reports / "cpu.xml").read_text(encoding="utf-8").startswith("<?xml")
 
 
-def test_again_does_nothing_and_says_so(settled: Checkout) -> None:
+def test_again_does_nothing_and_reports_it(settled: Checkout) -> None:
     before = identity(settled)
     run = settled.run("env", "cpu", "--channel", "local")
     assert run.returncode == 0
@@ -96,7 +96,7 @@ def test_times_do_not_count_and_contents_do(ready: Checkout) -> None:
     assert identity(ready) != before
 
 
-def test_auto_says_before_why_and_after_what_differs(copy_checkout: Copy) -> None:
+def test_auto_reports_first_the_reason_and_last_the_differences(copy_checkout: Copy) -> None:
     checkout = copy_checkout()
     run = checkout.run("env", "cpu")
     assert run.returncode == 0, run.stderr
@@ -154,7 +154,7 @@ def test_a_package_that_does_not_exist_is_the_solvers_to_explain(ready: Checkout
     assert identity(ready) == before
 
 
-def test_a_broken_recipe_is_named_and_mended_by_the_next_run(ready: Checkout) -> None:
+def test_a_broken_recipe_is_named_and_rebuilt_by_the_next_run(ready: Checkout) -> None:
     before = identity(ready)
     recipe = ready.root / "recipes" / "local" / "filelock" / "recipe.yaml"
     good = recipe.read_text(encoding="utf-8")
@@ -221,7 +221,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(place)], check=True)
 
 
-def test_a_full_disk_is_told_and_the_next_run_succeeds(copy_checkout: Copy, small_disk: Path) -> None:
+def test_a_full_disk_is_reported_and_the_next_run_succeeds(copy_checkout: Copy, small_disk: Path) -> None:
     checkout = copy_checkout()
     # Copies, not links: the environment is on a disk of its own, and the disk is small.
     (checkout.root / "envs").symlink_to(small_disk)
@@ -273,7 +273,7 @@ def test_rollback_returns_to_the_environment_before(ready: Checkout) -> None:
     assert works(ready)
 
 
-def test_a_gpu_environment_without_its_channel_says_what_the_choices_are(settled: Checkout) -> None:
+def test_a_gpu_environment_without_its_channel_lists_the_choices(settled: Checkout) -> None:
     run = settled.run("env", "gpu", "--cuda", "11.8", CONDA_SUBDIR="linux-64")
     assert run.returncode == 30
     for words in (

@@ -96,7 +96,7 @@ def test_memory_is_that_of_all_processes_of_a_command() -> None:
     assert found.memory_mib > 57 > found.reference_memory_mib
 
 
-def test_a_command_that_fails_is_an_error_with_its_last_words() -> None:
+def test_a_command_that_fails_is_an_error_with_its_last_lines() -> None:
     failing = Side(name="no", commands=(command(sys.executable, "-c", "raise SystemExit('that is why')"),))
     with pytest.raises(BenchError, match="failed with 1") as caught:
         compare("group", failing, failing, 1, Silent())
@@ -122,7 +122,7 @@ def test_a_measured_make_does_not_take_the_variables_of_the_make_that_measures(
     assert (tmp_path / "found").read_text() == "undefined 0\n"
 
 
-def test_the_report_has_every_figure_and_says_what_is_missing(tmp_path: Path) -> None:
+def test_the_report_has_every_figure_and_lists_what_is_missing(tmp_path: Path) -> None:
     found = Bench(
         machine=this_machine(),
         measures=(MEASURE,),
@@ -162,14 +162,14 @@ def test_nothing_measured_is_still_a_report() -> None:
     assert "What things cost" in as_markdown(Bench(machine=this_machine(), measures=()))
 
 
-def test_without_an_environment_the_error_says_how_to_make_one(tmp_path: Path) -> None:
+def test_without_an_environment_the_error_names_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(MissingFileError) as caught:
         bench(Layout(tmp_path), BenchOptions(parts=("install",)), Silent())
     assert caught.value.fix == "make env-cpu CHANNEL=local"
     assert not list(tmp_path.iterdir()), "nothing is left behind"
 
 
-def test_without_records_locking_is_said_to_be_left_out(tmp_path: Path) -> None:
+def test_without_records_locking_is_reported_as_left_out(tmp_path: Path) -> None:
     found = bench(Layout(tmp_path), BenchOptions(parts=("lock", "growth")), Silent())
     assert not found.measures
     assert "SNAPSHOT=DIR" in found.left_out[0]

@@ -55,7 +55,7 @@ def copied(folder: Path) -> Path:
     return Path(shutil.copy(LAUNCHER, folder))
 
 
-def test_it_says_what_it_wants_where_there_is_no_bundle(tmp_path: Path) -> None:
+def test_without_a_bundle_it_names_what_it_needs(tmp_path: Path) -> None:
     launcher = copied(tmp_path)
     run = subprocess.run(
         [sys.executable, "-I", "-S", str(launcher), str(tmp_path / "env")],
@@ -151,12 +151,12 @@ def test_a_path_that_does_not_leave_stays_inside(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["", "/a", "../a", "a/../../b", "..", "C:/a", "c:a", "\\a", "a\\..\\..\\b"])
-def test_paths_that_leave_are_told(path: str) -> None:
+def test_paths_that_leave_are_reported(path: str) -> None:
     assert leaves(path)
 
 
 @pytest.mark.parametrize("path", ["a", "a/b", "a/../b", "./a", "..a/b", "a..b"])
-def test_paths_that_stay_are_told(path: str) -> None:
+def test_paths_that_stay_are_reported(path: str) -> None:
     assert not leaves(path)
 
 

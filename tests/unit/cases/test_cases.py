@@ -149,7 +149,7 @@ def test_an_environment_must_be_named_where_the_default_is_empty(tmp_path: Path)
     assert raised.value.fix == "name one with --environment: gpu, other"
 
 
-def test_what_is_selected_from_one_file_is_told_apart() -> None:
+def test_selections_from_one_file_are_distinguished() -> None:
     gpu, default = (read_lock(CASES / "multi-env/pixi.lock", name) for name in ("gpu", "default"))
     assert gpu.sha256 == default.sha256
     assert (gpu.selection, default.selection) == ("gpu", "default")

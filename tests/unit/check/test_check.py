@@ -364,7 +364,7 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     assert subjects == {}
 
 
-def test_the_hash_that_was_not_computed_is_said_to_be_unchecked(folder: Path) -> None:
+def test_a_hash_that_was_not_computed_is_reported_as_unchecked(folder: Path) -> None:
     report, _ = check_environment(folder, {"linux-64": replace(CPU, content_hash=None), "osx-arm64": MAC})
     assert [(skip.rule, skip.platform) for skip in report.skipped] == [("stale", "linux-64")]
 
@@ -411,7 +411,7 @@ def test_parity_finds_what_no_declared_package_brings() -> None:
 # Anybody's locks
 
 
-def test_foreign_locks_are_checked_as_far_as_they_tell() -> None:
+def test_foreign_locks_are_checked_as_far_as_they_can_be() -> None:
     report = check_files_of([DATA / "foreign" / "conda-lock-render-linux-64.lock"])
     assert rules_of(report) == {"sha256-missing"}
     assert {finding.severity for finding in report.findings} == {"warning"}
@@ -529,7 +529,7 @@ def test_annotations_are_one_escaped_line_each() -> None:
     )
 
 
-def test_text_says_what_where_and_how_to_fix_it() -> None:
+def test_text_has_what_where_and_how_to_fix_it() -> None:
     from rich.console import Console
 
     console = Console(width=200, record=True, file=io.StringIO())

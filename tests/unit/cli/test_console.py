@@ -11,7 +11,9 @@ from rich.console import Console
 from torchlocks.cli import console
 
 
-def test_a_log_says_how_far_a_long_task_is(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_shows_the_progress_of_a_long_task(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(console, "EVERY_S", 0.05)
     with console.make_progress().task("Fetching", unit="bytes") as task:
         task.total(4e6)

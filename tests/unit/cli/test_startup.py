@@ -67,7 +67,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
-def test_what_is_up_to_date_is_said_to_be(checkout: Path) -> None:
+def test_what_is_up_to_date_is_reported_as_such(checkout: Path) -> None:
     answer = quick_answer(ASKED)
     assert answer is not None
     assert "cpu is up to date: made from the local channel" in answer

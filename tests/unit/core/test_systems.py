@@ -121,7 +121,7 @@ def recorded(number: int, winerror: int) -> OSError:
     return error
 
 
-def test_files_that_a_program_has_open_are_told_from_others() -> None:
+def test_files_that_a_program_has_open_are_distinguished_from_others() -> None:
     # Renaming a folder in which a program runs; removing a file that is open, or mapped.
     assert all(windows.in_use(recorded(errno.EACCES, number)) for number in (5, 32, 33, 1224))
     assert not windows.in_use(recorded(errno.ENOENT, 2))

@@ -118,7 +118,7 @@ def test_a_lock_that_changed_and_one_that_never_was(layout: Layout) -> None:
     assert rules(layout) == ["evidence-lock"]
 
 
-def test_without_git_what_cannot_be_known_is_said(layout: Layout) -> None:
+def test_without_git_what_cannot_be_known_is_reported(layout: Layout) -> None:
     lock = layout.locks / "gpu-cu126" / "conda-lock.yml"
     lock.write_text(lock.read_text(encoding="utf-8") + "# changed\n", encoding="utf-8")
     shutil.rmtree(layout.root / ".git")

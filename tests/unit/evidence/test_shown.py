@@ -192,7 +192,7 @@ def test_the_site_shows_it(changed: Layout) -> None:
         assert len(text) < 2000
 
 
-def test_a_badge_is_xml_whatever_it_says() -> None:
+def test_a_badge_is_xml_whatever_its_text() -> None:
     svg = badge("a <b>", 'x & "y" ' * 30, "warn")
     root = ElementTree.fromstring(svg)
     assert root.get("aria-label", "").startswith("a <b>: x &")

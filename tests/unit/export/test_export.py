@@ -117,7 +117,7 @@ def test_constraints_are_pins_that_pip_reads(env: str, platform: str) -> None:
     assert not pins.keys() & {"python", "cpython", "pytorch", "libtorch", "openssl", "mkl", "cuda-version", "tzdata"}
 
 
-def test_constraints_say_what_pip_cannot_be_told() -> None:
+def test_constraints_list_what_pip_cannot_install() -> None:
     url = "https://conda.anaconda.org/conda-forge/noarch/{}-{}-py_0.conda"
     packages = [
         LockedPackage(name=name, version=version, build="py_0", subdir="noarch", url=url.format(name, version),
@@ -167,7 +167,7 @@ def test_a_lock_is_named_after_the_environment_file_beside_it(tmp_path: Path) ->
         assert find_locked(str(folder / "conda-lock.yml"), "linux-64").name == name
 
 
-def test_an_explicit_lock_does_not_tell_what_a_python_package_is() -> None:
+def test_an_explicit_lock_has_no_noarch_python() -> None:
     locked = find_locked("locks/cpu/conda-linux-64.lock", None)
     assert (locked.name, locked.platform, locked.target) == ("conda-linux-64", "linux-64", None)
     with pytest.raises(ExportError, match="cannot be identified"):
@@ -298,7 +298,9 @@ def test_a_batch_script_asks_for_what_the_environment_needs() -> None:
     ],
     ids=["broken driver", "old driver", "two GPUs"],
 )
-def test_a_batch_job_says_what_is_wrong_with_the_driver(tmp_path: Path, nvidia_smi: str, code: int, said: str) -> None:
+def test_a_batch_job_reports_what_is_wrong_with_the_driver(
+    tmp_path: Path, nvidia_smi: str, code: int, said: str
+) -> None:
     (tmp_path / "conda-meta").mkdir()
     for each in locked_as("gpu-cu126").packages:
         (tmp_path / "conda-meta" / f"{each.name}-{each.version}-{each.build}.json").touch()

@@ -79,7 +79,7 @@ def test_the_committed_locks_hold_what_people_must_know_of() -> None:
     assert kinds["pytorch"] == kinds["numpy"] == "permissive"
 
 
-def test_the_report_fails_on_what_it_is_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_report_fails_on_what_was_requested(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     where = ["cpu", "--platform", "linux-aarch64"]
     run = CliRunner().invoke(licences, where)
@@ -108,7 +108,7 @@ def test_a_format_without_licences_is_named_once(tmp_path: Path) -> None:
     assert isinstance(failed.exception, LicenceError)
 
 
-def test_packages_of_pip_are_told_and_unknown(tmp_path: Path) -> None:
+def test_packages_of_pip_are_reported_and_unknown(tmp_path: Path) -> None:
     """Locks from elsewhere may have some, and no lock records their licences."""
     entry = (
         "- {name: requests, version: 2.32.3, manager: pip, platform: linux-64, dependencies: {}, category: main,\n"

@@ -113,7 +113,7 @@ def test_purls_are_of_the_conda_type(locked: LockedTarget) -> None:
         }
 
 
-def test_licences_are_expressions_where_they_are_some_and_words_where_they_are_not() -> None:
+def test_licences_are_expressions_where_valid_and_names_otherwise() -> None:
     locked = find_locked(str(ROOT / "locks" / "gpu-cu124" / "conda-lock.yml"), "win-64")
     parts = {part["name"]: part for part in json.loads(cyclonedx(locked))["components"]}
     assert parts["numpy"]["licenses"] == [{"license": {"id": "BSD-3-Clause"}}]
@@ -143,7 +143,7 @@ def test_the_same_lock_gives_the_same_bytes_and_another_another_serial(make: Cal
     assert serial(make(one)) != serial(make(changed))
 
 
-def test_a_lock_that_tells_no_times_has_no_made_up_one() -> None:
+def test_a_lock_without_times_has_no_made_up_one() -> None:
     whole = find_locked(str(ROOT / "locks" / "cpu" / "conda-linux-64.lock"), None)
     locked = replace(whole, packages=whole.packages[:5])
     assert "timestamp" not in json.loads(cyclonedx(locked))["metadata"]

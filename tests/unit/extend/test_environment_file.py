@@ -21,7 +21,7 @@ def write(folder: Path, text: str) -> Path:
     return path
 
 
-def test_each_requirement_has_its_line_and_counts_where_its_selector_says(tmp_path: Path) -> None:
+def test_each_requirement_has_its_line_and_counts_by_its_selector(tmp_path: Path) -> None:
     text = """\
         # comments count as lines
         name: mine
@@ -118,7 +118,7 @@ def test_any_text_is_read_or_refused(tmp_path: Path, text: str, spec: str) -> No
         ("https://example.org/a@b/conda-lock.yml", "url"),
     ],
 )
-def test_what_a_base_is_can_be_told_from_how_it_is_named(text: str, kind: str) -> None:
+def test_the_kind_of_a_base_follows_from_its_name(text: str, kind: str) -> None:
     name = BaseName(text=text)
     told = {
         "environment": name.is_environment,
@@ -160,7 +160,7 @@ def test_a_secret_is_not_recorded_and_not_repeated(tmp_path: Path, text: str, re
 
 @pytest.mark.parametrize("channels", [None, ("conda-forge", "file:///extra")])
 @pytest.mark.parametrize("base", [BaseName(text="cpu"), BaseName(text="cpu@v1", repository="../r", commit="1" * 40)])
-def test_what_a_lock_says_of_its_base_is_read_again(base: BaseName, channels: tuple[str, ...] | None) -> None:
+def test_what_a_lock_records_of_its_base_is_read_again(base: BaseName, channels: tuple[str, ...] | None) -> None:
     built = Built(
         base=base, sha256="a" * 64, moves=("numpy", "scipy"), channels=channels, environment="environment.yml"
     )

@@ -265,7 +265,7 @@ def test_advice_names_the_platforms_on_which_it_does_not_help(project: Project) 
     assert "--allow-move numpy (numpy 1.26.0 → 1.27.0); on win-64 nothing that could move would help" in run.stderr
 
 
-def test_what_no_base_could_give_is_said_to_be_that(project: Project) -> None:
+def test_what_no_base_could_have_is_reported_as_such(project: Project) -> None:
     project.requirement("tdqm")
     run = project.extend()
     assert run.returncode == 20
@@ -273,7 +273,7 @@ def test_what_no_base_could_give_is_said_to_be_that(project: Project) -> None:
     assert "did you mean tqdm" in run.stderr
 
 
-def test_a_package_that_may_move_moves_alone_and_the_report_says_so(project: Project) -> None:
+def test_a_package_that_may_move_moves_alone_and_is_reported(project: Project) -> None:
     project.requirement("tools")
     run = project.extend("--allow-move", "numpy", "--json")
     assert run.returncode == 0, run.stderr
@@ -307,7 +307,7 @@ def test_a_package_that_may_move_moves_alone_and_the_report_says_so(project: Pro
         ((), 19, "No base is named"),
     ],
 )
-def test_a_mistake_is_told_and_nothing_is_written(
+def test_a_mistake_is_reported_and_nothing_is_written(
     project: Project, arguments: tuple[str, ...], code: int, said: str
 ) -> None:
     project.requirement("tqdm")
@@ -339,7 +339,7 @@ def test_a_lock_that_was_cut_off_is_not_passed_over_in_its_own_folder(project: P
     assert "move away conda-lock.yml, pixi.lock, conda-linux-64.lock" in again.stderr
 
 
-def test_a_lock_without_all_that_it_said_of_its_base_is_found_out(project: Project) -> None:
+def test_a_lock_without_all_that_it_records_of_its_base_is_found(project: Project) -> None:
     project.requirement("tqdm")
     project.extend()
     text = project.lock.read_text()
@@ -355,7 +355,7 @@ def test_a_lock_that_is_named_is_checked_alone(project: Project) -> None:
     assert project.run("check", "conda-lock.yml", "--env", "cpu").returncode == 2
 
 
-def test_a_requirement_for_another_machine_is_told_what_the_base_is_for(project: Project) -> None:
+def test_a_requirement_for_another_machine_names_the_machines_of_the_base(project: Project) -> None:
     project.requirement("tqdm", "__glibc >=2.34")
     run = project.extend()
     assert run.returncode == 21, run.stderr
@@ -363,7 +363,7 @@ def test_a_requirement_for_another_machine_is_told_what_the_base_is_for(project:
     assert "every machine with __glibc 2.28" in run.stderr
 
 
-def test_a_newer_base_moves_what_must_and_the_difference_is_told(project: Project) -> None:
+def test_a_newer_base_moves_what_must_and_the_difference_is_reported(project: Project) -> None:
     project.serve(*BASE, *[each for each in ADDITIONS if (each["name"], each["version"]) != ("tqdm", "4.1")])
     project.requirement("scaler <2")
     assert project.extend().returncode == 0
@@ -381,7 +381,7 @@ def test_a_newer_base_moves_what_must_and_the_difference_is_told(project: Projec
     assert project.findings() == []
 
 
-def test_check_tells_every_way_in_which_a_lock_and_its_base_part(project: Project) -> None:
+def test_check_reports_every_difference_between_a_lock_and_its_base(project: Project) -> None:
     project.requirement("scaler", "tqdm")
     assert project.extend().returncode == 0
     text = project.lock.read_text()

@@ -71,7 +71,7 @@ def test_a_driver_against_cuda(driver: str, env: str, state: str, why: list[str]
     assert (result.state, kinds(result)) == (state, why)
 
 
-def test_a_driver_below_the_floor_says_which_to_install() -> None:
+def test_a_driver_below_the_floor_names_which_to_install() -> None:
     (reason,) = judge("gpu-cu126", host("470.82.01", "8.0")).reasons
     assert "470.82.01" in reason.text
     assert reason.fix is not None
@@ -107,13 +107,13 @@ def test_ptx_needs_a_driver_as_new_as_its_compiler() -> None:
     assert judge("gpu-cu118", host("470.82.01", "9.0", cuda=None)).state == "does-not-run"
 
 
-def test_ptx_is_judged_by_the_compiler_of_torch_and_not_by_the_libraries() -> None:
+def test_ptx_depends_on_the_compiler_of_torch_and_not_on_the_libraries() -> None:
     # On Linux the row for CUDA 12.8 is torch as compiled with 12.6.
     result = judge("gpu-cu128", host("560.28.03", "10.0"))
     assert (result.state, kinds(result)) == ("runs-with-remark", ["minor-version", "ptx"])
 
 
-def test_several_gpus_are_judged_one_by_one() -> None:
+def test_several_gpus_are_checked_one_by_one() -> None:
     result = judge("gpu-cu131", host("640.10.02", "8.0", "6.1", "9.0"))
     assert (result.state, result.gpus) == ("runs-with-remark", (0, 2))
     assert result.headline == "runs on GPUs 0 and 2, not on GPU 1"
@@ -125,7 +125,7 @@ def test_eight_gpus_of_a_kind_are_one_reason() -> None:
     assert reason.gpus == tuple(range(8))
 
 
-def test_a_gpu_that_no_driver_helps_is_told_beside_the_driver() -> None:
+def test_a_gpu_that_no_driver_helps_is_reported_beside_the_driver() -> None:
     assert kinds(judge("gpu-cu131", host("470.82.01", "7.0"))) == ["driver-floor", "architecture"]
 
 
@@ -150,7 +150,7 @@ def test_windows_has_drivers_of_its_own() -> None:
     assert kinds(judge("gpu-cu129", machine)) == ["driver-floor"]
 
 
-def test_an_override_alone_is_judged_by_its_cuda() -> None:
+def test_an_override_alone_is_compared_by_its_cuda() -> None:
     def stated(cuda: str) -> Host:
         return host(None, "8.0", cuda=cuda)
 
@@ -232,7 +232,7 @@ def test_a_newer_driver_never_takes_anything_away(target: Target, driver: str, c
     st.none() | st.sampled_from(sorted(DRIVERS)),
     st.lists(st.sampled_from(CAPABILITIES), max_size=3),
 )
-def test_every_judgement_has_its_reason(
+def test_every_incompatibility_has_its_reason(
     target: Target, platform: str, kind: str, driver: str | None, capabilities: list[str]
 ) -> None:
     machine = host(driver, *capabilities, platform=platform, kind=kind)

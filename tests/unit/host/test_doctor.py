@@ -61,7 +61,7 @@ def unwrapped(text: str) -> str:
     return " ".join(text.split())
 
 
-def test_every_recorded_machine_is_judged() -> None:
+def test_every_recorded_machine_is_checked() -> None:
     assert set(BEST) == set(NAMES)
 
 
@@ -90,7 +90,7 @@ def test_the_text_fits_and_is_never_cut(seen: Host) -> None:
 
 
 @pytest.mark.parametrize("seen", ["mixed-gpus", "jetson-orin"], indirect=True)
-def test_the_text_says_why(seen: Host) -> None:
+def test_the_text_gives_the_reason(seen: Host) -> None:
     text = unwrapped(text_of(diagnose(MATRIX, seen), width=300))
     says = {
         "jetson": "does not run conda-forge's CUDA 12.6 for aarch64 is built for servers (SBSA), not for Jetson",
@@ -110,7 +110,7 @@ def test_the_json_is_a_host_record_that_gives_the_same_diagnosis(seen: Host, tmp
     assert loaded["best"] == diagnosis.best
 
 
-def test_only_locked_environments_are_judged() -> None:
+def test_only_locked_environments_are_checked() -> None:
     diagnosis = diagnose(MATRIX, Host(platform="linux-64", glibc="2.35"), locked={"cpu", "gpu-cu118"})
     assert [result.env for result in diagnosis.results] == ["cpu", "gpu-cu118"]
 
@@ -148,7 +148,7 @@ def test_auto_without_a_driver_names_the_versions(seen: Host) -> None:
     ],
     indirect=["seen"],
 )
-def test_auto_where_nothing_runs_says_why(seen: Host, says: str) -> None:
+def test_auto_where_nothing_runs_gives_the_reason(seen: Host, says: str) -> None:
     with pytest.raises(UnfitHostError) as caught:
         choose_gpu_environment(MATRIX, seen, "auto")
     assert says in str(caught.value)
@@ -264,7 +264,7 @@ def test_an_environment_that_failed_or_was_never_verified_is_not_chosen(seen: Ho
 
 
 @pytest.mark.parametrize("seen", ["too-old-for-13", "no-driver"], indirect=True)
-def test_nothing_installed_says_what_to_make(seen: Host, tmp_path: Path) -> None:
+def test_nothing_installed_names_what_to_make(seen: Host, tmp_path: Path) -> None:
     installed(tmp_path, "gpu-cu131")
     installed(tmp_path, "cpu", platform="osx-arm64")
     with pytest.raises(MissingFileError) as caught:

@@ -27,7 +27,7 @@ def machine(platform: str, capability: str) -> Host:
     )
 
 
-def test_no_environment_is_said_to_run_on_a_gpu_that_a_library_has_no_code_for() -> None:
+def test_no_environment_runs_on_a_gpu_that_a_library_has_no_code_for() -> None:
     capabilities = sorted(set(gpu_names().values()), key=Version)
     assert {"6.1", "7.0", "9.0"} <= set(capabilities)
     for target in MATRIX.targets():

@@ -24,7 +24,7 @@ def test_a_machine_without_nvidia_is_nothing_to_talk_about(tmp_path: Path) -> No
     assert facts_of("no-driver", tmp_path) == NvidiaFacts()
 
 
-def test_nvml_tells_driver_cuda_and_gpus(tmp_path: Path) -> None:
+def test_nvml_reports_driver_cuda_and_gpus(tmp_path: Path) -> None:
     facts = facts_of("too-old-for-13", tmp_path)
     assert (facts.driver, facts.cuda, facts.source) == ("535.104.05", "12.2", "NVML")
     gpu = Gpu(index=0, name="NVIDIA A100-SXM4-80GB", compute_capability="8.0", memory_bytes=80 * 2**30, mig=False)
@@ -65,13 +65,13 @@ def test_a_library_that_does_not_match_leaves_what_the_kernel_publishes(tmp_path
         ("container", "535.183.01", "not installed"),
     ],
 )
-def test_nvml_that_refuses_says_why(tmp_path: Path, name: str, driver: str | None, says: str) -> None:
+def test_nvml_that_refuses_gives_the_reason(tmp_path: Path, name: str, driver: str | None, says: str) -> None:
     facts = facts_of(name, tmp_path)
     assert facts.driver == driver
     assert says in " ".join(facts.notes)
 
 
-def test_a_container_without_its_gpus_is_told_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_container_without_its_gpus_gets_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     host = host_of("container", tmp_path, monkeypatch)
     assert host.problem is not None
     assert "--gpus" in host.problem
@@ -173,7 +173,7 @@ def test_overrides_of_glibc_and_cpu_come_from_rattler(monkeypatch: pytest.Monkey
     assert (host.glibc, host.cpu_level) == ("2.17", "x86_64_v2")
 
 
-def test_an_override_that_rattler_refuses_is_an_error_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_override_that_rattler_refuses_is_an_error_with_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CONDA_SUBDIR", "linux-64")
     monkeypatch.setenv("CONDA_OVERRIDE_GLIBC", "not a version")
     with pytest.raises(HostRecordError, match="virtual packages"):
@@ -204,7 +204,7 @@ def test_hidden_gpus_are_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         ('{"host": {"platform": "linux-64", "gpus": [{"index": 0}]}}', "gpus.0.name"),
     ],
 )
-def test_a_record_that_is_none_is_refused_in_words(tmp_path: Path, text: str, says: str) -> None:
+def test_an_invalid_record_is_refused_with_a_message(tmp_path: Path, text: str, says: str) -> None:
     record = tmp_path / "host.json"
     record.write_text(text, encoding="utf-8")
     with pytest.raises(HostRecordError) as caught:
@@ -243,7 +243,7 @@ _GPUS = st.lists(
         },
     )
 )
-def test_any_record_is_judged_or_refused_in_words(
+def test_any_record_is_accepted_or_refused_with_a_message(
     tmp_path_factory: pytest.TempPathFactory, document: dict[str, object]
 ) -> None:
     record = tmp_path_factory.mktemp("record") / "host.json"

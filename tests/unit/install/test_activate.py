@@ -86,7 +86,7 @@ def test_marks_of_another_environment_are_dropped(prefix: Path) -> None:
     assert "PYTHONHOME" not in activated
 
 
-def test_a_script_that_ends_the_shell_is_an_error_with_its_words(prefix: Path) -> None:
+def test_a_script_that_ends_the_shell_is_an_error_with_its_output(prefix: Path) -> None:
     script(prefix, 'echo "no licence" >&2; exit 3\n')
     with pytest.raises(InstallError, match="ends the shell") as caught:
         activation_environment(prefix, {"PATH": SYSTEM})

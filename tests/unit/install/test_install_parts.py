@@ -189,7 +189,7 @@ def test_hashes_are_required_before_anything_is_fetched() -> None:
 # --- places ------------------------------------------------------------------------------------
 
 
-def test_the_cache_is_where_it_is_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_is_in_the_documented_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RATTLER_CACHE_DIR", str(tmp_path / "shared"))
     assert cache_folder() == tmp_path / "shared" / "pkgs"
     monkeypatch.setenv("TORCHLOCKS_CACHE", str(tmp_path / "own"))
@@ -207,7 +207,7 @@ def test_the_cache_is_where_it_is_said_to_be(tmp_path: Path, monkeypatch: pytest
         (RuntimeError("something else (os error 2)"), False),
     ],
 )
-def test_a_full_disk_is_recognised_however_it_is_said(error: Exception, full: bool) -> None:
+def test_a_full_disk_is_recognised_in_every_wording(error: Exception, full: bool) -> None:
     assert is_disk_full(error) is full
     wrapped = RuntimeError("outer")
     wrapped.__cause__ = error
@@ -316,7 +316,7 @@ def test_the_process_that_extracts_answers_each_request_and_ends_with_its_input(
     assert all("error" in answer for answer in answers)
 
 
-def test_the_process_that_extracts_ends_in_silence_when_its_parent_is_gone(tmp_path: Path) -> None:
+def test_the_process_that_extracts_ends_quietly_when_its_parent_is_gone(tmp_path: Path) -> None:
     (tmp_path / "junk.conda").write_bytes(b"not a package")
     running = subprocess.Popen(
         [sys.executable, "-m", "torchlocks.install.unpack"],

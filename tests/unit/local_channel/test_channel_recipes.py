@@ -180,7 +180,7 @@ def test_two_cuda_versions_share_a_library_of_one_wheel(tmp_path: Path) -> None:
     assert {name for name in one if one[name] == other[name]} == {"python", "nvidia-thing"}
 
 
-def test_a_python_that_has_no_torch_for_the_cuda_version_is_told(tmp_path: Path) -> None:
+def test_a_python_that_has_no_torch_for_the_cuda_version_is_reported(tmp_path: Path) -> None:
     write_cuda_row(tmp_path, f"torch==2 ; python_version < '3' --hash=sha256:{HASH}\n")
     with pytest.raises(WheelError, match="no torch for CUDA 99") as caught:
         read_plan(tmp_path, CUDA)

@@ -82,7 +82,7 @@ def test_two_builds_in_two_folders_become_the_same_bytes(tmp_path: Path) -> None
     assert (tmp_path / "a" / "mod-1-0.conda").read_bytes() == (tmp_path / "b" / "mod-1-0.conda").read_bytes()
 
 
-def test_paths_json_tells_the_truth_about_every_file(tmp_path: Path) -> None:
+def test_paths_json_is_right_about_every_file(tmp_path: Path) -> None:
     source = conda_file(tmp_path / "one.conda", "/builds/one/" + "p" * 100, built=1)
     index = repack(source, tmp_path / "mod-1-0.conda", newest=NEWEST, forbidden=["/builds"])
     assert index["timestamp"] == NEWEST * 1000

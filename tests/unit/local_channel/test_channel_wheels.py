@@ -279,7 +279,7 @@ def test_a_wheel_that_pip_cannot_find_is_named(tmp_path: Path, monkeypatch: pyte
     assert caught.value.where == "wheels.txt:7"
 
 
-def test_torch_for_cuda_only_is_told_before_anything_is_fetched(
+def test_torch_for_cuda_only_is_reported_before_anything_is_fetched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The folder has torch 2.13.0 as PyPI has it for Linux: without `+cpu`.

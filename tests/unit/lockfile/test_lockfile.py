@@ -55,7 +55,7 @@ def test_conda_lock_is_read_whole() -> None:
     assert "numpy >=1.19,<3" in torch.depends
 
 
-def test_the_three_formats_tell_the_same() -> None:
+def test_the_three_formats_agree() -> None:
     conda_lock, pixi = read_lock(CPU / "conda-lock.yml"), read_lock(CPU / "pixi.lock")
     for platform in ("linux-64", "osx-arm64"):
         explicit = read_lock(CPU / f"conda-{platform}.lock")

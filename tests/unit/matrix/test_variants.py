@@ -22,7 +22,7 @@ UNPAIRED = {
 }
 
 
-def test_every_default_has_torchvision_or_says_why_not() -> None:
+def test_every_default_has_torchvision_or_a_reason() -> None:
     for target in MATRIX.defaults():
         packages = {p.name for p in read_lock(ROOT / "locks" / target.env / PIXI).packages[target.platform]}
         assert ("torchvision" in packages) == (target.torchvision is not None) == (target.lacks is None)
@@ -67,7 +67,7 @@ def test_a_combination_that_is_not_there_is_refused_with_the_nearest() -> None:
     assert "PY=3.13 TORCH=2.12" in str(refused.value.fix)
 
 
-def test_a_variant_says_which_row_it_belongs_to() -> None:
+def test_a_variant_names_its_row() -> None:
     assert MATRIX.row_of("gpu-cu129-torch2.12-py313") == "gpu-cu129"
     assert MATRIX.row_of("cpu") == "cpu"
     assert {target.env for target in MATRIX.defaults()} == set(MATRIX.rows)

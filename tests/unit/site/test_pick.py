@@ -49,7 +49,7 @@ def test_the_environment_for_a_machine(index: Index, machine: Machine, env: str)
     assert pick(index, machine).environment.name == env
 
 
-def test_which_driver_would_allow_more_is_said(index: Index) -> None:
+def test_the_driver_that_would_allow_more_is_reported(index: Index) -> None:
     more = pick(index, Machine(platform="linux-64", driver="470.57.02", gpu="A100")).more
     assert any("525.60.13" in sentence and "gpu-cu129" in sentence for sentence in more)
     assert not pick(index, Machine(platform="linux-64", driver="590", gpu="H100")).more
@@ -65,12 +65,12 @@ def test_one_cuda_version_can_be_asked_for(index: Index) -> None:
     assert "12.4" in str(caught.value.fix)
 
 
-def test_why_a_gpu_is_not_used_is_told(index: Index) -> None:
+def test_why_a_gpu_is_not_used_is_reported(index: Index) -> None:
     refused = pick(index, Machine(platform="linux-64", driver="418", gpu="V100")).refused
     assert any("gpu-cu118" in reason and "450.80.02" in reason for reason in refused)
 
 
-def test_where_nothing_runs_the_reasons_are_told(index: Index) -> None:
+def test_where_nothing_runs_the_reasons_are_reported(index: Index) -> None:
     with pytest.raises(UnfitHostError) as caught:
         pick(index, Machine(platform="linux-aarch64", glibc="2.12"))
     assert "glibc" in str(caught.value.details)

@@ -150,7 +150,7 @@ def test_every_share_is_named_with_its_amount(amounts: list[float]) -> None:
     assert sum(widths) <= 1000 + len(amounts)
 
 
-def test_the_parts_of_a_whole_run_can_be_told_apart() -> None:
+def test_the_parts_of_a_whole_run_can_be_distinguished() -> None:
     svg = shares([Part(tier, 1, "1 s") for tier in (*TIERS, "between")], "time", "x")
     patterns = dict(re.findall(r'<pattern id="(x\d+)"[^>]*>(.*?)</pattern>', svg))
     assert len(set(patterns.values())) == len(patterns) == len(TIERS) + 1
@@ -208,7 +208,7 @@ def git(root: Path, *arguments: str) -> None:
     subprocess.run(["git", *who, *arguments], cwd=root, check=True, capture_output=True)
 
 
-def test_history_is_what_git_says(checkout: Layout) -> None:
+def test_history_is_that_of_git(checkout: Layout) -> None:
     lock = checkout.locks / "gpu-cu118" / "conda-linux-64.lock"
     newest = lock.read_text(encoding="utf-8")
     older = "".join(line for line in newest.splitlines(keepends=True) if "/cudnn-" not in line)
@@ -240,7 +240,7 @@ def test_history_is_what_git_says(checkout: Layout) -> None:
     assert steps[0].commit.subject == "not committed yet"
 
 
-def test_without_git_the_history_says_so(checkout: Layout) -> None:
+def test_without_git_the_history_is_reported(checkout: Layout) -> None:
     history = read_history(checkout, {})
     assert not history.steps
     assert "no git repository" in str(history.note)
@@ -252,7 +252,7 @@ def test_the_commits_of_somebody_elses_repository_are_not_ours(checkout: Layout)
     assert revision(checkout.root) is None
 
 
-def test_a_clone_without_all_commits_says_so(checkout: Layout, tmp_path: Path) -> None:
+def test_a_clone_without_all_commits_is_reported(checkout: Layout, tmp_path: Path) -> None:
     git(checkout.root, "init", "-q")
     git(checkout.root, "add", "-A")
     git(checkout.root, "commit", "-qm", "First")

@@ -92,7 +92,7 @@ def test_only_the_given_virtual_packages_count(tmp_path: Path, snapshot: Path) -
     assert code == 0
 
 
-def test_cpu_and_cuda_builds_cannot_be_had_together_and_the_reason_is_said(tmp_path: Path, snapshot: Path) -> None:
+def test_cpu_and_cuda_builds_cannot_be_had_together_and_the_reason_is_reported(tmp_path: Path, snapshot: Path) -> None:
     code, answer = create(tmp_path, "pytorch * cpu*", "pytorch * cuda*", snapshot=snapshot, cuda="11.8")
     assert code == SolveError.exit_code
     assert answer["success"] is False

@@ -58,7 +58,7 @@ def test_failures_come_first_and_whole() -> None:
     assert "2 checks passed, 1 failed, 0 skipped." in page.shown
 
 
-def test_a_skipped_check_says_why() -> None:
+def test_a_skipped_check_gives_the_reason() -> None:
     page = _Page(report_html(verdict(check("a"), check("b[x-1]", "skipped", why="no compiler here"))))
     assert re.search(r"no compiler here:\s+b \(x-1\)", page.shown)
 
@@ -98,7 +98,7 @@ def test_nothing_that_ran_is_no_success() -> None:
 
 
 @given(st.text(), st.text())
-def test_what_a_check_says_is_text_and_never_markup(why: str, error: str) -> None:
+def test_the_message_of_a_check_is_text_and_never_markup(why: str, error: str) -> None:
     page = _Page(report_html(verdict(check("a", "failed", why=why or "x", error=error))))
     assert not page.open
 

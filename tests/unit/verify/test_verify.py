@@ -380,7 +380,7 @@ def test_sealed_children(run_python) -> None:
     assert len(verdict.checks) == 2
 
 
-def test_an_environment_without_pytest_is_said_to_have_none(run: Run, tmp_path: Path) -> None:
+def test_an_environment_without_pytest_is_an_error(run: Run, tmp_path: Path) -> None:
     bare = tmp_path / "bare"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(bare)], check=True)
     lock = make_lock("python", "pytorch")

@@ -133,7 +133,7 @@ def test_checks_are_read_without_running_their_file(tmp_path: Path) -> None:
     assert found == [("test_one", "why it is there"), ("test_two", "two parts")]
 
 
-def test_every_check_of_the_suite_says_why_it_exists() -> None:
+def test_every_check_of_the_suite_has_a_reason() -> None:
     declared = module("tiers").declared
     reasons = {}
     for file in SUITE.glob("test_*.py"):
@@ -180,12 +180,12 @@ def test_a_search_path_without_a_driver_is_not_handed_on(tmp_path: Path) -> None
         ("no version", False),
     ],
 )
-def test_the_oldest_torch_that_is_judged(version: str, older: bool) -> None:
+def test_the_oldest_torch_that_is_supported(version: str, older: bool) -> None:
     releases = module("releases")
     assert releases.older(version, releases.OLDEST) is older
 
 
-def test_what_numpy_says_of_an_older_torch_is_found_on_one_line() -> None:
+def test_numpys_warning_about_an_older_torch_is_found_on_one_line() -> None:
     complaint = module("imports").numpy_complaint
     stderr = (
         "\nA module that was compiled using NumPy 1.x cannot be run in\nNumPy 2.1.0 as it may crash. To support both "
