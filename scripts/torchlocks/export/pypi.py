@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from torchlocks.core.errors import ChannelUnreachableError, ExportError
@@ -27,6 +28,9 @@ PLATFORMS = {
     "win-64": "x86_64-pc-windows-msvc",
 }
 """uv's names of the platforms."""
+
+_AT_ONCE = 4
+"""How many runs of uv there are at once."""
 
 _UNREACHABLE = re.compile(
     r"error sending request|Failed to fetch|dns error|Connection refused|network was disabled|client error", re.I
@@ -56,10 +60,16 @@ def contradicted(pins: Mapping[str, str], resolve: Resolver) -> tuple[str, ...] 
     if open_ and resolve(wanted, [*kept, *open_]) is not None:
         kept += open_
     else:
-        alone = [line for line in open_ if resolve(wanted, [line]) is not None]
-        for line in alone:
-            if resolve(wanted, [*kept, line]) is not None:
-                kept.append(line)
+        # Most of the time of one is uv's wait for the index.
+        with ThreadPoolExecutor(_AT_ONCE) as threads:
+            found_alone = list(threads.map(lambda line: resolve(wanted, [line]), open_))
+        alone = [line for line, solution in zip(open_, found_alone, strict=True) if solution is not None]
+        if alone and resolve(wanted, [*kept, *alone]) is not None:
+            kept += alone
+        else:
+            for line in alone:
+                if resolve(wanted, [*kept, line]) is not None:
+                    kept.append(line)
     return tuple(name for name, line in needed.items() if line not in kept)
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -126,9 +127,10 @@ def test_all_forms_are_written_into_a_folder_and_again_with_the_same_bytes(tmp_p
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         return run_torchlocks(["export", *arguments], cwd=LAYOUT.root)
 
-    for folder in ("one", "two"):
-        done = run("gpu-cu126", "--platform", "linux-64", "-o", str(tmp_path / folder))
-        assert done.returncode == 0, done.stderr
+    with ThreadPoolExecutor() as threads:
+        command = ("gpu-cu126", "--platform", "linux-64", "-o")
+        for done in threads.map(lambda folder: run(*command, str(tmp_path / folder)), ("one", "two")):
+            assert done.returncode == 0, done.stderr
     names = sorted(path.name for path in (tmp_path / "one").iterdir())
     files = {form.file.format(name="gpu-cu126", platform="linux-64") for form in FORMATS.values()}
     assert names == sorted(files | {"pixi.lock"})

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from torchlocks.cli.commands.shared import locked_options, note_environment, write_or_print
+from torchlocks.cli.commands.shared import locked_options, note_environment, writable, write_or_print
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +20,14 @@ if TYPE_CHECKING:
 @click.command()
 @locked_options
 @click.option("--format", "form", default=None, help="One format (see --list; default: all, into a folder).")
-@click.option("-o", "--output", type=click.Path(path_type=Path), default=None, help="File, or with all forms folder.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    default=None,
+    callback=writable,
+    help="File, or with all forms folder.",
+)
 @click.option("--prefix", default=None, help="Where the environment is installed, for slurm and module.")
 @click.option("--list", "show", is_flag=True, expose_value=False, is_eager=True, callback=lambda c, p, v: _list(c, v))
 def export(
@@ -35,7 +42,7 @@ def export(
 
     pixi's manifest contains all platforms of the lock, unless --platform names one.
     """
-    from torchlocks.core.errors import ExportError
+    from torchlocks.core.errors import ExportError, MissingFileError
     from torchlocks.core.quantities import shortened
     from torchlocks.export.environment import find_locked
     from torchlocks.export.formats import FORMATS, not_exported
@@ -43,6 +50,9 @@ def export(
 
     if form is not None and form not in FORMATS:
         raise ExportError(f"There is no export format {form!r}.", fix=f"use one of: {', '.join(FORMATS)}")
+    if form is None and output is not None and output.exists() and not output.is_dir():
+        fix = "name a folder with -o, or one form with --format"
+        raise MissingFileError("The forms cannot be written: this is a file.", where=str(output), fix=fix)
     locked = find_locked(name, platform, environment)
     note_environment(locked.lock)
     if others := not_exported(locked):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -124,6 +125,26 @@ def note_environment(lock: Lock) -> None:
 
         others = shortened(set(lock.environments) - {lock.environment})
         click.echo(f"note: environment {lock.environment} of {lock.path.name}, which also has {others}", err=True)
+
+
+def writable(context: click.Context, parameter: click.Parameter, output: Path | None) -> Path | None:
+    """Refuse a file or folder to write that cannot be written, before any work is done. Raises MissingFileError.
+
+    A folder that is not there can be created in one that is.
+    """
+    if output is None or context.resilient_parsing:
+        return output
+    # Below a file `exists` is False as well, and the file is what is in the way.
+    place = output if output.exists() else next(each for each in output.absolute().parents if os.path.lexists(each))
+    if place != output and not place.is_dir():
+        problem = os.strerror(errno.ENOTDIR)
+    elif not os.access(place, os.W_OK):
+        problem = os.strerror(errno.EACCES)
+    else:
+        return output
+    from torchlocks.core.errors import MissingFileError
+
+    raise MissingFileError(f"The file cannot be written: {problem}.", where=str(output), fix="name another with -o")
 
 
 def write_or_print(text: str, output: Path | None, *, folder: bool = False) -> None:

@@ -12,6 +12,7 @@ from torchlocks.cli.commands.shared import (
     mirror_option,
     note_environment,
     record_source,
+    writable,
     write_or_print,
 )
 
@@ -129,7 +130,14 @@ def attestations(
 @click.command()
 @locked_options
 @click.option("--format", "form", type=click.Choice(["cyclonedx", "spdx"]), default="cyclonedx", show_default=True)
-@click.option("-o", "--output", type=click.Path(path_type=Path), default=None, help="File to write (default: print).")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    default=None,
+    callback=writable,
+    help="File to write (default: print).",
+)
 def sbom(name: str, platform: str | None, environment: str | None, form: str, output: Path | None) -> None:
     """Write the bill of materials of a lock: CycloneDX 1.6 or SPDX 2.3, as JSON."""
     from torchlocks.export.environment import find_locked

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from torchlocks.cli.commands.shared import locking_options, record_source, scheduler_option, write_or_print
+from torchlocks.cli.commands.shared import locking_options, record_source, scheduler_option, writable, write_or_print
 
 if TYPE_CHECKING:
     from torchlocks.locking.options import LockOptions
@@ -100,7 +100,12 @@ def refresh(
 @allow_option
 @click.option("--since", default=None, metavar="REV", help="Lock nothing: describe changes since a git revision.")
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), default=None, help="File to write (default: reports/update.md)."
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    default=None,
+    callback=writable,
+    help="File to write (default: reports/update.md).",
 )
 def update_all(
     env_name: str | None,
