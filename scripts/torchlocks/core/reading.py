@@ -144,5 +144,5 @@ def _may_be_costly(text: str) -> bool:
         brackets > DEEPEST
         or " " * DEEPEST in text
         or re.search(r"(?:[-?:][ \t]+){8}", text) is not None
-        or re.search(r"(?:^|[\s\[{,])&\S", text) is not None
+        or ("&" in text and re.search(r"(?:^|[\s\[{,])&\S", text) is not None)
     )

@@ -49,6 +49,7 @@ def virtual_record(name: str, version: str, build: str) -> PackageRecord | None:
         return None
 
 
+@lru_cache(maxsize=8192)
 def spec_name(spec: str) -> str:
     """Return the package name of a spec: numpy of `conda-forge::numpy >=2`."""
     parsed = parse_spec(spec)
