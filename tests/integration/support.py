@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import yaml
 
 from preloaded import run_torchlocks
+from torchlocks.core.layout import Layout
+from torchlocks.matrix.load import load_matrix
+from torchlocks.publish.metapackages import update_generated
+
+ROOT = Path(__file__).resolve().parents[2]
+
 
 SNAPSHOT = os.environ.get("TORCHLOCKS_SNAPSHOT")
 
@@ -21,6 +29,25 @@ needs_snapshot = pytest.mark.skipif(not SNAPSHOT, reason="needs real channel rec
 def torchlocks(root: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the command in a checkout, as a user would."""
     return run_torchlocks(arguments, cwd=root, env={**os.environ, **environment})
+
+
+def few_environments(root: Path, *rows: str) -> Layout:
+    """A checkout with these rows of the matrix alone, without variants: templates, locks and recipes.
+
+    What reads every lock takes a moment in it, and what it finds does not depend on how many there are.
+    """
+    root.mkdir(exist_ok=True)
+    for name in ("environment-cpu.yml", "environment-gpu.yml", "LICENSE"):
+        shutil.copy(ROOT / name, root)
+    document = yaml.safe_load((ROOT / "matrix.yml").read_text(encoding="utf-8"))
+    document["environments"] = {row: {**document["environments"][row], "variants": {}} for row in rows}
+    (root / "matrix.yml").write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+    for row in rows:
+        shutil.copytree(ROOT / "locks" / row, root / "locks" / row)
+    shutil.copytree(ROOT / "recipes", root / "recipes")
+    layout = Layout(root)
+    update_generated(layout, load_matrix(layout.matrix))
+    return layout
 
 
 @contextmanager

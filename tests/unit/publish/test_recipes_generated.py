@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rattler import MatchSpec
 
+from support import few_environments
 from torchlocks.check.repository import check_repository
 from torchlocks.check.rules.recipes import RULE, check_recipes
 from torchlocks.core.errors import RecipeError
@@ -17,6 +17,7 @@ from torchlocks.core.layout import Layout
 from torchlocks.lockfile.formats import PIXI, read_lock, to_record
 from torchlocks.lockfile.models import LockedPackage
 from torchlocks.matrix.load import load_matrix
+from torchlocks.matrix.model import Matrix
 from torchlocks.publish.build import require_current
 from torchlocks.publish.metapackages import (
     Metapackage,
@@ -39,11 +40,13 @@ def packages() -> tuple[Metapackage, ...]:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Layout:
-    """A copy of what the recipes are made from, and of the recipes."""
-    shutil.copy(LAYOUT.matrix, tmp_path)
-    for name in ("locks", "recipes"):
-        shutil.copytree(LAYOUT.root / name, tmp_path / name)
-    return Layout(tmp_path)
+    """A checkout of a few environments: the generated files of all are compared with the committed ones below."""
+    return few_environments(tmp_path, "cpu", "gpu-cu124")
+
+
+@pytest.fixture
+def matrix(checkout: Layout) -> Matrix:
+    return load_matrix(checkout.matrix)
 
 
 def test_there_is_one_metapackage_a_target(packages: tuple[Metapackage, ...]) -> None:
@@ -111,10 +114,7 @@ def test_the_committed_files_are_current() -> None:
 
 
 @pytest.mark.parametrize("name", ["torch-env/recipe.yaml", "conda_build_config.yaml"])
-def test_an_edited_file_is_found_and_fixed(checkout: Layout, name: str) -> None:
-    # The files of a few environments: those of all are compared above.
-    matrix = MATRIX.model_copy(update={"rows": {row: MATRIX.rows[row] for row in ("cpu", "gpu-cu118", "gpu-cu124")}})
-    update_generated(checkout, matrix)
+def test_an_edited_file_is_found_and_fixed(checkout: Layout, matrix: Matrix, name: str) -> None:
     path = checkout.recipes / name
     text = path.read_text()
     edited = re.sub(r"(\d\.\d+)\.\d+\b", r"\1.99", text, count=1)
@@ -131,32 +131,30 @@ def test_an_edited_file_is_found_and_fixed(checkout: Layout, name: str) -> None:
     assert check_recipes(checkout, matrix).findings == ()
 
 
-def test_a_lock_that_moved_on_is_found(checkout: Layout) -> None:
+def test_a_lock_that_moved_on_is_found(checkout: Layout, matrix: Matrix) -> None:
     lock = checkout.locks / "cpu" / PIXI
     text = lock.read_text()
     version = re.search(r"/numpy-(\d+\.\d+\.\d+)-py312\w+_\d", text)
     assert version
     lock.write_text(text.replace(f"numpy-{version[1]}-", "numpy-2.4.99-"))
-    for name in ("environment-cpu.yml", "environment-gpu.yml"):
-        shutil.copy(LAYOUT.root / name, checkout.root)
-    report = check_repository(checkout, MATRIX, content_hash=lambda *_: "")
+    report = check_repository(checkout, matrix, content_hash=lambda *_: "")
     assert {f.path for f in report.findings if f.rule == RULE} == {
         "recipes/torch-env/recipe.yaml",
         "recipes/conda_build_config.yaml",
     }
 
 
-def test_a_lock_that_cannot_be_read_is_no_verdict(checkout: Layout) -> None:
+def test_a_lock_that_cannot_be_read_is_no_verdict(checkout: Layout, matrix: Matrix) -> None:
     (checkout.locks / "cpu" / PIXI).write_text("<<<<<<< ours\n")
-    report = check_recipes(checkout, MATRIX)
+    report = check_recipes(checkout, matrix)
     assert report.findings == ()
     assert [(skip.rule, "conflicts" in skip.reason) for skip in report.skipped] == [(RULE, True)]
 
 
-def test_a_broken_template_is_an_error_with_its_line(checkout: Layout) -> None:
+def test_a_broken_template_is_an_error_with_its_line(checkout: Layout, matrix: Matrix) -> None:
     template = checkout.recipes / "torch-env" / "recipe.yaml.in"
     template.write_text("one\n<% for x in %>\n")
     with pytest.raises(RecipeError) as caught:
         recipe_text(template, ())
     assert caught.value.where == f"{template}:2"
-    assert [f.rule for f in check_recipes(checkout, MATRIX).findings] == [RULE]
+    assert [f.rule for f in check_recipes(checkout, matrix).findings] == [RULE]
