@@ -37,15 +37,23 @@ def few_environments(root: Path, *rows: str) -> Layout:
     What reads every lock takes a moment in it, and what it finds does not depend on how many there are.
     """
     root.mkdir(exist_ok=True)
-    for name in ("environment-cpu.yml", "environment-gpu.yml", "LICENSE"):
+    for name in ("matrix.yml", "environment-cpu.yml", "environment-gpu.yml", "LICENSE"):
         shutil.copy(ROOT / name, root)
-    document = yaml.safe_load((ROOT / "matrix.yml").read_text(encoding="utf-8"))
-    document["environments"] = {row: {**document["environments"][row], "variants": {}} for row in rows}
-    (root / "matrix.yml").write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
     for row in rows:
         shutil.copytree(ROOT / "locks" / row, root / "locks" / row)
     shutil.copytree(ROOT / "recipes", root / "recipes")
+    return keep_environments(root, *rows)
+
+
+def keep_environments(root: Path, *rows: str) -> Layout:
+    """Remove all other rows and all variants from a checkout."""
     layout = Layout(root)
+    document = yaml.safe_load(layout.matrix.read_text(encoding="utf-8"))
+    document["environments"] = {row: {**document["environments"][row], "variants": {}} for row in rows}
+    layout.matrix.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+    for folder in layout.locks.iterdir():
+        if folder.is_dir() and folder.name not in rows:
+            shutil.rmtree(folder)
     update_generated(layout, load_matrix(layout.matrix))
     return layout
 
