@@ -50,7 +50,7 @@ def growth_in_environments(layout: Layout, ground: Ground, largest: int, progres
                 copy_inputs(layout, checkout)
                 _write_matrix(layout, checkout, rows, size)
                 here = Ground(checkout=checkout, place=ground.place, snapshot=ground.snapshot)
-                # Short runs are repeated: one of them says little.
+                # Short runs are repeated: one alone is not reliable.
                 rounds = 3 if size <= 30 else 1
                 lock_costs.append(cost_of(lock_command(here, "--force"), rounds))
                 seconds_of(lock_command(here))

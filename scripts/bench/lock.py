@@ -75,7 +75,7 @@ def measure_locks(ground: Ground, rounds: int, progress: Progress) -> Iterator[M
     again = Side(name=f"the matrix, {len(targets)} cells, nothing to do", commands=(lock_command(ground),))
     start = Side(name="a start of Python", commands=(command(sys.executable, "-c", "pass"),))
     yield compare(GROUP, everything, _conda_lock(ground, targets), max(1, rounds // 2), progress)
-    # What --force writes is not remembered; without it once, there is nothing to do.
+    # What --force writes is not cached; without it once, there is nothing to do.
     seconds_of(lock_command(ground))
     yield compare(GROUP, again, everything, max(1, rounds // 2), progress)
     check = Side(name="check everything", commands=(command(BIN / "torchlocks", "check", cwd=ground.checkout),))

@@ -100,8 +100,8 @@ def _curves(curves: Sequence[Curve]) -> list[str]:
             if each.stages:
                 total = sum(each.stages.values())
                 parts = sorted(each.stages.items(), key=lambda item: -item[1])
-                said = ", ".join(f"{stage} {_seconds(value)} ({value / total:.0%})" for stage, value in parts)
-                lines += ["", f"Where the time of `{each.name}` goes, stage by stage on one core: {said}."]
+                stages = ", ".join(f"{stage} {_seconds(value)} ({value / total:.0%})" for stage, value in parts)
+                lines += ["", f"Where the time of `{each.name}` goes, stage by stage on one core: {stages}."]
     return lines
 
 
@@ -166,7 +166,7 @@ def _growth(axes: Axes, curves: Sequence[Curve]) -> None:
         # What linear growth to the last point would have been.
         linear = [each.seconds[-1] * size / each.sizes[-1] for size in each.sizes]
         axes.loglog(each.sizes, linear, linestyle=":", color=line.get_color(), linewidth=0.8)
-    # Nothing is said below the fastest run: linear lines would go on to nothing.
+    # Nothing is drawn below the fastest run: linear lines would go on to nothing.
     axes.set_ylim(bottom=min(min(each.seconds) for each in curves) / 2)
     axes.set_xticks(curves[0].sizes, [f"{size:g}" for size in curves[0].sizes])
     axes.xaxis.set_minor_formatter(NullFormatter())

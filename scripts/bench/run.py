@@ -140,7 +140,7 @@ def _peak(side: Side) -> float | None:
 
 
 def _peak_of(what: Command) -> float:
-    """Memory that processes share counts once (PSS), where the system tells.
+    """Memory that processes share counts once (PSS), where the system reports it.
 
     By looking, and not by `ru_maxrss`: on Linux a new process begins that with the memory of the one that started it.
     """
@@ -173,12 +173,12 @@ def _peak_of(what: Command) -> float:
 
 
 def _failed(what: Command, code: int, output: bytes) -> BenchError:
-    said = output.decode("utf-8", "replace").strip().splitlines()
+    lines = output.decode("utf-8", "replace").strip().splitlines()
     return BenchError(
         f"A command that was to be measured failed with {code}.",
         where=" ".join(what.arguments)[:300],
-        fix="run it by itself, and mend what it says",
-        details="\n".join(f"  {line}" for line in said[-10:]) or None,
+        fix="run it by itself, and correct what it reports",
+        details="\n".join(f"  {line}" for line in lines[-10:]) or None,
     )
 
 

@@ -1,6 +1,6 @@
 """The command line: errors and exit codes. The verbs are in `verbs` and `commands`.
 
-Only cheap imports here: what `quick` answers is answered before click is imported.
+Only cheap imports here: what `quick` handles ends before click is imported.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Run git without a terminal: in this checkout, or in a new repository that holds one commit of another.
+"""Run git without a terminal: in this checkout, or in a new repository with one commit of another.
 
 git takes commands to run from the configuration of the repository that it works in, and fetches what a partial clone
 lacks when an object is read. So it never runs in a repository that an argument or a lock names: `fetch_commit` brings

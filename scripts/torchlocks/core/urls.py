@@ -71,7 +71,7 @@ def file_path(url: str) -> Path:
 
 
 def strip_credentials(url: str) -> str:
-    """Return `url` without user, password, token, query and fragment, as environments and reports hold it.
+    """Return `url` without user, password, token, query and fragment, as environments and reports record it.
 
     A token is found as conda finds it, anywhere in the path. What is no URL is masked.
     """

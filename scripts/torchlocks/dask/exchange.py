@@ -1,4 +1,4 @@
-"""An executor that sends tasks to Dask's workers as JSON text, and parses their answers."""
+"""An executor that sends tasks to Dask's workers as JSON text, and parses their results."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torchlocks.dask.worker import perform
 
 
 class Exchange(Executor):
-    """Submits tasks as text to the workers of `client`, and parses their answers.
+    """Submits tasks as text to the workers of `client`, and parses their results.
 
     `versions` are required of a worker; `records` is the name of the snapshot that was sent to the workers.
     """

@@ -171,7 +171,7 @@ def same_versions(client: Any, names: Sequence[str]) -> dict[str, str | None]:
 
 
 def ask_all(client: Any, function: Callable[[], str]) -> dict[str, Any]:
-    """Run `function` on all workers, and return their answers by address, parsed as JSON.
+    """Run `function` on all workers, and return their results by address, parsed as JSON.
 
     Raises FleetError, with the worker's name, if one fails or its answer is not JSON.
     """

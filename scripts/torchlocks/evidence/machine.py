@@ -40,7 +40,7 @@ _ARCHITECTURES: dict[str, Literal["x86_64", "aarch64", "arm64", "ppc64le"]] = {
 def machine_of(host: Host, *, with_gpus: bool) -> Machine:
     """Return the kind of a report's host. `with_gpus`: name its GPUs and driver.
 
-    Only what is recognised is taken over, since the texts of a host can hold anything. Raises EvidenceError if the
+    Only what is recognised is taken over, since the texts of a host can contain anything. Raises EvidenceError if the
     processor is of no known kind.
     """
     architecture = _ARCHITECTURES.get(host.machine.lower())

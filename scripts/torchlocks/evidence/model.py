@@ -1,7 +1,7 @@
 """The format of an evidence record: an allow-list of public facts, as a pydantic model.
 
 Records are committed and published, so nothing may be in them that identifies a machine or a person who did not ask
-for it. Every text field has a pattern of what it may hold; `evidence.schema.json` is generated from these models.
+for it. Every text field has a pattern of what it may contain; `evidence.schema.json` is generated from these models.
 """
 
 from __future__ import annotations

@@ -256,7 +256,7 @@ def _references(package: LockedPackage) -> Iterator[tuple[str, str]]:
     """Yield the licences of a package without an SPDX id, and a text for each (section 10)."""
     licence = read_licence(package.license)
     if licence.text and licence.expression is None:
-        yield _reference(licence.text), f"The channel's record says: {licence.text}"
+        yield _reference(licence.text), f"The channel's record: {licence.text}"
     elif licence.expression:
         for word in licence.expression.replace("(", " ").replace(")", " ").split():
             if word.startswith("LicenseRef-"):
@@ -271,7 +271,7 @@ def _reference(text: str) -> str:
 
 
 def _spdx_id(number: int, package: LockedPackage) -> str:
-    # Names may hold characters that ids may not; the number keeps two such names apart.
+    # Names may contain characters that ids may not; the number keeps two such names apart.
     return f"SPDXRef-{number}-" + "".join(
         c if c.isascii() and (c.isalnum() or c in ".-") else "-" for c in package.name
     )

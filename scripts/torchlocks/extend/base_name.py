@@ -77,7 +77,7 @@ def name_base(text: str, repository: str | None, folder: Path) -> BaseName:
 def must_hold_no_secret(url: str) -> None:
     """Raise BaseLockError for a URL with a password, a token, or (over http) a user name in it."""
     parts = urlsplit(url) if "://" in url else None
-    # The user of ssh://git@host is no secret; over http a token often stands in its place.
+    # The user of ssh://git@host is no secret; over http it is often a token.
     web = parts is not None and parts.scheme in ("http", "https")
     token = re.search(r"/t/([^/]+)", parts.path) if parts else None
     secret = parts is not None and (

@@ -54,17 +54,17 @@ def diagnose(
     that need not be built, with their verdicts. Raises NoSuchRowError if there are none.
     """
     names = with_packages(matrix, host.platform, needed) if needed else list(matrix.rows)
-    judged = tuple(judge(matrix, name, host, limits) for name in names if locked is None or name in locked)
-    chosen = best(judged)
+    results = tuple(check_environment(matrix, name, host, limits) for name in names if locked is None or name in locked)
+    chosen = best(results)
     options = ""
     if chosen is not None and chosen.env not in matrix.rows:
         target = matrix.target(chosen.env, host.platform)
         options = f" PY={target.python} TORCH={target.pytorch}"
     there = dict(installed or {})
-    advice = tuple(_advice(judged, chosen, host, there, options))
+    advice = tuple(_advice(results, chosen, host, there, options))
     return Diagnosis(
         host=host,
-        results=judged,
+        results=results,
         best=chosen.env if chosen else None,
         advice=advice,
         installed=there,
@@ -87,7 +87,7 @@ def with_packages(matrix: Matrix, platform: str, needed: Collection[str]) -> lis
     return sorted(found, key=lambda name: name not in matrix.rows)
 
 
-def judge(matrix: Matrix, env: str, host: Host, limits: Limits | None = None) -> Compatibility:
+def check_environment(matrix: Matrix, env: str, host: Host, limits: Limits | None = None) -> Compatibility:
     """Return the compatibility of one environment. Raises NoSuchRowError when there is none of that name."""
     row = matrix.environment(env)
     if host.platform in row.platforms:
@@ -133,7 +133,7 @@ def limits_of_locks(locks: Path, platform: str) -> Limits:
     return limits
 
 
-def best(judged: Iterable[Compatibility]) -> Compatibility | None:
+def best(results: Iterable[Compatibility]) -> Compatibility | None:
     """Return the environment to use: most GPUs, machine code rather than PTX, newest CUDA; else the CPU's.
 
     One whose driver is right, while the GPUs are not here or not known, is taken where none is known to run.
@@ -145,7 +145,7 @@ def best(judged: Iterable[Compatibility]) -> Compatibility | None:
 
     possible = [
         result
-        for result in judged
+        for result in results
         if result.state != "does-not-run"
         and not any(reason.weight == "open" and reason.kind not in ("no-gpu", "not-known") for reason in result.reasons)
     ]
@@ -208,7 +208,7 @@ def describe_gpus(host: Host) -> list[str]:
 
 
 def _advice(
-    judged: tuple[Compatibility, ...],
+    results: tuple[Compatibility, ...],
     chosen: Compatibility | None,
     host: Host,
     installed: Mapping[str, bool | None],
@@ -225,16 +225,16 @@ def _advice(
         advice.append(f"Build {chosen.env}, the best for this machine: make env-gpu CUDA={chosen.cuda}{options}")
     else:
         advice.append(f"Build the CPU environment: make env-cpu{options}")
-    if any(reason.kind == "no-driver" for result in judged for reason in result.reasons):
+    if any(reason.kind == "no-driver" for result in results for reason in result.reasons):
         advice.append("Build a CUDA environment here for a machine that has a GPU: make env-gpu CUDA=…")
         advice.append(
             "Ask what runs there: torchlocks doctor --json > host.json there, torchlocks doctor --host host.json here"
         )
     system = (
-        reason.fix for result in judged for reason in result.reasons if reason.kind in ("glibc", "osx") and reason.fix
+        reason.fix for result in results for reason in result.reasons if reason.kind in ("glibc", "osx") and reason.fix
     )
     advice += [f"For the others, {fix}." for fix in dict.fromkeys(system)]
-    return advice + newer_driver(judged, chosen, host)
+    return advice + newer_driver(results, chosen, host)
 
 
 def _use(env: str, verified: bool | None) -> str:
@@ -246,11 +246,11 @@ def _use(env: str, verified: bool | None) -> str:
     return f"{env} is installed and failed its verification: see reports/{env}.html, then make verify ENV={env}"
 
 
-def newer_driver(judged: tuple[Compatibility, ...], chosen: Compatibility | None, host: Host) -> list[str]:
+def newer_driver(results: tuple[Compatibility, ...], chosen: Compatibility | None, host: Host) -> list[str]:
     """Return a sentence for each driver with which newer environments would run."""
     newest = Version(chosen.cuda) if chosen is not None and chosen.cuda is not None else Version("0")
     held_back: dict[str, list[str]] = {}
-    for result in judged:
+    for result in results:
         drivers = [reason.driver for reason in result.blocking]
         if result.state == "does-not-run" and drivers and Version(result.cuda or "0") > newest and None not in drivers:
             needed = max((driver for driver in drivers if driver), key=Version)

@@ -136,7 +136,7 @@ def annotations_of(locked: LockedTarget, base: BaseImage) -> dict[str, str]:
 def config_document(
     locked: LockedTarget, base: BaseImage, start: Start, prefix: str, layers: Sequence[tuple[str, str]]
 ) -> dict[str, Any]:
-    """Return the configuration; `layers` are (digest of the decompressed layer, what it holds) of the new layers."""
+    """Return the configuration; `layers` are (digest of the decompressed layer, its contents) of the new layers."""
     given = base.settings
     variables = dict(entry.partition("=")[::2] for entry in given.Env or () if "=" in entry)
     path = [f"/{prefix}/bin", *(variables.get("PATH") or _PATH).split(":")]

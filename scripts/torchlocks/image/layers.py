@@ -28,7 +28,7 @@ from torchlocks.lockfile.models import LockedPackage
 GROUPS = ("cuda", "torch", "rest")
 _TORCH = (*TORCH_NAMES, *TORCH_FAMILY, "torchtriton", "pytorch-cuda", "pytorch-gpu")
 _COPIED = 3
-"""How conda records say that the files of a package were copied."""
+"""The value of conda records for packages whose files were copied."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ def refuse_other(output: Path) -> None:
         raise ImageError(
             "A name that ends in .tar is that of a file; any other is that of a folder.",
             where=str(output),
-            fix="name another path (torchlocks image --output), or remove what is there",
+            fix="name another path (torchlocks image --output), or remove the existing file",
         )
 
 

@@ -64,7 +64,7 @@ class ImageOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class PackedLayer:
-    """A layer of the environment: what it holds, its number of packages, and its size in bytes as it is stored."""
+    """A layer of the environment: its contents, its number of packages, and its size in bytes as it is stored."""
 
     group: str
     packages: int

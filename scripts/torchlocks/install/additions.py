@@ -1,4 +1,4 @@
-"""What a user added to an environment since it was installed, so that no installation drops it without a word."""
+"""What a user added to an environment since it was installed, so that no installation removes it without a warning."""
 
 from __future__ import annotations
 

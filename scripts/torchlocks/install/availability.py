@@ -33,7 +33,7 @@ class Availability:
 def packages_available(
     lock: Lock, platform: str, options: FetchOptions | None = None, *, timeout_s: float = 3
 ) -> Availability:
-    """Whether the lock's packages can be had: from the cache, or, for one missing package asked for, from a channel.
+    """Return whether a lock's packages are available, from the cache or a channel.
 
     A quick answer: the cache is asked what it has, not whether all of it is sound, and there is one request a channel,
     without retries, for at most `timeout_s` seconds. Raises LockfileError when the lock has no
@@ -78,14 +78,14 @@ def reachable(url: str, timeout_s: float = 3) -> str | None:
 
 async def _first_that_answers(client: Client, package: LockedPackage, options: FetchOptions) -> str | None:
     *stand_ins, own = candidates(package.url, options.mirrors)
-    said = ""
+    mirrored = ""
     for url in stand_ins:
         reason = await _probe(client, url)
         if reason is None:
             return None
-        said += f"; nor from its mirror, {mask(url)}: {reason}"
+        mirrored += f"; nor from its mirror, {mask(url)}: {reason}"
     reason = await _probe(client, own)
-    return reason and reason + said
+    return reason and reason + mirrored
 
 
 class _EnoughError(Exception):

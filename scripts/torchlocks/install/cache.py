@@ -138,7 +138,7 @@ class PackageStore:
         """Move the extracted and checked package `staged` into the cache; a damaged or different entry is replaced.
 
         An entry of the same archive that another process has added meanwhile is kept, since others may link from it.
-        `staged` is a folder inside `staging()`, `walked` what is in it. `on_wait` is called if another program holds
+        `staged` is a folder inside `staging()`, `walked` its contents. `on_wait` is called if another program holds
         the cache. Raises OSError if the move fails.
         """
         name = self._name(package)

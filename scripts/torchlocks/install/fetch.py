@@ -135,7 +135,7 @@ def _cache_errors(root: Path) -> Iterator[None]:
 
 
 def _require_room(packages: Sequence[LockedPackage], folder: Path) -> None:
-    """Raise DiskFullError if the packages cannot fit, extracted, together with the largest archive."""
+    """Raise DiskFullError if there is no space for the extracted packages together with the largest archive."""
     archives = [each.size or 0 for each in packages]
     needed = round(sum(archives) * EXTRACTED) + max(archives, default=0)
     require_space(

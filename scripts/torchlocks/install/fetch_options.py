@@ -112,5 +112,5 @@ def with_variables(
                     fix=f"set {name}, or name a lock without credentials.",
                 )
             values[name] = value
-        progress.say(f"{host} is sent the value of {' and '.join(names)} as credentials, as the lock says")
+        progress.say(f"{host} is sent the value of {' and '.join(names)} as credentials, since the lock names them")
     return replace(options, variables=values)

@@ -187,7 +187,7 @@ class FetchRun:
         # A file of a local channel could have been replaced since it was hashed.
         if (package.sha256 or sha256) != sha256 or (package.md5 or md5) != md5:
             raise IntegrityError(
-                f"{package.file_name} is not what the lock says: its hash is another.",
+                f"{package.file_name} differs from the lock: it has another hash.",
                 where=mask(package.url),
                 fix="lock again, if the channel has rebuilt it.",
             )
@@ -218,7 +218,7 @@ def _as_error(package: LockedPackage, failures: Sequence[tuple[str, BrokenError]
     wrong = next((failure for failure in failures if failure[1].kind == "wrong"), None)
     if wrong is not None:
         return IntegrityError(
-            f"{package.file_name} is not what the lock says: {wrong[1].why}.",
+            f"{package.file_name} differs from the lock: {wrong[1].why}.",
             where=mask(wrong[0]),
             fix="the channel has been built anew since it was locked: lock again."
             if wrong[0].startswith("file:")

@@ -36,7 +36,7 @@ class Findings:
 
     `extra` are files that no package brought; files of `pip` packages and bytecode are not among them. `shadows` are
     sentences: what can make `import torch` load something else than the environment's package. `repaired` are the
-    paths that were put back.
+    paths that were restored.
     """
 
     prefix: Path

@@ -56,7 +56,7 @@ def fsck(
 ) -> Findings:
     """Compare every file of the environment at `prefix` with what its packages installed.
 
-    With `fix`, damaged and missing files are put back, each in one step, out of the package cache (a package that is
+    With `fix`, damaged and missing files are restored, each in one step, out of the package cache (a package that is
     not there is fetched), and modes are set; what pip or the user added stays. The findings are then those after the
     repair.
 
@@ -266,7 +266,7 @@ def _shadows(prefix: Path, extra: list[str]) -> Iterator[str]:
             yield f"{path} runs whenever Python starts, and no package brought it"
     for where in _outside(prefix):
         if (where / "torch").is_dir() or (where / "torch.py").is_file():
-            yield f"{where} holds another torch, which Python finds first"
+            yield f"{where} contains another torch, which Python finds first"
 
 
 def _outside(prefix: Path) -> Iterator[Path]:

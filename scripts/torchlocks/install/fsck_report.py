@@ -12,7 +12,7 @@ def as_text(findings: Findings) -> str:
     """A line a finding, worst first, and a summary."""
     lines = [f"{damage.kind}: {damage.path} ({damage.package}): {damage.why}" for damage in findings.damaged]
     lines += [f"shadows torch: {sentence}" for sentence in findings.shadows]
-    lines += [f"put back: {path}" for path in findings.repaired]
+    lines += [f"restored: {path}" for path in findings.repaired]
     lines += [f"extra: {path}" for path in findings.extra]
     lines += [f"installed by pip: {package.name} {package.version}, {package.files} files" for package in findings.pip]
     found = (

@@ -122,7 +122,7 @@ def install_environment(
                 write_provenance(new, made)
                 swap.put_in_place(new, prefix)
             except BaseException:
-                # Interrupted after the exchange, the folder holds the old environment: `repair` will keep it.
+                # Interrupted after the exchange, the folder contains the old environment: `repair` will keep it.
                 there = read_provenance(prefix)
                 if there is None or there.install_id != install_id:
                     swap.discard(new, prefix)
@@ -144,7 +144,7 @@ def not_in_place(error: OSError, prefix: Path) -> InstallError | BusyError:
             fix="close the programs that run in it, also shells and notebooks; what was there is untouched.",
         )
     return InstallError(
-        f"The environment cannot be put in place: {error.strerror or error}.",
+        f"The environment cannot be installed: {error.strerror or error}.",
         where=where,
         fix="check that the folder can be written to; what was there is untouched.",
     )
@@ -161,7 +161,7 @@ def clean_leftovers(prefix: Path, progress: Progress) -> None:
 def rollback(prefix: Path, *, progress: Progress, wait_s: float | None = None) -> Provenance | None:
     """Put the previous environment back in the place of the one at `prefix`, and keep that one as the previous.
 
-    Returns the provenance of what is there now. Raises MissingFileError when there is no previous environment,
+    Returns the provenance of the current environment. Raises MissingFileError when there is no previous environment,
     BusyError, and InstallError when the file system refuses.
     """
     prefix = final_path(prefix)
@@ -221,7 +221,7 @@ def _refuse_foreign(prefix: Path) -> None:
 
 
 def _require_room(entries: Mapping[LockedPackage, Entry], prefix: Path) -> None:
-    """Raise DiskFullError when files have to be copied (another file system than the cache's) and cannot fit."""
+    """Raise DiskFullError when files have to be copied (another file system than the cache's) and there is no space."""
 
     from torchlocks.install.package_files import read_paths
 

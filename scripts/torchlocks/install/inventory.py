@@ -1,7 +1,7 @@
 """What an installation wrote, noted in the environment: `conda-meta/torchlocks-files`, a JSON file.
 
-A package's record holds hashes of the package's files, but none of the record itself, and no modes. So the hash of each
-record, the archive that it stands for, the history and the modes of all files are noted when they are written. `fsck`
+A package's record contains hashes of the package's files, but none of the record itself, and no modes. So the hash of
+each record, its archive, the history and the modes of all files are noted when they are written. `fsck`
 compares; the note's own hash is part of the provenance (`files_sha256`). Environments of other tools have no note.
 """
 

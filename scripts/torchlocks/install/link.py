@@ -143,8 +143,8 @@ def _can_write(cache: Path) -> bool:
 def _record(package: LockedPackage, entry: Entry, corrected: bool) -> RepoDataRecord:
     """The package's own record, with the hashes of its archive.
 
-    A pixi lock holds the channel's record, with corrections that were made after the package was built; the other
-    formats hold a part of it (conda-lock v1 has no constraints and merges dependencies) or nothing.
+    A pixi lock contains the channel's record, with corrections that were made after the package was built; the other
+    formats contain a part of it (conda-lock v1 has no constraints and merges dependencies) or nothing.
     """
     own = PackageRecord.from_index_json(
         entry.folder / "info" / "index.json", size=entry.size, sha256=entry.sha256, md5=entry.md5

@@ -120,7 +120,7 @@ def refuse_misstated(folder: Path, what: str, *, contents: bool = False) -> None
     """
     if changed := first_changed(folder, contents=contents):
         raise IntegrityError(
-            f"{what} is not what its own file list says: {changed}.",
+            f"{what} differs from its own file list: {changed}.",
             where=what,
             fix="do not use this channel; report the package to whoever runs it.",
         )
@@ -163,19 +163,19 @@ def refuse_other(folder: Path, package: LockedPackage) -> None:
     """Raise IntegrityError if the package's own `info/index.json` is not that of the locked package."""
     try:
         index: Any = load_json(read_bytes(folder / "info" / "index.json", RECORD_BYTES))
-        said = {key: index.get(key) for key in ("name", "version", "build", "subdir")}
+        recorded = {key: index.get(key) for key in ("name", "version", "build", "subdir")}
         site_packages(index, package.version, package.subdir)
         specs = [*(index.get("depends") or ()), *(index.get("constrains") or ())]
         if any(not isinstance(spec, str) or is_costly_spec(spec) for spec in specs):
             raise ValueError("a dependency is no match spec")
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise IntegrityError(f"{package.file_name} has no readable info/index.json.", where=package.url) from error
-    for key, value in said.items():
+    for key, value in recorded.items():
         locked = getattr(package, key)
         # Packages from before 2017 do not name their subdir.
         if value != locked and not (key == "subdir" and value is None):
             raise IntegrityError(
-                f"{package.file_name} says of itself that its {key} is {value!r}; the lock says {locked!r}.",
+                f"The {key} inside {package.file_name} is {value!r}; the lock has {locked!r}.",
                 where=package.url,
                 fix="lock again; if it stays, the channel's index does not match its packages.",
             )

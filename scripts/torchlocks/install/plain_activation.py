@@ -21,7 +21,7 @@ FOREIGN = ("CONDA_PREFIX", "CONDA_SHLVL", "CONDA_DEFAULT_ENV", "CONDA_PROMPT_MOD
 def plain_activation(prefix: str, base: Mapping[str, str]) -> dict[str, str] | None:
     """Return `base` as it is after the environment at the absolute path `prefix` was activated.
 
-    None where only a shell can tell: on Windows, for an environment with activation scripts or variables, where bash
+    None where only a shell knows: on Windows, for an environment with activation scripts or variables, where bash
     reads a file of the user first (`BASH_ENV`), and where there is no environment or no `PATH`.
     """
     if os.name != "posix" or not base.get("PATH") or base.get("BASH_ENV"):

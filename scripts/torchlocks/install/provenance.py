@@ -3,8 +3,8 @@
 It has no extension because every conda client takes each `conda-meta/*.json` for a package record: py-rattler
 and conda both refuse an environment in which one is not.
 
-Whether there is anything to do is judged in `current`, which imports next to nothing, so that `make env-cpu` on
-an environment that is up to date answers in milliseconds.
+Whether there is anything to do is decided in `up_to_date`, which imports next to nothing, so that `make env-cpu` on
+an environment that is up to date ends in milliseconds.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def record_names(prefix: Path) -> tuple[str, ...]:
 def is_current(
     prefix: Path, lock_sha256: str, platform: str, inputs: Mapping[str, str] | None = None, *, selection: str = ""
 ) -> bool:
-    """True when `prefix` holds the environment of just this lock and nothing has been added or removed since.
+    """True if `prefix` is the environment of just this lock and nothing has been added or removed since.
 
     `selection` distinguishes the environments of one file.
 

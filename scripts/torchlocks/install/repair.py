@@ -29,7 +29,7 @@ from torchlocks.lockfile.models import LockedPackage
 
 
 def repair(prefix: Path, damaged: tuple[Damage, ...], options: FetchOptions, progress: Progress) -> list[str]:
-    """Put damaged records back, and where there are none, damaged files; return the paths that were put back.
+    """Restore damaged records, or if there are none, damaged files; return the restored paths.
 
     If records were damaged, the files they name have to be checked again. Raises InstallError when something cannot be
     repaired, and what `fetch.ensure_cached` raises.
@@ -54,7 +54,7 @@ def repair(prefix: Path, damaged: tuple[Damage, ...], options: FetchOptions, pro
         if is_disk_full(error):
             raise
         raise InstallError(
-            f"A file could not be put back: {error.strerror}.", where=str(error.filename or prefix)
+            f"A file could not be restored: {error.strerror}.", where=str(error.filename or prefix)
         ) from error
 
 
@@ -147,7 +147,7 @@ def _require_inside(prefix: Path, path: Path) -> None:
     """Raise InstallError when a file's folder, symbolic links followed, is outside of the environment."""
     if not path.parent.resolve().is_relative_to(prefix.resolve()):
         raise InstallError(
-            "A file that is to be put back is outside of the environment, through a symbolic link.",
+            "A file to restore is outside of the environment, through a symbolic link.",
             where=str(path),
             fix="remove the link, or install the environment again.",
         )

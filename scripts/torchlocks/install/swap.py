@@ -132,7 +132,7 @@ def rollback(prefix: Path) -> None:
             hidden(prefix, "swap").unlink(missing_ok=True)
     except OSError as error:
         raise InstallError(
-            f"The previous environment could not be put back: {error.strerror}.", where=str(prefix)
+            f"The previous environment could not be restored: {error.strerror}.", where=str(prefix)
         ) from error
 
 

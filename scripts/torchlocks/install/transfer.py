@@ -1,7 +1,7 @@
 """Resumable download of one file through py-rattler's client, with stalls detected and failures classified.
 
 py-rattler moves the bytes, with its credentials, proxies and protocols (https, oci, s3, gcs). Its own retrying covers
-only answers that are errors, not bodies that break off, and its time-out would also end a download that is slow but
+only responses that are errors, not bodies that break off, and its time-out would also end a download that is slow but
 alive; so both are dealt with here.
 """
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rattler import Client
 
 _STATUS = re.compile(r"HTTP status (?:client|server) error \((\d{3})([^)]*)\)")
-# The answers after which the same request may well succeed (RFC 9110 and 6585).
+# The responses after which the same request may well succeed (RFC 9110 and 6585).
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 # Length in bytes of the prefix that detects a restarted response.
@@ -162,7 +162,7 @@ class Download:
         if self._package.size is None and self._received > MOST:
             raise BrokenError(f"the server sends more than {MOST >> 30} GiB", "wrong")
         if self._package.size is not None and self._received > self._package.size:
-            raise BrokenError("the server sends more than the lock says", "wrong")
+            raise BrokenError("the server sends more than the lock's size", "wrong")
 
 
 class _Sink:
@@ -191,10 +191,10 @@ class _Sink:
 def not_as_locked(package: LockedPackage, size: int, found: str) -> str | None:
     """How a file of `size` bytes with the hash `found` differs from the locked one; None when it does not."""
     if package.size is not None and size != package.size:
-        return f"it has {size} bytes; the lock says {package.size}"
+        return f"it has {size} bytes; the lock has {package.size}"
     wanted = package.sha256 or package.md5
     if found != wanted:
-        return f"its {'SHA-256' if package.sha256 else 'MD5'} sum is {found}; the lock says {wanted}"
+        return f"its {'SHA-256' if package.sha256 else 'MD5'} sum is {found}; the lock has {wanted}"
     return None
 
 

@@ -2,7 +2,7 @@
 
 py-rattler's `extract` holds the interpreter's lock until it is done: in this process, one big package would stop all
 downloads, the progress bar and Ctrl-C for seconds, and only one core would work. The other end is this module, run
-with `-m`: it reads lines of JSON, `[archive, folder]`, and answers each with `{"sha256": …, "md5": …}` or
+with `-m`: it reads lines of JSON, `[archive, folder]`, and prints for each `{"sha256": …, "md5": …}` or
 `{"error": …}`. Its input ends when the parent dies, however that happens, and then it ends too.
 """
 

@@ -146,7 +146,7 @@ def has_leftovers(prefix: str) -> bool:
 
 
 def quick_answer(arguments: Sequence[str]) -> str | None:
-    """What `torchlocks env cpu …`, as make calls it in a checkout, answers where there is nothing to do.
+    """What `torchlocks env cpu …`, as make calls it in a checkout, prints if there is nothing to do.
 
     None for all else: other verbs and options, other places, mistakes, and work to do are the command line's.
     """

@@ -80,7 +80,7 @@ def summary_markdown(matrix: Matrix, proven: Mapping[str, str] | None = None) ->
 
 
 def with_table(text: str, table: str) -> str:
-    """Return a Markdown text with `table` in place of the table that has the same columns; unchanged without one."""
+    """Return a Markdown text where `table` replaces the table that has the same columns; unchanged without one."""
     lines, header = text.splitlines(keepends=True), table.splitlines(keepends=True)[0]
     if header not in lines:
         return text

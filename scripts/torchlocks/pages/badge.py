@@ -20,7 +20,7 @@ def badge(label: str, message: str, tone: Tone) -> str:
     alternative = f"{label}: {message}"
 
     def text(words: str, start: int, width: int) -> str:
-        # textLength makes it fit whatever font there is.
+        # textLength makes it fit with any font.
         return (
             f'<text x="{start + width / 2:g}" y="14" textLength="{width - 2 * _PADDING}" '
             f'lengthAdjust="spacingAndGlyphs">{escape(words)}</text>'

@@ -9,7 +9,15 @@ from packaging.version import Version
 from torchlocks.core.errors import MissingFileError, NoSuchRowError, UnfitHostError
 from torchlocks.core.layout import Layout
 from torchlocks.host.compatibility import check_compatibility, needs_of
-from torchlocks.host.doctor import Limits, best, check_gpu_environments, describe, judge, limits_of_locks, refusal
+from torchlocks.host.doctor import (
+    Limits,
+    best,
+    check_environment,
+    check_gpu_environments,
+    describe,
+    limits_of_locks,
+    refusal,
+)
 from torchlocks.host.needs import Compatibility
 from torchlocks.host.record import Host
 from torchlocks.install.provenance import Provenance, read_provenance
@@ -45,8 +53,8 @@ def choose_gpu_environment(
     """
     options = " CHANNEL=local" if local else ""
     named = None if cuda == "auto" else matrix.gpu_environment(cuda, host.platform, local=local)
-    judged = check_gpu_environments(matrix, host, local=local, limits=limits)
-    instead = best(judged)
+    results = check_gpu_environments(matrix, host, local=local, limits=limits)
+    instead = best(results)
     if require_gpu and (problem := _no_usable_gpu(host)):
         raise UnfitHostError(
             f"REQUIRE_GPU=1, and {problem}.",
@@ -54,15 +62,15 @@ def choose_gpu_environment(
             fix="run this where there is a GPU, or leave REQUIRE_GPU out to build for a machine that has one",
         )
     if named is None:
-        chosen = _automatic(judged, instead, host, options)
+        chosen = _automatic(results, instead, host, options)
         if python is None and pytorch is None:
             return chosen
         named = chosen.env
     if not local:
         named = matrix.variant(named, host.platform, python=python, pytorch=pytorch)
-        result = judge(matrix, named, host, limits)
+        result = check_environment(matrix, named, host, limits)
     else:
-        result = next(each for each in judged if each.env == named)
+        result = next(each for each in results if each.env == named)
     if error := refusal(result, host, instead, options=options):
         raise error
     return Choice(env=named, notes=_notes(result, host))
@@ -112,11 +120,11 @@ def _working(matrix: Matrix, name: str, found: Provenance, host: Host) -> Compat
     return result if works and (found.verified if result.cuda else found.verified is not False) else None
 
 
-def _automatic(judged: tuple[Compatibility, ...], chosen: Compatibility | None, host: Host, options: str) -> Choice:
+def _automatic(results: tuple[Compatibility, ...], chosen: Compatibility | None, host: Host, options: str) -> Choice:
     if chosen is not None:
         note = f"CUDA=auto is {chosen.cuda}, the best for {describe(host)}."
         return Choice(env=chosen.env, notes=(note, *_notes(chosen, host)))
-    versions = sorted((result.cuda for result in judged if result.cuda), key=Version)
+    versions = sorted((result.cuda for result in results if result.cuda), key=Version)
     if not versions:
         raise NoSuchRowError(f"There is no CUDA environment for {host.platform}.", fix="make env-cpu works everywhere")
     if host.problem is not None:
@@ -131,8 +139,8 @@ def _automatic(judged: tuple[Compatibility, ...], chosen: Compatibility | None, 
             fix=f"name a version, one of {', '.join(versions)} (make env-gpu CUDA=…{options}), "
             "or use the CPU environment: make env-cpu",
         )
-    unknown = [result for result in judged if result.state == "unknown"]
-    for result in judged if not unknown else ():
+    unknown = [result for result in results if result.state == "unknown"]
+    for result in results if not unknown else ():
         if error := refusal(result, host, None, options=options):
             raise error
     versions = [version for version in versions if version in {result.cuda for result in unknown}] or versions

@@ -149,7 +149,7 @@ def _choose(layout: Layout, target: Target, request: Request, fetch: FetchOption
         if available.ok:
             return lock
         reason, missing = available.reason, available.missing if request.offline else ()
-    # The local channel has one Python and one PyTorch, so it cannot stand in for a variant.
+    # The local channel has one Python and one PyTorch, so it cannot replace a variant.
     if request.channel == "conda-forge" or target.env != "cpu":
         raise packages_unavailable(
             target,

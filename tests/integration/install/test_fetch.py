@@ -100,7 +100,7 @@ def test_what_goes_wrong_once_is_tried_again(
         ("silent", ChannelUnreachableError, "time-out"),
         ("wrong", IntegrityError, "sum is"),
         ("empty", IntegrityError, "0 bytes"),
-        ("longer", IntegrityError, "more than the lock says"),
+        ("longer", IntegrityError, "more than the lock"),
     ],
 )
 def test_what_stays_wrong_is_named_with_its_package_and_url_and_poisons_nothing(
@@ -241,14 +241,14 @@ def test_a_package_with_another_hash_than_locked_is_refused_from_a_local_channel
     channel: TinyChannel, options: FetchOptions
 ) -> None:
     lock = channel.lock(packages=[replace(each, sha256="0" * 64, size=None) for each in channel.packages[:1]])
-    with pytest.raises(IntegrityError, match="the lock says 0000"):
+    with pytest.raises(IntegrityError, match="the lock has 0000"):
         fetch(lock, options)
     assert cached_names(options) == set()
 
 
 def test_a_wrong_size_is_refused(channel: TinyChannel, options: FetchOptions) -> None:
     size = (channel.packages[0].size or 0) + 1
-    with pytest.raises(IntegrityError, match=f"the lock says {size}"):
+    with pytest.raises(IntegrityError, match=f"the lock has {size}"):
         fetch(channel.lock(packages=[replace(channel.packages[0], size=size)]), options)
 
 
@@ -303,7 +303,7 @@ def test_a_platform_that_is_not_locked_is_an_error(channel: TinyChannel) -> None
 def test_a_package_with_another_name_inside_is_refused(tmp_path: Path, options: FetchOptions, key: str) -> None:
     channel = TinyChannel(tmp_path / "channel")
     channel.raw("liar", {"share/x": "x"}, index={key: "other" if key != "version" else "9"})
-    with pytest.raises(IntegrityError, match=f"its {key} is"):
+    with pytest.raises(IntegrityError, match=f"{key} inside"):
         fetch(channel.lock(), options)
     assert cached_names(options) == set()
 

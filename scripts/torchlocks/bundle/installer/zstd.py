@@ -181,5 +181,5 @@ def require_zstd(bundle: Bundle) -> Opener | None:
     raise BundleError(
         "The packages are compressed with Zstandard, and nothing on this machine can read it.",
         "run install.py with Python 3.14 or newer, install zstd (its library, command or Python module), use a conda "
-        "client as README.txt says, or make a portable bundle (PORTABLE=1).",
+        "client as README.txt describes, or make a portable bundle (PORTABLE=1).",
     )

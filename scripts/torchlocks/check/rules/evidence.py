@@ -18,7 +18,7 @@ from torchlocks.evidence.store import Past, Stored, stored, strangers
 from torchlocks.export.signatures import SUFFIX, matches
 
 REASONS = {
-    "evidence-invalid": "A record holds the fields of its schema and no others, so that nothing private is published.",
+    "evidence-invalid": "A record has the fields of its schema and no others, so that nothing private is published.",
     "evidence-name": "A record that is not where its content belongs would not be replaced by a newer one.",
     "evidence-lock": "Evidence on a lock that never was committed here proves nothing of this repository.",
     "evidence-packages": "The packages of a record are those of the lock that it names, or it was edited.",

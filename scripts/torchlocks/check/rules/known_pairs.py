@@ -90,7 +90,7 @@ def _companions(subject: Subject, tables: Mapping[str, Mapping[str, str]], sever
             else f"{_shown(package)} is not the {package.name} of {_shown(torch)}",
             package=package.name,
             fix=f"ask for `{package.name} {wanted}.*`, or for the torch that it belongs to.",
-            # An explicit file does not say for which torch the channel compiled it.
+            # An explicit file does not record for which torch the channel compiled it.
             severity="warning" if forge else severity,
         )
 

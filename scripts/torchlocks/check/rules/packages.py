@@ -24,7 +24,7 @@ def sha256_missing(subject: Subject) -> Iterator[Problem]:
                 message=f"{package.file_name} has no SHA-256, {weaker}",
                 package=package.name,
                 fix=RELOCK,
-                # Explicit files hold one hash; many tools write MD5 there.
+                # Explicit files have one hash; many tools write MD5 there.
                 severity="warning" if subject.lock.kind == "explicit" and package.md5 else "error",
             )
 

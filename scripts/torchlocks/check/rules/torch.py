@@ -204,7 +204,7 @@ def gpu_architectures(subject: Subject) -> Iterator[Problem]:
                 message=f"the row claims compute capability {capability}, which CUDA {toolkit} cannot compile for",
                 fix="correct `architectures` or `ptx` in matrix.yml.",
             )
-    # `__cuda_arch` is new (2026); records that carry it say which GPUs a package is built for.
+    # `__cuda_arch` is new (2026); records with it list the GPUs that a package is built for.
     for package in subject.packages:
         for spec in (*(package.depends or ()), *(package.constrains or ())):
             if spec_name(spec) == "__cuda_arch" and not _any_architecture(row.architectures, spec):

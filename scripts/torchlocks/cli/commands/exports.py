@@ -95,7 +95,7 @@ def _write_pixi_lock(name: str, locked: LockedTarget, folder: Path) -> None:
     elif source.resolve() != (folder / "pixi.lock").resolve():
         text = source.read_text(encoding="utf-8")
         if secret_line(text) is not None:
-            click.echo("note: the pixi.lock is not copied: it holds credentials; `pixi install` makes one", err=True)
+            click.echo("note: the pixi.lock is not copied: it contains credentials; `pixi install` makes one", err=True)
         else:
             write_or_print(text, folder / "pixi.lock")
 

@@ -37,7 +37,7 @@ def verify_on_nodes(
             f"{env_name} is not verified on {len(bad)} of {len(results)}: {', '.join(bad)}; "
             f"on {', '.join(broken)} the worker gave no verdict.",
             where=request.address,
-            fix="the lines above say why; see the workers' logs",
+            fix="the lines above have the reasons; see the workers' logs",
         )
     if bad:
         raise VerificationError(

@@ -58,7 +58,7 @@ class System(Protocol):
         """Make `link` a link to the folder `target`, with the rights of any user. Raises OSError."""
 
     def too_long(self, prefix: str, longest: int) -> str | None:
-        """Return why an environment at `prefix` cannot hold a path of `longest` characters; None if it can."""
+        """Return why an environment at `prefix` cannot have a path of `longest` characters; None if it can."""
 
     def in_use(self, error: OSError) -> bool:
         """Return whether a file or folder could not be changed because a program has it open."""
