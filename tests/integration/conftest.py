@@ -83,6 +83,11 @@ def recipes_channel(tmp_path_factory: pytest.TempPathFactory) -> BuiltChannel:
         return built
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than there are cores: of what some tests take, most is waiting."""
+    return (os.cpu_count() or 1) + 1
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Let one process of several start with what needs the environment, and the others with what does not.

@@ -93,6 +93,9 @@ def _serve(control: socket.socket) -> None:
     for name in ("conda_lock.conda_lock", "rattler"):
         import_module(name)
     for module in pkgutil.walk_packages(torchlocks.__path__, "torchlocks."):
+        # A program of its own, whose modules have other names than here: PyPI's `installer` is another one.
+        if module.name.startswith("torchlocks.bundle.install"):
+            continue
         # What an optional library is needed for, the command imports itself or fails as it does for a user.
         with suppress(ImportError):
             import_module(module.name)

@@ -70,11 +70,15 @@ def test_the_tree_is_the_same(environment: Path, tmp_path: Path, client: str) ->
 
 def test_what_clients_are_given_is_what_torchlocks_installs() -> None:
     """Where a client cannot be had: its file names the same packages, by the same hashes."""
-    for target in load_matrix(LAYOUT.matrix).targets():
-        folder = LAYOUT.locks / target.env
-        by_format = [
-            {(package.url, package.sha256) for package in read_lock(folder / name).packages[target.platform]}
-            for name in ("conda-lock.yml", "pixi.lock", explicit_name(target.platform))
-        ]
-        assert by_format[0] == by_format[1] == by_format[2]
-        assert all(sha256 for _, sha256 in by_format[0])
+    matrix = load_matrix(LAYOUT.matrix)
+    for env in matrix.environments:
+        folder = LAYOUT.locks / env
+        locks = [read_lock(folder / name) for name in ("conda-lock.yml", "pixi.lock")]
+        for target in matrix.select(env, None):
+            explicit = read_lock(folder / explicit_name(target.platform))
+            by_format = [
+                {(package.url, package.sha256) for package in lock.packages[target.platform]}
+                for lock in (*locks, explicit)
+            ]
+            assert by_format[0] == by_format[1] == by_format[2]
+            assert all(sha256 for _, sha256 in by_format[0])

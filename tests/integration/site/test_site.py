@@ -507,7 +507,8 @@ def test_the_picker_and_the_command_give_the_same_answers(site: Site, browser: B
 @needs_browser
 def test_the_comparison_is_that_of_diff(site: Site, browser: Browser, catalogue: Catalogue) -> None:
     cells = {f"{cell.target.env}/{cell.target.platform}": cell.packages for cell in catalogue.cells}
-    pairs = [(before, after) for before in cells for after in list(cells)[::3] if before != after]
+    names = list(cells)
+    pairs = [(before, after) for before in names[::7] for after in names[::3] if before != after]
     page = browser.new_page()
     page.goto(site.url("compare.html"))
     script = "(pairs) => pairs.map(([a, b]) => torchlocks.changes(a, b).map(({ name, move }) => [name, move]))"

@@ -177,11 +177,11 @@ def test_a_snapshot_that_is_none_is_refused_before_anything(checkout: Path) -> N
 
 
 def test_a_newer_matrix_is_part_of_the_update_and_of_its_account(checkout: Path) -> None:
-    run_torchlocks(["update-all", "--snapshot", SNAPSHOT, *ONE], cwd=checkout)
+    run = run_torchlocks(["update-all", "--snapshot", SNAPSHOT, *ONE], cwd=checkout)
     matrix = load_matrix(checkout / "matrix.yml")
     new = [name for name in matrix.environments if name != "cpu"]
     assert new
-    assert all((checkout / "locks" / name / "conda-lock.yml").is_file() for name in new)
+    assert all((checkout / "locks" / name / "conda-lock.yml").is_file() for name in new), run.stderr
     text = account(checkout)
     assert "### Matrix" in text
     assert all(f"new: {name}" in text.replace("\\", "") for name in new)
