@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 from torchlocks.core.errors import SolveError
@@ -33,11 +34,27 @@ class Here(Executor):
 
 
 @contextmanager
+def temporary_files_in_scratch() -> Iterator[Path]:
+    """Yield a new folder in which this process makes its temporary files meanwhile; it is deleted at the end.
+
+    Libraries that delete theirs in `atexit` functions (conda-lock) leave them in processes that end otherwise.
+    """
+    before = tempfile.tempdir
+    with tempfile.TemporaryDirectory(prefix="torchlocks-", ignore_cleanup_errors=True) as folder:
+        tempfile.tempdir = folder
+        try:
+            yield Path(folder)
+        finally:
+            tempfile.tempdir = before
+
+
+@contextmanager
 def processes(count: int, preload: Sequence[str]) -> Iterator[Executor]:
     """Yield a pool of one process for each core, at most `count`.
 
     `preload` are modules that are imported once, before the processes are forked. If the block raises, pending tasks
-    are cancelled and the processes terminated. Raises SolveError when a worker process was killed.
+    are cancelled and the processes terminated. All temporary files of the processes are deleted at the end, however
+    the processes end. Raises SolveError when a worker process was killed.
     """
     # The fork server has no threads, unlike this process; where it is not available, processes are spawned.
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() and _has_room() else "spawn"
@@ -45,7 +62,12 @@ def processes(count: int, preload: Sequence[str]) -> Iterator[Executor]:
     if method == "forkserver":
         multiprocessing.set_forkserver_preload(list(preload))
     others = set(multiprocessing.active_children())
-    with ProcessPoolExecutor(min(count, os.cpu_count() or 1), context, initializer=_leave_signals) as pool:
+    with (
+        tempfile.TemporaryDirectory(prefix="torchlocks-", ignore_cleanup_errors=True) as scratch,
+        ProcessPoolExecutor(
+            min(count, os.cpu_count() or 1), context, initializer=_start_worker, initargs=(scratch,)
+        ) as pool,
+    ):
         try:
             yield pool
         except BrokenExecutor as error:
@@ -71,6 +93,7 @@ def _has_room() -> bool:
     return len(os.fsencode(tempfile.gettempdir())) + len("/pymp-XXXXXXXX/listener-XXXXXXXX") <= 103
 
 
-def _leave_signals() -> None:
-    """Ignore Ctrl-C in a worker: the process that submitted the tasks handles it."""
+def _start_worker(scratch: str) -> None:
+    """Ignore Ctrl-C in a worker, which the submitting process handles, and make temporary files in `scratch`."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    tempfile.tempdir = scratch

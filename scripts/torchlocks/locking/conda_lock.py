@@ -40,12 +40,16 @@ def solving_in_process(solver: Solver, source: RecordSource, scratch: Path) -> I
 
     conda-lock calls the executable as it does any conda, and reads the same JSON back; what is saved is a start of
     Python and opening the channels for every cell. All other calls, and other solvers, are run as they are. The folder
-    of packages that conda-lock names to its conda, which stays empty here, goes with `scratch`.
+    of packages that conda-lock names to its conda, which stays empty here, goes with `scratch`. Another solver keeps
+    conda-lock's folder from cell to cell, with the channel records in it.
     """
+    from conda_lock import conda_solver, invoke_conda
+
     if not solver.own:
+        if invoke_conda.CONDA_PKGS_DIRS is not None and not Path(invoke_conda.CONDA_PKGS_DIRS).is_dir():
+            invoke_conda.CONDA_PKGS_DIRS = None
         yield
         return
-    from conda_lock import conda_solver, invoke_conda
 
     def run(arguments: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
         if arguments[0] != str(solver.executable):

@@ -23,7 +23,7 @@ from torchlocks.core.errors import LockfileError, SolveError, TorchlocksError
 from torchlocks.core.files import write_changed
 from torchlocks.core.layout import Layout
 from torchlocks.core.progress import Progress
-from torchlocks.core.workers import Here, processes
+from torchlocks.core.workers import Here, processes, temporary_files_in_scratch
 from torchlocks.lockfile.formats import CONDA_LOCK, PIXI, read_lock
 from torchlocks.locking.cell import Cell, CellTask, content_hash, solve_cell
 from torchlocks.locking.files import FilesTask, lock_files
@@ -257,7 +257,8 @@ def workers(
         with options.cluster(tasks) as cluster:
             yield cluster
     elif len(tasks) == 1:
-        yield Here()
+        with temporary_files_in_scratch():
+            yield Here()
     else:
         with processes(len(tasks), preload=preload) as pool:
             yield pool

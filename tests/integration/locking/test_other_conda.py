@@ -50,8 +50,12 @@ def test_another_solver_keeps_to_channel_priority_and_its_reason_is_reported(
     tmp_path: Path, said: str, errors: str, words: str
 ) -> None:
     matrix = small_matrix(tmp_path / "matrix", 1)
-    run = torchlocks(matrix.root, "lock", "--conda", str(stand_in(tmp_path, said, errors)), CONDA_FLAGS="--no-deps")
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    settings = {"CONDA_FLAGS": "--no-deps", "TMPDIR": str(temporary)}
+    run = torchlocks(matrix.root, "lock", "--conda", str(stand_in(tmp_path, said, errors)), **settings)
     assert run.returncode == 20
+    assert not list(temporary.iterdir())
     assert words in run.stderr
     assert "without a reason" not in run.stderr
     seen = json.loads((tmp_path / "seen").read_text())

@@ -30,6 +30,9 @@ from torchsuite.tier_names import TIERS
 FAILED, UNUSABLE = 1, 2
 """Exit codes: something is wrong with the environment, or it cannot be looked at."""
 
+LONGEST_SOCKET = 103
+"""Bytes in the path of a Unix socket, on macOS; Linux has four more."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The `torch-verify` command: 0 when the environment is what it is expected to be, 1 when not, 2 when unusable."""
@@ -208,11 +211,24 @@ def _variables(work: Path, sealed: bool) -> dict[str, str]:
     caches = {"TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton", "TORCH_EXTENSIONS_DIR": "extensions"}
     return {
         **outside,
+        **_temporary(work),
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
         # Inductor would leave 150 MB of them for every run, in the folder for temporary files instead of the cache's.
         "TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS": "0",
         **{name: os.fspath(work / folder) for name, folder in caches.items()},
     }
+
+
+def _temporary(work: Path) -> dict[str, str]:
+    """The variables for temporary files in the run's folder: torch's elastic agent does not delete its own.
+
+    Empty if the path is too long for the sockets that multiprocessing makes there (`pymp-XXXXXXXX/listener-XXXXXXXX`).
+    """
+    folder = work / "tmp"
+    if len(os.fsencode(folder)) + len("/pymp-XXXXXXXX/listener-XXXXXXXX") > LONGEST_SOCKET:
+        return {}
+    folder.mkdir(exist_ok=True)
+    return dict.fromkeys(("TMPDIR", "TEMP", "TMP"), os.fspath(folder))
 
 
 def _terminated(_signal: int, _frame: FrameType | None) -> None:

@@ -10,12 +10,18 @@ from pathlib import Path
 import pytest
 
 WORKING = """
+import atexit, shutil, tempfile
 from torchlocks.core.process_exit import exit_process
 from torchlocks.core.workers import processes
 
+def litter(number):
+    # As conda-lock does for its folders: worker processes do not run such functions.
+    atexit.register(shutil.rmtree, tempfile.mkdtemp(prefix="conda-lock-pkgs-"))
+    return abs(number)
+
 if __name__ == "__main__":
     with processes(2, preload=[]) as pool:
-        print(list(pool.map(abs, [-1, -2])))
+        print(list(pool.map(litter, [-1, -2])))
     exit_process(7)
 """
 

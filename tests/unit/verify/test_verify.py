@@ -6,6 +6,7 @@ import io
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -86,6 +87,22 @@ def shown(verdict: Verdict) -> str:
     out = io.StringIO()
     Console(width=200, file=out).print(summary_table(verdict))
     return out.getvalue()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="its paths are long elsewhere")
+def test_temporary_files_of_checks_are_deleted(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of torch's elastic agent, which it leaves."""
+    with tempfile.TemporaryDirectory(prefix="t-") as folder:
+        monkeypatch.setenv("TMPDIR", folder)
+        body = """
+@check("it leaves a folder")
+def test_leaving(measure: Measure) -> None:
+    import tempfile
+    measure("folder", tempfile.mkdtemp(prefix="torchelastic_"))
+"""
+        verdict = run({"test_static_leaving.py": body})
+        assert str(by_name(verdict)["test_leaving"].values["folder"]).startswith(f"{folder}/")
+        assert not list(Path(folder).iterdir())
 
 
 def test_every_outcome_reaches_the_verdict_and_the_reports(run: Run, tmp_path: Path) -> None:
