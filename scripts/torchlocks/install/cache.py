@@ -18,7 +18,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -33,12 +33,16 @@ _OWN = ".torchlocks"
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """An extracted, verified package in the cache; hashes and size (bytes) are those of its archive."""
+    """An extracted, verified package in the cache; hashes and size (bytes) are those of its archive.
+
+    `has_links` is whether there are symbolic links among its files.
+    """
 
     folder: Path
     sha256: str
     md5: str | None
     size: int | None
+    has_links: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +61,8 @@ class _Note:
     fingerprint: str
     shape: str
     info: str
+    # None in those of an older torchlocks.
+    links: bool | None = None
     # Entries that an older torchlocks accepted are checked again with the present rules.
     rules: int = 0
 
@@ -86,6 +92,29 @@ class PackageStore:
             and (self.root / name / "info" / "index.json").is_file()
         )
 
+    def recorded(self, package: LockedPackage) -> Entry | None:
+        """Return the entry of `package` as it was when it was verified; None if there is no such record.
+
+        Its files are not looked at: use it only together with `unchanged`.
+        """
+        name = self._name(package)
+        held = _read_sha256(self.root / f"{name}.lock")
+        note = _read_note(self._note_path(name))
+        if note is None or note.links is None or note.sha256 != held or note.rules != _RULES:
+            return None
+        if not _is_asked_for(package, held, note):
+            return None
+        return Entry(folder=self.root / name, sha256=held, md5=note.md5, size=note.size, has_links=note.links)
+
+    def unchanged(self, entry: Entry) -> Walked | None:
+        """Return what is in the folder of a recorded entry; None if any file of it has changed since."""
+        note = _read_note(self._note_path(entry.folder.name))
+        try:
+            walked = walk(entry.folder)
+        except OSError:
+            return None
+        return walked if note is not None and note.fingerprint == walked.fingerprint() else None
+
     def find(self, package: LockedPackage, *, full: bool = False) -> Lookup:
         """Return the verified entry of `package`, or why there is none. Writes nothing but records of verification.
 
@@ -101,13 +130,19 @@ class PackageStore:
             note = None
         if held is None or not _is_asked_for(package, held, note):
             return Lookup(entry=None, why="the cache has another package under this name")
-        entry = Entry(
-            folder=folder, sha256=held, md5=note.md5 if note else package.md5, size=note.size if note else package.size
-        )
         try:
             walked = walk(folder)
+            entry = Entry(
+                folder=folder,
+                sha256=held,
+                md5=note.md5 if note else package.md5,
+                size=note.size if note else package.size,
+                has_links=bool(walked.links),
+            )
             seen = walked.fingerprint()
             if note is not None and note.fingerprint == seen and not full:
+                if note.links is None:
+                    self._write_note(name, entry, seen, note.shape, note.info)
                 return Lookup(entry=entry)
             shape = walked.fingerprint(times=False)
             if note is not None and note.shape != shape:
@@ -156,7 +191,7 @@ class PackageStore:
             revision = _read_revision(lock) + 1
             lock.write_bytes(revision.to_bytes(8, "big") + bytes.fromhex(sha256))
             staged.rename(folder)
-        entry = Entry(folder=folder, sha256=sha256, md5=md5, size=size)
+        entry = Entry(folder=folder, sha256=sha256, md5=md5, size=size, has_links=bool(walked.links))
         self._write_note(name, entry, seen, shape, info)
         return entry
 
@@ -212,6 +247,7 @@ class PackageStore:
             fingerprint=fingerprint,
             shape=shape,
             info=info,
+            links=entry.has_links,
             rules=_RULES,
         )
         target = self._note_path(name)
@@ -229,7 +265,9 @@ def _is_asked_for(package: LockedPackage, held: str, note: _Note | None) -> bool
 
 def _read_note(path: Path) -> _Note | None:
     try:
-        return _Note(**load_json(read_bytes(path, RECORD_BYTES)))
+        raw = load_json(read_bytes(path, RECORD_BYTES))
+        # A newer torchlocks may note more.
+        return _Note(**{each.name: raw[each.name] for each in fields(_Note) if each.name in raw})
     except (OSError, ValueError, TypeError):
         return None
 

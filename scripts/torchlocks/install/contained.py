@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +60,15 @@ class Tree:
         # Compared without case: on macOS and Windows `A` and `a` are one, elsewhere this only checks more.
         self._links: dict[tuple[str, ...], set[str]] = {}
         self._folders: dict[str, frozenset[tuple[str, ...]] | None] = {}
+        self._names: dict[tuple[str, ...], set[str]] = {}
+        self._plain: dict[str, frozenset[str]] = {}
         self._steps = 0
 
     def add(self, path: str, target: str) -> None:
         """Note the link `path`. Its folder is not resolved yet: all links are added first."""
-        self._links.setdefault(_key(path.split("/")), set()).add(target.replace("\\", "/"))
+        key = _key(path.split("/"))
+        self._links.setdefault(key, set()).add(target.replace("\\", "/"))
+        self._names.setdefault(key[:-1], set()).add("".join(key[-1:]))
 
     def resolve(self, path: str) -> frozenset[tuple[str, ...]] | None:
         """All places, as parts below the prefix, that `path` can stand for; None when one is outside.
@@ -78,6 +82,24 @@ class Tree:
         """As `resolve`, of the directory entry itself: where the last part is a link, that link is not followed."""
         places, name = self._folder_of(path)
         return None if places is None else frozenset((*place, name) for place in places)
+
+    def is_plain(self, path: str) -> bool:
+        """Whether nothing can be wrong with `path`: below a folder other than `conda-meta`, and no link.
+
+        Nearly all paths are; to resolve each of them takes as long as linking them.
+        """
+        folder, _, name = path.rpartition("/")
+        links = self._plain.get(folder)
+        if links is None:
+            links = self._plain[folder] = self._links_in(folder)
+        return name not in ("", ".", "..") and "\\" not in name and "*" not in links and name.casefold() not in links
+
+    def _links_in(self, folder: str) -> frozenset[str]:
+        """Return the names of links in a folder, without case; `*` among them for a folder where more can be wrong."""
+        places = self._walk([((), tuple(folder.split("/")), 0)]) if folder and "\\" not in folder else None
+        if places is None or any(not place or _key(place[:1]) == ("conda-meta",) for place in places):
+            return frozenset("*")
+        return frozenset().union(*(self._names.get(_key(place), ()) for place in places))
 
     def _folder_of(self, path: str) -> tuple[frozenset[tuple[str, ...]] | None, str]:
         folder, _, name = path.replace("\\", "/").rpartition("/")
@@ -118,12 +140,16 @@ def _key(parts: Iterable[str]) -> tuple[str, ...]:
 
 
 def refuse_outside(
-    packages: Mapping[str, tuple[Path, str, str]], paths: Mapping[str, list[str]], platform: str
+    packages: Mapping[str, tuple[Path, str, str]],
+    paths: Mapping[str, list[str]],
+    platform: str,
+    without_links: Collection[str] = (),
 ) -> None:
     """Raise IntegrityError when packages, linked together, would write outside of the environment or over our files.
 
     `packages` maps a package's file name to (the folder with its extracted files, its name, its version), `paths` to
-    the paths in its file list.
+    the paths in its file list. The packages `without_links` are known to have no symbolic links, so that their files
+    need not be looked at.
     """
     indexes = {file: _index(folder) for file, (folder, _, _) in packages.items()}
     modules = next(
@@ -138,16 +164,21 @@ def refuse_outside(
     placed: dict[str, list[str]] = {}
     for file, (folder, _, _) in packages.items():
         noarch = indexes[file].get("noarch") == "python"
-        placed[file] = [_in_prefix(path, noarch, modules, platform) for path in paths[file]]
-        for path in paths[file]:
+        placed[file] = [_in_prefix(path, noarch, modules, platform) for path in paths[file]] if noarch else paths[file]
+        for path in paths[file] if file not in without_links else ():
             source = folder / path
             # A name can be too long for any file: the package then lacks it.
             if os.path.islink(source):  # noqa: PTH114
                 tree.add(_in_prefix(path, noarch, modules, platform), os.readlink(source))  # noqa: PTH115
         if noarch:
-            placed[file] += [f"{_scripts(platform)}/{name}" for name in _entry_points(folder, file)]
+            placed[file] = [
+                *placed[file],
+                *(f"{_scripts(platform)}/{name}" for name in _entry_points(folder, file)),
+            ]
     for file, names in placed.items():
         for path in names:
+            if tree.is_plain(path):
+                continue
             places, entries = tree.resolve(path), tree.entries(path)
             if places is None or entries is None:
                 raise _refusal(file, f"{path!r} leads out of the environment")

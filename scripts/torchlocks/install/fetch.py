@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -16,6 +17,7 @@ from urllib.parse import urlsplit
 from torchlocks.core.disk import disk_full_as_error, is_disk_full, require_space
 from torchlocks.core.errors import (
     FetchError,
+    IntegrityError,
 )
 from torchlocks.core.http import make_client as make_client
 from torchlocks.core.package_cache import cache_folder
@@ -32,6 +34,46 @@ if TYPE_CHECKING:
 
 EXTRACTED = 1.7
 """Bytes of files for each byte of archives, at least: 1.73 to 1.84 in wheels for CUDA, 4.3 in those for the CPU."""
+
+
+class ChangedInCacheError(IntegrityError):
+    """A cached package is not as it was when it was verified; `ensure_cached` finds out which, and fetches it again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recorded:
+    """Cached packages as their records have them; `confirm` compares their files with that.
+
+    `modes` maps the inode of each file to its mode, once they are confirmed.
+    """
+
+    store: PackageStore
+    entries: dict[LockedPackage, Entry]
+    modes: dict[int, int] = field(default_factory=dict)
+
+    def confirm(self) -> None:
+        """Raise ChangedInCacheError if any file has changed since its package was verified."""
+        for package, entry in self.entries.items():
+            walked = self.store.unchanged(entry)
+            if walked is None:
+                raise ChangedInCacheError(f"{package.file_name} has changed in the cache.", where=str(entry.folder))
+            self.modes.update((found.st_ino, found.st_mode) for found in walked.status.values())
+
+
+def recorded_packages(packages: Sequence[LockedPackage], options: FetchOptions) -> Recorded | None:
+    """Return the packages by their records in the cache, without looking at their files; None if any has no record.
+
+    This takes no time, so that comparing the files, which does, can be done beside other work.
+    """
+    require_hashes(packages, allow_md5=options.allow_md5)
+    store = PackageStore(cache_folder(options.cache))
+    entries = {}
+    for each in packages:
+        entry = None if options.full_check else store.recorded(each)
+        if entry is None:
+            return None
+        entries[each] = entry
+    return Recorded(store=store, entries=entries)
 
 
 def ensure_cached(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import shutil
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -99,12 +100,15 @@ class FetchRun:
                 if found is not None:
                     self._task.advance(package.size or 0 if self._in_bytes else 1, package.name)
                     return found
-            archive = await self._archive(package, self._stage / f"{number}-{package.file_name}")
-            try:
-                sha256, md5 = await self._extract(archive, folder, package)
-            finally:
-                if archive.parent == self._stage:
-                    archive.unlink(missing_ok=True)
+            sums = await self._extract_local(folder, package)
+            if sums is None:
+                archive = await self._archive(package, self._stage / f"{number}-{package.file_name}")
+                try:
+                    sums = await self._extract(archive, folder, package)
+                finally:
+                    if archive.parent == self._stage:
+                        archive.unlink(missing_ok=True)
+            sha256, md5 = sums
             async with self._placing:
                 entry = await asyncio.to_thread(self._place, folder, package, sha256, md5)
         if not self._in_bytes:
@@ -165,6 +169,31 @@ class FetchRun:
         if self._in_bytes:
             self._task.advance(size, package.name)
         return path
+
+    async def _extract_local(self, folder: Path, package: LockedPackage) -> tuple[str, str] | None:
+        """Extract the package of a local channel and return its hashes, which are those that are locked.
+
+        The file is read once: it is hashed while it is extracted, and what was extracted is used only if the hash is
+        right. None for other packages, and for one with which anything is wrong: then it is hashed first, and the error
+        is told by that.
+        """
+        url = candidates(package.url, self._options.mirrors)[0]
+        if urlsplit(url).scheme != "file":
+            return None
+        try:
+            path = file_path(url)
+            size = path.stat().st_size
+            if package.size not in (None, size):
+                return None
+            sums = await self._extract(path, folder, package)
+        except (IntegrityError, FetchError, BrokenError, OSError) as error:
+            if is_disk_full(error):
+                raise
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+            return None
+        if self._in_bytes:
+            self._task.advance(size, package.name)
+        return sums
 
     async def _extract(self, archive: Path, folder: Path, package: LockedPackage) -> tuple[str, str]:
         try:

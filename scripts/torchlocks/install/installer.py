@@ -7,7 +7,7 @@ either, it would take longer than the rest of the installation, and Python compi
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
@@ -87,10 +87,8 @@ def install_environment(
     clean_leftovers(prefix, progress)
     if not options.force and is_current(prefix, lock.sha256, platform, provenance.inputs, selection=lock.selection):
         return _unchanged(prefix, provenance)
-    from torchlocks.install.fetch import ensure_cached
     from torchlocks.install.fetch_options import FetchOptions, packages_for, with_variables
     from torchlocks.install.inventory import take_inventory, write_inventory
-    from torchlocks.install.link import link
 
     packages = packages_for(lock, platform)
     if others := lock.pip.get(platform):
@@ -110,14 +108,13 @@ def install_environment(
             if not options.force:
                 refuse_to_drop_additions(prefix)
             fetch_options = with_variables(fetch_options, lock, packages, progress)
-            entries = ensure_cached(packages, fetch_options, progress)
-            _require_room(entries, prefix)
-            new, install_id = swap.new_sibling(prefix)
+            corrected = lock.kind == "pixi"
+            linked = _link_cached(packages, fetch_options, platform, prefix, corrected, progress)
+            new, install_id = linked.folder, linked.install_id
             try:
-                link(entries, platform, new, prefix, corrected=lock.kind == "pixi", progress=progress)
                 made = describe(lock, platform, prefix, provenance, packages, install_id, new)
                 write_history(new, packages, made)
-                inventory = take_inventory(new, packages, corrected=lock.kind == "pixi")
+                inventory = take_inventory(new, packages, corrected=corrected, modes=linked.modes)
                 made = replace(made, files_sha256=write_inventory(new, inventory, new=True))
                 write_provenance(new, made)
                 swap.put_in_place(new, prefix)
@@ -132,6 +129,57 @@ def install_environment(
                 raise
             raise not_in_place(error, prefix) from error
     return InstallResult(prefix=prefix, changed=True, packages=len(packages), provenance=made)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Linked:
+    """A new environment beside its place; `modes` are those of files by inode, as far as they are known."""
+
+    folder: Path
+    install_id: str
+    modes: Mapping[int, int]
+
+
+def _link_cached(
+    packages: Sequence[LockedPackage],
+    options: FetchOptions,
+    platform: str,
+    prefix: Path,
+    corrected: bool,
+    progress: Progress,
+) -> _Linked:
+    """Link the packages beside `prefix`, after they were brought into the cache.
+
+    Where all are in it by their records, their files are compared with these while they are linked, which takes as
+    long. Nothing uses the new folder before both are done; with a changed file, it is removed and linked anew.
+    """
+    from torchlocks.install.fetch import ChangedInCacheError, ensure_cached, recorded_packages
+    from torchlocks.install.link import link
+
+    def link_new(entries: Mapping[LockedPackage, Entry], beside: Callable[[], None]) -> tuple[Path, str]:
+        _require_room(entries, prefix)
+        new, install_id = swap.new_sibling(prefix)
+        try:
+            link(entries, platform, new, prefix, corrected=corrected, beside=beside, progress=progress)
+        except BaseException:
+            swap.discard(new, prefix)
+            raise
+        return new, install_id
+
+    if (recorded := recorded_packages(packages, options)) is not None:
+        try:
+            new, install_id = link_new(recorded.entries, recorded.confirm)
+            one_disk = new.stat().st_dev == recorded.store.root.stat().st_dev
+            return _Linked(folder=new, install_id=install_id, modes=recorded.modes if one_disk else {})
+        except ChangedInCacheError:
+            pass
+        except Exception:
+            # A damaged package can also be why it was not linked.
+            with suppress(ChangedInCacheError):
+                recorded.confirm()
+                raise
+    new, install_id = link_new(ensure_cached(packages, options, progress), lambda: None)
+    return _Linked(folder=new, install_id=install_id, modes={})
 
 
 def not_in_place(error: OSError, prefix: Path) -> InstallError | BusyError:
@@ -247,7 +295,7 @@ def describe(
     new: Path,
 ) -> Provenance:
     """Return the provenance of the environment in the folder `new`, which will be at `prefix`."""
-    from importlib.metadata import version
+    import rattler
 
     from torchlocks.core.urls import strip_credentials
 
@@ -262,7 +310,7 @@ def describe(
         channel=origin.channel,
         channels_used=tuple(sorted({strip_credentials(each.channel) for each in packages})),
         records=record_names(new),
-        tools={"torchlocks": __version__, "py-rattler": version("py-rattler")},
+        tools={"torchlocks": __version__, "py-rattler": rattler.__version__},
         inputs=origin.inputs,
         selection=lock.selection,
         installed_at=now(),

@@ -60,9 +60,12 @@ class Inventory:
         return self.modes.get(path, self.folder_mode if folder else self.file_mode)
 
 
-def take_inventory(prefix: Path, packages: Sequence[LockedPackage], *, corrected: bool) -> Inventory:
+def take_inventory(
+    prefix: Path, packages: Sequence[LockedPackage], *, corrected: bool, modes: Mapping[int, int] | None = None
+) -> Inventory:
     """Return the inventory of an environment that has just been linked into `prefix`, its history written.
 
+    `modes` are those of files on the same disk by inode; a file that is a hard link of one is not looked at again.
     Raises OSError.
     """
     meta = prefix / "conda-meta"
@@ -71,7 +74,7 @@ def take_inventory(prefix: Path, packages: Sequence[LockedPackage], *, corrected
         name: Recorded(sha256=hash_file(meta / f"{name}.json"), package=by_record[name])
         for name in up_to_date.record_names(str(prefix))
     }
-    files, folders = _modes(prefix)
+    files, folders = _modes(prefix, modes or {})
     file_mode, folder_mode = _usual(files.values()), _usual(folders.values())
     unusual = {path: mode for path, mode in files.items() if mode != file_mode}
     unusual |= {path: mode for path, mode in folders.items() if mode != folder_mode}
@@ -229,7 +232,7 @@ def _package(record: Mapping[str, Any]) -> LockedPackage:
     return LockedPackage(**values)
 
 
-def _modes(prefix: Path) -> tuple[dict[str, int], dict[str, int]]:
+def _modes(prefix: Path, known: Mapping[int, int]) -> tuple[dict[str, int], dict[str, int]]:
     """The permission bits of all files and of all folders but the prefix itself; nothing on Windows."""
     files: dict[str, int] = {}
     folders: dict[str, int] = {}
@@ -243,7 +246,8 @@ def _modes(prefix: Path) -> tuple[dict[str, int], dict[str, int]]:
                     folders[path] = stat.S_IMODE(each.stat(follow_symlinks=False).st_mode)
                     waiting.append((each.path, f"{path}/"))
                 elif each.is_file(follow_symlinks=False) and below != "conda-meta/":
-                    files[path] = stat.S_IMODE(each.stat(follow_symlinks=False).st_mode)
+                    mode = known.get(each.inode())
+                    files[path] = stat.S_IMODE(each.stat(follow_symlinks=False).st_mode if mode is None else mode)
     return files, folders
 
 

@@ -17,7 +17,7 @@ from rattler.install import InstallerReporter
 from rattler.package_cache import PackageCache, ValidationMode
 
 from torchlocks.core.disk import is_disk_full
-from torchlocks.core.errors import InstallError
+from torchlocks.core.errors import InstallError, TorchlocksError
 from torchlocks.core.http import make_client
 from torchlocks.core.progress import Progress
 from torchlocks.core.systems import here
@@ -50,12 +50,14 @@ def link(
     *,
     corrected: bool = False,
     scratch: Path | None = None,
+    beside: Callable[[], None] = lambda: None,
     progress: Progress,
 ) -> None:
     """Link cached packages into the folder `new` as the environment that will be at `prefix`.
 
     `corrected` means that the packages' dependencies are those of the channel's records. `scratch` is a path
-    for a temporary folder (default: a hidden one beside `prefix`). Raises
+    for a temporary folder (default: a hidden one beside `prefix`). `beside` is called in another thread while rattler
+    links; what it raises is raised, whatever becomes of the linking. Raises
     IntegrityError for packages that would write outside of the environment, InstallError when it fails, DiskFullError's
     causes (see `transfer.disk_full_as_error`) when the disk is full.
     """
@@ -65,7 +67,8 @@ def link(
             root: Path = next((entry.folder.parent for entry in entries.values()), new)
             if not _can_write(root):
                 root = _stand_in(entries, stand_in)
-            await install(
+            checking = asyncio.create_task(asyncio.to_thread(beside))
+            linking = install(
                 [_record(package, entry, corrected) for package, entry in entries.items()],
                 new,
                 # Every entry has just been verified; rattler need not check again.
@@ -79,6 +82,10 @@ def link(
                 reporter=_Reporter(asyncio.get_running_loop(), task.advance),  # type: ignore[abstract]
                 alternative_target_prefix=prefix,
             )
+            failed = (await asyncio.gather(linking, return_exceptions=True))[0]
+            await checking
+            if failed is not None:
+                raise failed
 
     paths = {
         package.file_name: [each["_path"] for each in read_paths(entry.folder)] for package, entry in entries.items()
@@ -87,6 +94,7 @@ def link(
         {package.file_name: (entry.folder, package.name, package.version) for package, entry in entries.items()},
         paths,
         platform,
+        {package.file_name for package, entry in entries.items() if not entry.has_links},
     )
     longest = max((len(path) for names in paths.values() for path in names), default=0)
     if (why := here.too_long(str(prefix), longest)) is not None:
@@ -104,6 +112,8 @@ def link(
             asyncio.run(run())
         else:
             (new / "conda-meta").mkdir()
+    except TorchlocksError:
+        raise
     except Exception as error:
         # rattler has a class of its own for nearly every thing that can be wrong with a record, a path or a link.
         if is_disk_full(error):

@@ -15,6 +15,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 
@@ -34,6 +35,7 @@ from torchlocks.install.installer import (
     install_environment,
     rollback,
 )
+from torchlocks.install.inventory import read_inventory
 from torchlocks.install.provenance import Origin, mark_verified, read_provenance
 from torchlocks.lockfile.models import Lock, pip_package
 
@@ -565,6 +567,38 @@ def test_a_flipped_bit_in_the_cache_never_reaches_an_environment(
         if file.is_file() and "conda-meta" not in path.parts:
             expected = file.read_bytes().replace(b"/clean/", b"/fresh/")
             assert (fresh / path).read_bytes() == expected, (victim, path)
+
+
+@pytest.mark.parametrize("how", ["file list", "index", "more"])
+def test_a_change_in_a_warm_cache_is_found_beside_linking(
+    first: Lock, prefix: Path, options: InstallOptions, how: str
+) -> None:
+    install(first, prefix.with_name("before"), options)
+    assert options.fetch is not None
+    assert options.fetch.cache is not None
+    package = next(options.fetch.cache.glob("alpha-1.0-*/"))
+    file = package / {"file list": "info/paths.json", "index": "info/index.json"}.get(how, "share/alpha.txt")
+    if how == "more":
+        (package / "share" / "more.txt").write_text("more")
+    else:
+        file.write_bytes(b"{" * file.stat().st_size)
+    install(first, prefix, options)
+    assert fsck(prefix, progress=SILENT).ok
+    assert not list(prefix.parent.glob(".*.new-*"))
+
+
+def test_a_warm_cache_is_compared_once_and_hashed_never(
+    first: Lock, prefix: Path, options: InstallOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(first, prefix.with_name("before"), options)
+    for name in ("first_changed", "info_digest"):
+        monkeypatch.setattr(f"torchlocks.install.cache.{name}", lambda *_, **__: pytest.fail("hashed again"))
+    monkeypatch.setattr("torchlocks.install.fetch.ensure_cached", lambda *_: pytest.fail("looked at twice"))
+    install(first, prefix, options)
+    before = read_inventory(prefix.with_name("before"))
+    assert before is not None
+    assert read_inventory(prefix) == replace(before, history=ANY, records=ANY)
+    assert fsck(prefix, progress=SILENT).ok
 
 
 @pytest.mark.parametrize("how", ["truncated", "removed", "half extracted", "no hash", "other hash", "mode"])
