@@ -6,7 +6,7 @@ links, so torchlocks adds entries itself after it has checked them; if the layou
 an entry and would fetch it again.
 
 Verified entries are recorded in `.torchlocks/<entry>.json`: the archive's hashes, and a fingerprint of every file's
-path, size, mode and modification time. The next run compares the fingerprint (about 3 µs a file). Hashing everything
+path, size, mode and modification time. The next run compares the fingerprint (some 10 µs a file). Hashing everything
 instead (rattler's `ValidationMode.full`) would cost several times the installation, and rattler's `fast` mode compares
 sizes only. A write to a file changes its time, also through a hard link of an environment; then, and for entries of
 other tools, every file is hashed once. A disk that changes bytes without a write is only detected with `full=True`.

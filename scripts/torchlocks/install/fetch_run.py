@@ -119,7 +119,7 @@ class FetchRun:
         walked = walk(folder)
         refuse_unsafe(folder, walked, package.file_name)
         refuse_other(folder, package)
-        refuse_misstated(folder, package.file_name, contents=self._options.full_check)
+        refuse_misstated(folder, walked, package.file_name, contents=self._options.full_check)
         return self._store.place(
             folder, package, walked, sha256=sha256, md5=md5, size=package.size, on_wait=self._on_wait
         )

@@ -84,8 +84,11 @@ def read_paths(folder: Path) -> list[dict[str, Any]]:
     return paths
 
 
-def first_changed(folder: Path, *, contents: bool = True) -> str | None:
-    """Return which file differs from `info/paths.json`; None if none does. Files are hashed only for `contents`."""
+def first_changed(folder: Path, walked: Walked | None = None, *, contents: bool = True) -> str | None:
+    """Return which file differs from `info/paths.json`; None if none does. Files are hashed only for `contents`.
+
+    With `walked`, and without `contents`, files are not looked at again.
+    """
     from concurrent.futures import ThreadPoolExecutor
 
     def changed(path: dict[str, Any]) -> str | None:
@@ -106,19 +109,30 @@ def first_changed(folder: Path, *, contents: bool = True) -> str | None:
             return f"{name} cannot be read ({error.strerror})"
         return None
 
+    def as_walked(path: dict[str, Any]) -> bool:
+        """Whether a file is as listed; False also for what must be looked at."""
+        found = walked.status.get(path["_path"]) if walked is not None else None
+        if found is None or path.get("path_type") == "directory":
+            return False
+        return stat.S_ISLNK(found.st_mode) or (
+            path.get("path_type") != "softlink"
+            and stat.S_ISREG(found.st_mode)
+            and path.get("size_in_bytes") in (None, found.st_size)
+        )
+
     if not contents:
-        return next(filter(None, map(changed, read_paths(folder))), None)
+        return next(filter(None, (changed(path) for path in read_paths(folder) if not as_walked(path))), None)
     with ThreadPoolExecutor() as pool:
         return next(filter(None, pool.map(changed, read_paths(folder))), None)
 
 
-def refuse_misstated(folder: Path, what: str, *, contents: bool = False) -> None:
+def refuse_misstated(folder: Path, walked: Walked, what: str, *, contents: bool = False) -> None:
     """Raise IntegrityError if a file of the extracted package differs from the package's own file list.
 
     Files are hashed only for `contents`: the archive has the locked hash, so its file list is as trustworthy as its
     files, and reading all of them again takes longer than extracting them.
     """
-    if changed := first_changed(folder, contents=contents):
+    if changed := first_changed(folder, walked, contents=contents):
         raise IntegrityError(
             f"{what} differs from its own file list: {changed}.",
             where=what,
@@ -148,7 +162,7 @@ def refuse_unsafe(folder: Path, walked: Walked, what: str) -> None:
     for name, target in walked.links.items():
         tree.add(name, target)
     for path in paths:
-        if leaves(path["_path"]) or tree.resolve(path["_path"]) is None:
+        if leaves(path["_path"]) or not (tree.is_plain(path["_path"]) or tree.resolve(path["_path"])):
             refuse(f"its file list names {path['_path']!r}, which is outside of the environment")
     for name, found in walked.status.items():
         if name in walked.links:

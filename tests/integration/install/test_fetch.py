@@ -372,6 +372,13 @@ def test_bytes_with_the_locked_hash_that_are_no_package_are_refused(tmp_path: Pa
     assert cached_names(options) == set()
 
 
+def test_an_archive_of_a_local_channel_is_read_once(
+    channel: TinyChannel, options: FetchOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torchlocks.install.fetch_run.hash_file", lambda *_: pytest.fail("read twice"))
+    assert set(ensure_cached(channel.packages, options, Silent())) == set(channel.packages)
+
+
 def test_offline_takes_everything_from_the_cache_and_lists_what_is_not_there(
     channel: TinyChannel, server: FaultyServer, options: FetchOptions
 ) -> None:
