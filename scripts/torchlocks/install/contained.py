@@ -20,6 +20,7 @@ from torchlocks.core.reading import RECORD_BYTES, load_json, read_bytes
 _FOLLOWED = 40
 """Links in one path, as on Linux; a path with more cannot be opened."""
 _STEPS = 1_000_000
+_NO_NAMES = ("", ".", "..")
 _OURS = ("history", "torchlocks", "torchlocks-files")
 
 
@@ -83,16 +84,19 @@ class Tree:
         places, name = self._folder_of(path)
         return None if places is None else frozenset((*place, name) for place in places)
 
-    def is_plain(self, path: str) -> bool:
-        """Whether nothing can be wrong with `path`: below a folder other than `conda-meta`, and no link.
+    def doubtful(self, paths: Iterable[str]) -> Iterator[str]:
+        """Yield the paths that must be resolved: all but those in a folder other than `conda-meta` that are no link.
 
-        Nearly all paths are; to resolve each of them takes as long as linking them.
+        Nearly all paths of an environment are such; resolving each of them takes as long as linking them.
         """
-        folder, _, name = path.rpartition("/")
-        links = self._plain.get(folder)
-        if links is None:
-            links = self._plain[folder] = self._links_in(folder)
-        return name not in ("", ".", "..") and "\\" not in name and "*" not in links and name.casefold() not in links
+        plain = self._plain
+        for path in paths:
+            folder, _, name = path.rpartition("/")
+            links = plain.get(folder)
+            if links is None:
+                links = plain[folder] = self._links_in(folder)
+            if name in _NO_NAMES or "\\" in name or (links and ("*" in links or name.casefold() in links)):
+                yield path
 
     def _links_in(self, folder: str) -> frozenset[str]:
         """Return the names of links in a folder, without case; `*` among them for a folder where more can be wrong."""
@@ -176,9 +180,7 @@ def refuse_outside(
                 *(f"{_scripts(platform)}/{name}" for name in _entry_points(folder, file)),
             ]
     for file, names in placed.items():
-        for path in names:
-            if tree.is_plain(path):
-                continue
+        for path in tree.doubtful(names):
             places, entries = tree.resolve(path), tree.entries(path)
             if places is None or entries is None:
                 raise _refusal(file, f"{path!r} leads out of the environment")

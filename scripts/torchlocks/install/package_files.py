@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import stat
 from collections.abc import Iterator, Mapping
@@ -77,7 +78,11 @@ def read_paths(folder: Path) -> list[dict[str, Any]]:
     listing = folder / "info" / "paths.json"
     if not listing.exists():
         return [{"_path": line} for line in (folder / "info" / "files").read_text(encoding="utf-8").splitlines()]
-    content: Any = load_json(read_bytes(listing, RECORD_BYTES))
+    try:
+        # Only the paths are used: checking the depth of all else would take as long as parsing it.
+        content: Any = json.loads(read_bytes(listing, RECORD_BYTES))
+    except RecursionError:
+        raise ValueError("info/paths.json is nested too deeply") from None
     paths = content.get("paths") if isinstance(content, dict) else None
     if not isinstance(paths, list) or not all(isinstance(p, dict) and isinstance(p.get("_path"), str) for p in paths):
         raise ValueError("info/paths.json is not a list of paths")
@@ -161,9 +166,11 @@ def refuse_unsafe(folder: Path, walked: Walked, what: str) -> None:
     tree = Tree()
     for name, target in walked.links.items():
         tree.add(name, target)
-    for path in paths:
-        if leaves(path["_path"]) or not (tree.is_plain(path["_path"]) or tree.resolve(path["_path"])):
-            refuse(f"its file list names {path['_path']!r}, which is outside of the environment")
+    names = [path["_path"] for path in paths]
+    outside = next((name for name in names if leaves(name)), None)
+    outside = outside or next((name for name in tree.doubtful(names) if not tree.resolve(name)), None)
+    if outside is not None:
+        refuse(f"its file list names {outside!r}, which is outside of the environment")
     for name, found in walked.status.items():
         if name in walked.links:
             target = walked.links[name]
