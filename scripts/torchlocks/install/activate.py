@@ -55,7 +55,7 @@ def activation_environment(prefix: Path, base_env: Mapping[str, str]) -> dict[st
         dump, script = Path(folder) / "env.json", Path(folder) / here.ACTIVATE
         # The variables are written to a file: scripts may print what they like.
         source = "import json,os,sys; json.dump(dict(os.environ), open(sys.argv[1], 'w'))"
-        command = [sys.executable, "-I", "-c", source, os.fspath(dump)]
+        command = [sys.executable, "-I", "-S", "-c", source, os.fspath(dump)]
         line = here.command_line(command)
         script.write_text(f"{_activation_script(prefix, base)}\n{line}\n", encoding="utf-8")
         try:
