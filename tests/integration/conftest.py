@@ -166,7 +166,8 @@ def copy_of_checkout(root: Path) -> Checkout:
         shutil.copy(LAYOUT.root / name, root)
     for name in ("locks", "recipes"):
         shutil.copytree(LAYOUT.root / name, root / name)
-    keep_out = shutil.ignore_patterns("test_cpu_*", "test_import_*", "__pycache__")
+    other = {path.name for path in LAYOUT.suite.glob("test_*.py")} - {"test_static_lock.py"}
+    keep_out = shutil.ignore_patterns(*other, "__pycache__")
     shutil.copytree(LAYOUT.suite, root / "tests" / "torch", ignore=keep_out)
     (root / "build").mkdir()
     for name in ("channel", "wheels"):

@@ -30,6 +30,8 @@ def main(suite: Path, work: Path, tier: str) -> int:
     (work / "expect.json").write_text(json.dumps(told), encoding="utf-8")
     os.environ[expect.VARIABLE] = os.fspath(work / "expect.json")
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.fspath(work / "inductor")
+    # For two kernels they cost more than they save, and they stay in the folder for temporary files.
+    os.environ["TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS"] = "0"
     # One case of a check with parameters is enough, and the packages take longest.
     return pytest.main(
         [

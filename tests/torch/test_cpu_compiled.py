@@ -45,7 +45,7 @@ def made() -> set[Path]:
     return {path for ending in ("*.so", "*.pyd", "*.dylib") for path in folder.rglob(ending)}
 
 
-@check("torch.compile writes C++ and builds it with the host's compiler against torch's headers", seconds=180)
+@check("torch.compile writes C++ and builds it with the host's compiler against torch's headers", seconds=300)
 def test_compile(compiler: str, measure: Measure) -> None:
     model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.GELU(), torch.nn.Linear(16, 2)).double()
 
@@ -67,7 +67,7 @@ def test_compile(compiler: str, measure: Measure) -> None:
     assert libraries, "nothing was compiled"
 
 
-@check("batches of another size must not be compiled for again; bf16 has kernels of its own", seconds=120)
+@check("batches of another size must not be compiled for again; bf16 has kernels of its own", seconds=240)
 def test_dynamic_shapes(compiler: str, measure: Measure) -> None:
     def step(x: Any) -> Any:
         return (x.sin() * 2 + 1).sum(-1)
@@ -101,7 +101,7 @@ def test_graph_break_is_counted(measure: Measure) -> None:
     assert (breaks, counter.frame_count) == (1, 2)
 
 
-@check("a compiled optimiser is one kernel for all parameters, with its own idea of their state", seconds=120)
+@check("a compiled optimiser is one kernel for all parameters, with its own idea of their state", seconds=240)
 def test_compiled_optimizer(compiler: str) -> None:
     start = [torch.randn(6, 5, dtype=torch.float64), torch.randn(6, dtype=torch.float64)]
     gradients = [[torch.randn_like(each) for each in start] for _ in range(3)]
@@ -120,7 +120,7 @@ def test_compiled_optimizer(compiler: str) -> None:
         torch.testing.assert_close(compiled_parameter, plain, rtol=0.0, atol=3 * 0.01 * U32 / 0.001)
 
 
-@check("max-autotune times several kernels for one matmul and takes the quickest of them", seconds=120)
+@check("max-autotune times several kernels for one matmul and takes the quickest of them", seconds=240)
 def test_max_autotune(compiler: str, measure: Measure) -> None:
     if version() < (2, 5) or sys.platform != "linux" or platform.machine() not in ("x86_64", "AMD64"):
         skips.skip(skips.Reason.RELEASE, "this torch has no matmul kernels of its own for CPUs here")
@@ -140,7 +140,7 @@ def test_max_autotune(compiler: str, measure: Measure) -> None:
     assert tuned == 1, "nothing was timed: the matmul has no choice of kernels"
 
 
-@check("FlexAttention is a kernel that torch.compile writes for each mask", seconds=120)
+@check("FlexAttention is a kernel that torch.compile writes for each mask", seconds=240)
 def test_flex_attention(compiler: str) -> None:
     if version() < (2, 6) or sys.platform != "linux":
         skips.skip(skips.Reason.RELEASE, "this torch has no FlexAttention for CPUs here")

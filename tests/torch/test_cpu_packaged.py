@@ -18,7 +18,7 @@ from torchsuite import skips
 from torchsuite.tiers import check
 
 
-@check("an AOTInductor package is how a compiled model leaves Python", seconds=180)
+@check("an AOTInductor package is how a compiled model leaves Python", seconds=300)
 def test_package(compiler: str, tmp_path: Path) -> None:
     if not hasattr(torch._inductor, "aoti_load_package") or sys.platform == "win32":
         skips.skip(skips.Reason.RELEASE, "this torch packages no compiled models here")
@@ -41,13 +41,13 @@ def test_package(compiler: str, tmp_path: Path) -> None:
         torch.testing.assert_close(loaded(y), model(y))
 
 
-@check("C++ extensions are built against torch's headers by ninja and the host's compiler", seconds=180)
+@check("C++ extensions are built against torch's headers by ninja and the host's compiler", seconds=300)
 def test_cpp_extension(compiler: str, tmp_path: Path, run_python: Callable[..., str]) -> None:
     if importlib.util.find_spec("ninja") is None and shutil.which("ninja") is None:
         skips.skip(skips.Reason.ABSENT, "the environment has no ninja")
     source = tmp_path / "twice.cpp"
     source.write_text(EXTENSION, encoding="utf-8")
-    assert run_python(LOAD, os.fspath(source), os.fspath(tmp_path), timeout=170).split()[-1] == "[0.0,2.0,4.0]"
+    assert run_python(LOAD, os.fspath(source), os.fspath(tmp_path), timeout=290).split()[-1] == "[0.0,2.0,4.0]"
 
 
 EXTENSION = """
