@@ -10,8 +10,11 @@ import re
 from functools import cache
 from typing import Any
 
-_OTHER = re.compile(r"[-+.]?[0-9.].*|[-+]?\.?(?:inf|nan)|true|false|yes|no|on|off|y|n|=", re.IGNORECASE | re.DOTALL)
-"""Scalars without quotes that may be no text: in YAML 1.1, in 1.2, or in both."""
+_OTHER = re.compile(
+    r"(?!\d+(?:\.\d+){2,}\Z)[-+.]?[0-9.].*|[-+]?\.?(?:inf|nan)|true|false|yes|no|on|off|y|n|=",
+    re.IGNORECASE | re.DOTALL,
+)
+"""Scalars without quotes that may be no text: in YAML 1.1, in 1.2, or in both. A version of three parts is text."""
 _MERGE = "tag:yaml.org,2002:merge"
 _NULL = ("null", "~", "Null", "NULL", "")
 _DISPUTED = re.compile("^%|[\t\x85\u2028\u2029\ufeff]", re.MULTILINE)

@@ -42,6 +42,8 @@ VARIABLE = re.compile(r"\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)
 
 def credential_variables(url: str) -> tuple[str, ...]:
     """Return the names of the environment variables in the user, password and token of a URL."""
+    if "$" not in url:
+        return ()
     return tuple(one or other for part in _CREDENTIALS.findall(url) for one, other in VARIABLE.findall("".join(part)))
 
 

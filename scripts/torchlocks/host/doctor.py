@@ -261,5 +261,8 @@ def newer_driver(results: tuple[Compatibility, ...], chosen: Compatibility | Non
     ]
 
 
-def _and(names: list[str]) -> str:
+def _and(names: list[str], most: int = 12) -> str:
+    """Return the names as text; only the number of those beyond `most`."""
+    if len(names) > most:
+        names = [*names[:most], f"{len(names) - most} more"]
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))

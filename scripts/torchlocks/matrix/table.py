@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from torchlocks.matrix.model import Matrix
@@ -19,25 +19,39 @@ COLUMNS = (
 
 NO_EVIDENCE = "none yet"
 
+MOST_FOLDED = 300
+"""Rows of a table whose cells are folded to the width of the terminal."""
 
-def matrix_table(matrix: Matrix, *, variants: bool = False) -> Table:
+
+def matrix_table(matrix: Matrix, *, variants: bool = False) -> Table | str:
     """Return a table for 80 columns with a row for each environment and platform; narrower terminals fold cells.
 
-    It has the default of each row, and with `variants` these as well.
+    It has the default of each row, and with `variants` these as well. More than `MOST_FOLDED` rows are returned as
+    text with wider columns, since rich takes milliseconds for each row.
     """
     from rich.table import Column, Table
 
     # docs/environments.md has all architectures; a terminal is too narrow for them.
     headers = ("env", *COLUMNS[1:3], "vision", "audio", *COLUMNS[5:7], "driver", "glibc", "GPUs")
+    rows = list(_short_rows(matrix, variants=variants))
+    if len(rows) > MOST_FOLDED:
+        widths = [max(map(len, column)) for column in zip(headers, *rows, strict=True)]
+        lines = (" ".join(map(str.ljust, row, widths)).rstrip() for row in (headers, *rows))
+        return "\n".join(lines)
     table = Table(
         *(Column(header, overflow="fold") for header in headers), box=None, pad_edge=False, padding=(0, 1, 0, 0)
     )
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _short_rows(matrix: Matrix, *, variants: bool) -> Iterator[tuple[str, ...]]:
     for target in matrix.targets() if variants else matrix.defaults():
         *cells, _ = _cells(target)
         ends = "-".join(dict.fromkeys((target.architectures[0], target.architectures[-1]))) if target.cuda else ""
         short = [cell.removeprefix(">= ").split(":")[0].replace("none", "-") for cell in cells]
-        table.add_row(*short, ends + ("+" if target.ptx else ""))
-    return table
+        yield *short, ends + ("+" if target.ptx else "")
 
 
 def matrix_markdown(matrix: Matrix, proven: Mapping[str, str] | None = None) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -89,31 +89,32 @@ def read_catalogue(
     layout: Layout,
     *,
     revision: str | None = None,
-    choose: Callable[[Matrix], Iterable[Target]] = Matrix.targets,
+    matrix: Matrix | None = None,
+    targets: Iterable[Target] | None = None,
 ) -> Catalogue:
-    """Read the matrix, and every lock and report of the targets that `choose` returns: all of them by default.
+    """Read the matrix, if it is not given, and every lock and report of `targets`: all of the matrix by default.
 
     Raises MatrixError and LockfileError if they are not valid. A row without a lock is listed in `not_locked`; an
     unreadable report counts as none, with a text that reports it.
     """
-    matrix = load_matrix(layout.matrix)
+    matrix = matrix or load_matrix(layout.matrix)
     chosen: dict[str, list[Target]] = {}
-    for target in choose(matrix):
+    for target in matrix.targets() if targets is None else targets:
         chosen.setdefault(target.env, []).append(target)
     evidence: dict[str, list[Evidence]] = {}
     for record in records(layout):
         evidence.setdefault(record.cell, []).append(record)
     cells: list[Cell] = []
     missing: list[str] = []
-    for name, targets in chosen.items():
+    for name, mine in chosen.items():
         if not (layout.locks / name / CONDA_LOCK).is_file():
-            missing += [f"{name}/{target.platform}" for target in targets]
+            missing += [f"{name}/{target.platform}" for target in mine]
             continue
         lock = open_lock(str(layout.locks / name / CONDA_LOCK))
         report = layout.reports / f"{name}.json"
         verdict = read_verdict(report)
         unreadable = verdict is None and report.is_file()
-        for target in targets:
+        for target in mine:
             if target.platform in lock.packages:
                 found = evidence.get(f"{name}/{target.platform}", [])
                 proofs = proofs_of(found, lock.sha256, lock.packages[target.platform])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -61,6 +61,34 @@ class Pick:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """What decides whether an environment is picked. `row` is the environment that it is a variant of, or itself."""
+
+    env: str
+    row: str
+    platform: str
+    torch: str
+    python: str
+    torchvision: str | None
+    torchaudio: str | None
+    needs: Needs
+
+    @property
+    def default(self) -> bool:
+        return self.env == self.row
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """The chosen candidate; `result`, `refused` and `more` are those of a `Pick`."""
+
+    candidate: Candidate
+    result: Compatibility
+    refused: tuple[str, ...]
+    more: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Wanted:
     """What an environment must have: packages by name (torchvision, torchaudio), a Python, a PyTorch (both X.Y)."""
 
@@ -68,13 +96,13 @@ class Wanted:
     python: str | None = None
     torch: str | None = None
 
-    def has(self, platform: IndexPlatform) -> bool:
+    def has(self, candidate: Candidate) -> bool:
         """Return whether the environment has all of it."""
-        held = {"torchvision": platform.torchvision, "torchaudio": platform.torchaudio}
+        held = {"torchvision": candidate.torchvision, "torchaudio": candidate.torchaudio}
         return (
             all(held.get(name) for name in self.packages)
-            and self.python in (None, _minor(platform.python))
-            and self.torch in (None, _minor(platform.torch))
+            and self.python in (None, _minor(candidate.python))
+            and self.torch in (None, _minor(candidate.torch))
         )
 
     def candidates(self, matrix: Matrix, platform: str) -> tuple[Target, ...]:
@@ -108,19 +136,52 @@ def _minor(version: str) -> str:
 
 
 def pick(index: Index, machine: Machine, cuda: str | None = None, wanted: Wanted | None = None) -> Pick:
-    """The best environment for a machine: of the newest CUDA that runs with machine code, else the CPU's.
+    """Return the best environment of an index for a machine; arguments and errors are those of `choose`."""
+    cells = {(env.name, platform.platform): (env, platform) for env, platform in index.cells()}
+    choice = choose([_candidate(*cell) for cell in cells.values()], index.left_out, machine, cuda, wanted)
+    return picked(*cells[choice.candidate.env, choice.candidate.platform], choice)
 
-    `cuda` asks for one CUDA version, `wanted` for what must be in it. Of one row, the default is preferred, then the
-    variant with the newest PyTorch. Raises NoSuchRowError when there is none for the platform or CUDA version,
-    UnfitHostError when it does not run there.
+
+def picked(environment: IndexEnvironment, platform: IndexPlatform, choice: Choice) -> Pick:
+    """Return a choice with its entry in the index."""
+    return Pick(
+        environment=environment, platform=platform, result=choice.result, refused=choice.refused, more=choice.more
+    )
+
+
+def _candidate(env: IndexEnvironment, entry: IndexPlatform) -> Candidate:
+    return Candidate(
+        env=env.name,
+        row=env.variant_of or env.name,
+        platform=entry.platform,
+        torch=entry.torch,
+        python=entry.python,
+        torchvision=entry.torchvision,
+        torchaudio=entry.torchaudio,
+        needs=needs(env, entry),
+    )
+
+
+def choose(
+    candidates: Sequence[Candidate],
+    left_out: Mapping[str, str],
+    machine: Machine,
+    cuda: str | None = None,
+    wanted: Wanted | None = None,
+) -> Choice:
+    """Choose the best environment for a machine: of the newest CUDA that runs with machine code, else the CPU's.
+
+    `cuda` selects one CUDA version, `wanted` what must be in it; `left_out` has the reasons for CUDA versions without
+    an environment. Of one row, the default is preferred, then the variant with the newest PyTorch. Raises
+    NoSuchRowError if there is none for the platform or CUDA version, UnfitHostError if it does not run there.
     """
     host = host_of(machine)
-    here = [(env, platform) for env, platform in index.defaults() if platform.platform == host.platform]
+    here = [each for each in candidates if each.default and each.platform == host.platform]
     if wanted is not None and wanted != Wanted():
-        cells = [(env, each) for env, each in index.cells() if each.platform == host.platform and wanted.has(each)]
+        having = [each for each in candidates if each.platform == host.platform and wanted.has(each)]
         # The newest PyTorch first, and of these the newest Python; defaults before variants.
-        cells.sort(key=lambda cell: (cell[0].variant_of is None, Version(cell[1].torch), Version(cell[1].python)))
-        rows = {env.variant_of or env.name: (env, platform) for env, platform in cells}
+        having.sort(key=lambda each: (each.default, Version(each.torch), Version(each.python)))
+        rows = {each.row: each for each in having}
         if not rows:
             raise NoSuchRowError(
                 f"No environment for {host.platform} has {wanted}.",
@@ -128,11 +189,11 @@ def pick(index: Index, machine: Machine, cuda: str | None = None, wanted: Wanted
             )
         here = list(rows.values())
     if not here:
-        known = dict.fromkeys(platform.platform for _, platform in index.cells())
+        known = dict.fromkeys(each.platform for each in candidates)
         raise NoSuchRowError(
             f"There are no environments for {host.platform}.", fix=f"name one of: {', '.join(known) or '(none)'}"
         )
-    checked = [check_compatibility(needs(env, platform), host) for env, platform in here]
+    checked = [check_compatibility(each.needs, host) for each in here]
     chosen = best(checked)
     if cuda is not None:
         named = next((result for result in checked if result.cuda == cuda), None)
@@ -140,7 +201,7 @@ def pick(index: Index, machine: Machine, cuda: str | None = None, wanted: Wanted
             versions = [result.cuda for result in checked if result.cuda]
             raise NoSuchRowError(
                 f"There is no environment for CUDA {cuda} on {host.platform}"
-                + (f": {index.left_out[cuda]}." if cuda in index.left_out else "."),
+                + (f": {left_out[cuda]}." if cuda in left_out else "."),
                 fix=f"name one of: {', '.join(versions) or '(none)'}",
             )
         if error := refusal(named, host, chosen):
@@ -151,11 +212,9 @@ def pick(index: Index, machine: Machine, cuda: str | None = None, wanted: Wanted
         raise UnfitHostError(
             "No environment runs on this machine.", where=describe(host), details="\n".join(f"  {r}" for r in reasons)
         )
-    env, platform = here[checked.index(chosen)]
     refused = [f"{result.env}: {reason.text}" for result in checked if result.cuda for reason in result.blocking]
-    return Pick(
-        environment=env,
-        platform=platform,
+    return Choice(
+        candidate=here[checked.index(chosen)],
         result=chosen,
         refused=tuple(refused) if chosen.cuda is None else (),
         more=tuple(newer_driver(tuple(checked), chosen, host)),

@@ -30,6 +30,7 @@ def ordered(document: Any) -> Any:
         "a: b\nc: ['1.10', \"on\"]\nd: {e: null, f: ~, g: }\n",
         "a: &x {p: q, r: s}\nb: {t: u, <<: *x, r: v}\nc:\n  <<: *x\n  p: z\n",
         "a: none yet\nb: not a number, 1.5\nc: -x\nd: linux-64\n",
+        "a: 535.104.05\nb: [2.10.0, 12.4.1.5]\n",
         (ROOT / "matrix.yml").read_text(encoding="utf-8"),
     ],
 )
@@ -40,7 +41,10 @@ def test_it_returns_the_same_in_the_same_order(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        *(f"a: {scalar}\n" for scalar in ("1", "1.10", "0o17", "1e3", "12:30", "on", "No", "true", "2026-01-01")),
+        *(
+            f"a: {scalar}\n"
+            for scalar in ("1", "1.10", "1.10.", "1.2.3e4", "0o17", "1e3", "12:30", "on", "No", "true", "2026-01-01")
+        ),
         *("a: b\na: c\n", "1: a\n", "a: !!int '3'\n", "a: !x y\n", "%YAML 1.1\n---\na: b\n", "a: b\u0085c: d\n"),
         *("a: b\n---\nc: d\n", "a: [", "a: {<<: b}\n", "a: <<\n", "a: |\n  b\n", "? [a]\n: b\n"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from io import StringIO
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from torchlocks.matrix.load import load_matrix
@@ -31,3 +32,11 @@ def test_a_narrow_terminal_folds_and_cuts_nothing() -> None:
     narrow = "".join("".join(shown(45)).split())
     assert "…" not in narrow
     assert len(narrow) == len("".join("".join(shown(200)).split()))
+
+
+def test_a_table_of_many_rows_is_not_folded(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = shown(80)
+    monkeypatch.setattr("torchlocks.matrix.table.MOST_FOLDED", 10)
+    many = matrix_table(MATRIX)
+    assert isinstance(many, str)
+    assert [line.split() for line in many.splitlines()] == [line.split() for line in few]

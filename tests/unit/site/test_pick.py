@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,9 +13,11 @@ from hypothesis import strategies as st
 from torchlocks.core.errors import NoSuchRowError, TorchlocksError, UnfitHostError
 from torchlocks.core.layout import Layout
 from torchlocks.export.clients import CLIENTS, find_client
+from torchlocks.matrix.load import load_matrix
+from torchlocks.site.candidates import candidates_of_locks
 from torchlocks.site.catalogue import read_catalogue
 from torchlocks.site.index import Index
-from torchlocks.site.pick import Machine, capability, gpu_names, pick
+from torchlocks.site.pick import Machine, Wanted, capability, choose, gpu_names, pick
 
 LAYOUT = Layout(Path(__file__).parents[3])
 
@@ -47,6 +50,27 @@ def index() -> Index:
 )
 def test_the_environment_for_a_machine(index: Index, machine: Machine, env: str) -> None:
     assert pick(index, machine).environment.name == env
+
+
+@pytest.mark.parametrize("wanted", [Wanted(), Wanted(packages=("torchvision",)), Wanted(python="3.13")])
+def test_explicit_files_decide_as_the_index_does(index: Index, wanted: Wanted) -> None:
+    matrix = load_matrix(LAYOUT.matrix)
+    for machine in (Machine(platform="linux-64", driver="535", gpu="A100"), Machine(platform="win-64")):
+        here = tuple(candidates_of_locks(LAYOUT, matrix, wanted.candidates(matrix, machine.platform)))
+        choice = choose(here, matrix.left_out, machine, wanted=wanted)
+        found = pick(index, machine, wanted=wanted)
+        assert choice.candidate.env == found.environment.name
+        assert (choice.result.state, choice.result.reasons) == (found.result.state, found.result.reasons)
+        assert (choice.refused, choice.more) == (found.refused, found.more)
+
+
+def test_a_lock_without_explicit_files_is_a_candidate(tmp_path: Path) -> None:
+    shutil.copytree(LAYOUT.locks / "cpu", tmp_path / "locks" / "cpu", ignore=shutil.ignore_patterns("conda-*-*.lock"))
+    matrix = load_matrix(LAYOUT.matrix)
+    targets = [matrix.target("cpu", "linux-64"), matrix.target("gpu-cu129", "linux-64")]
+    (other,) = candidates_of_locks(Layout(tmp_path), matrix, targets)
+    (mine, _) = candidates_of_locks(LAYOUT, matrix, targets)
+    assert other == mine
 
 
 def test_the_driver_that_would_allow_more_is_reported(index: Index) -> None:

@@ -58,7 +58,11 @@ def matrix(schema: bool, markdown: bool, summary: bool, write: bool, variants: b
         else:
             click.echo(matrix_markdown(loaded, {cell: each.text() for cell, each in proofs.items()}), nl=False)
         return
-    print_rich(matrix_table(loaded, variants=variants))
+    table = matrix_table(loaded, variants=variants)
+    if isinstance(table, str):
+        click.echo(table)
+    else:
+        print_rich(table)
 
 
 @click.command()

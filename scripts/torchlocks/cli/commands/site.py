@@ -63,9 +63,11 @@ def pick(
     from torchlocks.core.layout import find_layout
     from torchlocks.export.clients import CLIENTS, find_client
     from torchlocks.host.detect import host_platform
+    from torchlocks.matrix.load import load_matrix
+    from torchlocks.site.candidates import candidates_of_locks
     from torchlocks.site.catalogue import read_catalogue
-    from torchlocks.site.pick import Machine, Wanted
-    from torchlocks.site.pick import pick as choose
+    from torchlocks.site.pick import Machine, Wanted, choose
+    from torchlocks.site.pick import picked as with_entry
 
     clients = [find_client(client)] if client else list(CLIENTS.values())
     if gpu is not None and driver is None:
@@ -73,10 +75,12 @@ def pick(
     machine = Machine(platform=platform or host_platform(), driver=driver, gpu=gpu, wsl=wsl, glibc=glibc)
     layout = find_layout()
     wanted = Wanted(packages=packages, python=python, torch=torch)
-    # Reading a lock takes 50 ms, and a catalogue can have a thousand.
-    catalogue = read_catalogue(layout, choose=lambda matrix: wanted.candidates(matrix, machine.platform))
-    picked = choose(catalogue.index, machine, cuda, wanted)
-    where = picked.environment.name, picked.platform.platform
+    matrix = load_matrix(layout.matrix)
+    targets = wanted.candidates(matrix, machine.platform)
+    choice = choose(tuple(candidates_of_locks(layout, matrix, targets)), matrix.left_out, machine, cuda, wanted)
+    where = choice.candidate.env, choice.candidate.platform
+    (cell,) = read_catalogue(layout, matrix=matrix, targets=[matrix.target(*where)]).index.cells()
+    picked = with_entry(*cell, choice)
     root = None if layout.root == Path.cwd() else layout.root
     lines = {each.name: each.command(*where, root) for each in clients}
     if as_json:
