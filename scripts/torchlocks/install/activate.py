@@ -1,7 +1,8 @@
 """Activated environments: the variables that programs inside a prefix expect, and ways to run programs there.
 
 The order of `PATH`, the variables of `conda-meta/state` and `etc/conda/env_vars.d`, and the scripts of
-`etc/conda/activate.d` are py-rattler's to know; this module runs what it writes and reads the result.
+`etc/conda/activate.d` are py-rattler's to know; this module runs what it writes and reads the result. An environment
+with none of these is activated by `plain_activation.py` alone.
 """
 
 from __future__ import annotations
