@@ -68,7 +68,7 @@ def build_local_channel(
     `accelerator` is `cpu` or a CUDA version (`13.0`). `recipes` (default `<layout.recipes>/local`) and `channel`
     (default `local_channel(layout, accelerator)`) can be other folders. Wheels are kept in `<layout.build>/wheels` and
     logs in `<layout.build>/logs`. An existing channel stays until the new one is complete. Raises RecipeError,
-    WheelError, FetchError or DiskFullError: the last before any download if a CUDA build does not fit on the disk,
+    WheelError, FetchError or DiskFullError: the last before any download if the disk is too small for a CUDA build,
     together with the environment in the folder `installs_into`, if given. With `offline`, nothing is downloaded, and
     FetchError names the wheels that are missing.
     """

@@ -184,7 +184,7 @@ def _start(job: Job, log: Path, stream: int, work: Path) -> subprocess.Popen[byt
         stderr=stream,
         env=environment,
         cwd=job.work,
-        # A group of its own, so that build scripts end with it.
+        # A separate group, so that build scripts end with it.
         start_new_session=True,
     )
 

@@ -1,7 +1,7 @@
 """Build one conda package from a recipe with py-rattler-build, and repack it so that its bytes are reproducible.
 
-Runs as a process of its own, `python -m torchlocks.local_channel.pack`: the engine writes to the terminal, holds the
-GIL and starts build scripts; a process has a log of its own and can be killed with its children.
+Runs as a separate process, `python -m torchlocks.local_channel.pack`: the engine writes to the terminal, does not
+release the GIL and starts build scripts; a process has its own log and can be killed with its children.
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ def read_plan(folder: Path, accelerator: str = CPU) -> Plan:
             raise RecipeError(
                 f"{recipe.distribution} is pinned nowhere, so there is no wheel to build {recipe.name} from.",
                 where=str(path),
-                fix=f"add it to {folder / 'wheels.in'} and make wheels.txt again (its first lines say how).",
+                fix=f"add it to {folder / 'wheels.in'} and make wheels.txt again (see its first lines).",
             )
         if recipe.distribution is None or recipe.distribution in pins:
             recipes[recipe.name] = recipe

@@ -171,7 +171,7 @@ def blank_record(name: str, data: bytes, fixed: Set[str]) -> bytes:
 
     An installer creates or changes the others: it writes its prefix into some, and the scripts of noarch packages.
     `name` and `fixed` are paths in the package. The format is that of PEP 376: path, hash and size, the last two
-    optional; paths are relative to the folder that holds the .dist-info.
+    optional; paths are relative to the folder with the .dist-info.
     """
     site_packages = posixpath.dirname(posixpath.dirname(name))
     rows = list(csv.reader(io.StringIO(data.decode("utf-8"), newline="")))
@@ -203,7 +203,7 @@ def _refuse(texts: Sequence[bytes], data: bytes, name: str) -> None:
     for text in texts:
         if text in data:
             raise RecipeError(
-                f"The package would hold a path of this machine: {text.decode()} in {name}.",
+                f"The package would contain a path of this machine: {text.decode()} in {name}.",
                 fix="let the build script write $PREFIX or a relative path instead.",
             )
 

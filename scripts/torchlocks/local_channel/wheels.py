@@ -213,7 +213,7 @@ def _download(pins: list[Pin], target: Path, uncached: bool, task: Task, before:
         if os.environ.get("PIP_NO_INDEX", "").lower() not in ("", "0", "false", "no", "off"):
             raise
         names = ", ".join(f"{pin.name} {pin.version}" for pin in pins)
-        progress.say(f"pip does not find {names} where it is set up to look: trying PyTorch's own index")
+        progress.say(f"pip does not find {names} on its configured indexes: trying PyTorch's own index")
         try:
             return _pip_download(pins, target, uncached, task, before, index=TORCH_CPU_INDEX)
         except (_NoCpuBuildError, FetchError) as second:
