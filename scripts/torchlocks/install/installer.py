@@ -325,3 +325,13 @@ def write_history(new: Path, packages: Sequence[LockedPackage], made: Provenance
         for each in packages
     ]
     write_new(new / "conda-meta" / "history", "\n".join(lines) + "\n")
+
+
+def warn_of_space(prefix: Path, progress: Progress) -> None:
+    """Warn if nothing can be compiled against torch in an environment at `prefix`, because its path has a space."""
+    if os.name == "posix" and " " in str(prefix):
+        progress.warn(
+            f"The path of the environment has a space: {prefix}. torch passes it to the linker without quotes, so "
+            "torch.compile and C++ extensions fail in this environment, and the suite skips their checks. Move the "
+            "checkout to a path without a space, or install the lock into one: torchlocks install LOCK PREFIX"
+        )

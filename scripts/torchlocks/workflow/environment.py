@@ -68,10 +68,11 @@ def make_environment(layout: Layout, request: Request, progress: Progress) -> Ou
         progress.say(f"{request.env} is installed, but {reason_to_work(record, str(prefix), inputs)}.")
 
     from torchlocks.install.fetch_options import FetchOptions
-    from torchlocks.install.installer import InstallOptions, install_environment
+    from torchlocks.install.installer import InstallOptions, install_environment, warn_of_space
     from torchlocks.matrix.load import load_matrix
     from torchlocks.solve.repodata import mirrors
 
+    warn_of_space(prefix, progress)
     matrix = load_matrix(layout.matrix)
     find = matrix.local_target if request.channel == "local" else matrix.target
     target = find(request.env, request.platform)

@@ -125,6 +125,8 @@ def test_conda_forge_alone_fails_in_seconds_and_leaves_what_is_there(settled: Ch
     assert run.returncode == 30
     assert "conda-forge" in run.stderr
     assert "--channel local" in run.stderr
+    # The copy's path has one: said before anything is looked for.
+    assert run.stderr.index("has a space") < run.stderr.index("Looking for")
     assert time.monotonic() - started < 60
     assert identity(settled) == before
     assert works(settled)

@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 from torchlocks.core.disk import is_disk_full
 from torchlocks.core.errors import DiskFullError, InstallError, IntegrityError, TorchlocksError
 from torchlocks.core.package_cache import cache_folder
+from torchlocks.core.progress import Silent
 from torchlocks.core.urls import credential_variables, expand_credentials, mask, strip_credentials
 from torchlocks.install import swap
 from torchlocks.install.fetch_options import require_hashes
 from torchlocks.install.fetch_run import candidates
+from torchlocks.install.installer import warn_of_space
 from torchlocks.install.provenance import (
     RECORD,
     Provenance,
@@ -331,3 +333,18 @@ def test_the_process_that_extracts_ends_quietly_when_its_parent_is_gone(tmp_path
     _, said = running.communicate(json.dumps([str(tmp_path / "junk.conda"), str(tmp_path / "out")]) + "\n", timeout=60)
     assert running.returncode == 0
     assert said == ""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="about the linkers of POSIX systems")
+@pytest.mark.parametrize(("path", "warned"), [("/a/env", False), ("/a b/env", True)])
+def test_a_path_with_a_space_is_warned_about(path: str, warned: bool) -> None:
+    class Warned(Silent):
+        def __init__(self) -> None:
+            self.lines: list[str] = []
+
+        def warn(self, message: str) -> None:
+            self.lines.append(message)
+
+    progress = Warned()
+    warn_of_space(Path(path), progress)
+    assert [path in line and "torch.compile" in line for line in progress.lines] == [True] * warned

@@ -126,3 +126,13 @@ def test_a_prefix_is_read_from_its_records(prefix_module: ModuleType, tmp_path: 
     assert prefix.owners["bin/tool"] is tool
     assert "bin/tool" in prefix.files
     assert not [path for path in prefix.files if path.endswith(".pyc")]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="about the linkers of POSIX systems")
+def test_nothing_is_compiled_in_a_prefix_with_a_space(prefix_module: ModuleType) -> None:
+    fixtures = importlib.import_module("torchsuite.fixtures")
+    assert fixtures.unquoted("/a/b") is None
+    assert "/a b/env" in fixtures.unquoted("/a b/env")
+    # Such a skip has none of the codes with which a required check does not apply: it is a gap in the verdict.
+    skips = importlib.import_module("torchsuite.skips")
+    assert skips.split(fixtures.unquoted("/a b/env"))[0] is None

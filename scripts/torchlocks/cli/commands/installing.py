@@ -51,7 +51,7 @@ def install(
     from torchlocks.host.detect import host_platform
     from torchlocks.install.fetch import download_only as download
     from torchlocks.install.fetch_options import FetchOptions
-    from torchlocks.install.installer import InstallOptions, install_environment
+    from torchlocks.install.installer import InstallOptions, install_environment, warn_of_space
     from torchlocks.install.provenance import Origin
     from torchlocks.lockfile.open import open_lock
     from torchlocks.solve.repodata import mirrors
@@ -84,6 +84,7 @@ def install(
             f"An environment for {platform} cannot be installed on this machine ({here}).",
             fix="use --download-only to fetch its packages, or leave --platform out",
         )
+    warn_of_space(prefix, progress)
     result = install_environment(
         lock,
         platform,
