@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from bench import channel, growth, install, lock, suite
+from bench import channel, growth, install, lock, nothing, suite
 from bench.model import Bench, Check, Curve, Measure, this_machine
 from torchlocks.core.errors import BenchError, MissingFileError
 from torchlocks.core.layout import Layout
 from torchlocks.core.progress import Progress
 from torchlocks.lockfile.formats import CONDA_LOCK
 
-Part = Literal["start-up", "channel", "install", "lock", "verify", "growth"]
-PARTS: tuple[Part, ...] = ("start-up", "channel", "install", "lock", "verify", "growth")
+Part = Literal["start-up", "from-nothing", "channel", "install", "lock", "verify", "growth"]
+PARTS: tuple[Part, ...] = ("start-up", "from-nothing", "channel", "install", "lock", "verify", "growth")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ def bench(layout: Layout, options: BenchOptions, progress: Progress) -> Bench:
     curves: list[Curve] = []
     slowest: tuple[Check, ...] = ()
     left_out: list[str] = []
-    if {"start-up", "install", "verify"} & set(options.parts):
+    if {"start-up", "from-nothing", "install", "verify"} & set(options.parts):
         _must_be_there(layout)
     layout.build.mkdir(parents=True, exist_ok=True)
     # On the disk of the environments and of the package cache, so that hard links work for both sides.
@@ -59,6 +59,9 @@ def bench(layout: Layout, options: BenchOptions, progress: Progress) -> Bench:
         place = Path(folder)
         if "start-up" in options.parts:
             measures += suite.measure_starts(layout, options.rounds, progress)
+        if "from-nothing" in options.parts:
+            ground_here = install.ground_of(layout, place)
+            measures += nothing.measure_from_nothing(layout, ground_here, place / "from-nothing", progress)
         if "channel" in options.parts:
             measures += channel.measure_channel(layout, place / "local-channel", progress)
         if "install" in options.parts:

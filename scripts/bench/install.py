@@ -147,7 +147,7 @@ def _state(is_cold: bool) -> str:
 
 def _pip_peers(ground: Ground, is_cold: bool) -> Iterator[Side]:
     """Yield the same wheels with pip and uv into a venv of the same Python; pip keeps no cache of local wheels."""
-    wheels = _wheels(ground)
+    wheels = wheels_of(ground)
     if not wheels:
         return
     venv = ground.place / "peer-venv"
@@ -179,7 +179,7 @@ def _pip_peers(ground: Ground, is_cold: bool) -> Iterator[Side]:
         )
 
 
-def _wheels(ground: Ground) -> list[Path]:
+def wheels_of(ground: Ground) -> list[Path]:
     """Return the wheels of the lock's packages that still exist: all but Python itself."""
     from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 

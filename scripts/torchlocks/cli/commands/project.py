@@ -135,7 +135,7 @@ def recipes(update: bool, platforms: tuple[str, ...]) -> None:
     "--only",
     "parts",
     multiple=True,
-    type=click.Choice(["start-up", "channel", "install", "lock", "verify", "growth"]),
+    type=click.Choice(["start-up", "from-nothing", "channel", "install", "lock", "verify", "growth"]),
     help="Measure only this; may be repeated (default: all).",
 )
 def bench(rounds: int, snapshot: Path | None, growth: int, parts: tuple[Part, ...]) -> None:
