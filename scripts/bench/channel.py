@@ -59,7 +59,7 @@ def compress_all(archives: Iterable[Path], folder: Path) -> None:
     """Compress each file into `folder` as the packages of the local channel are, the largest first, on all cores."""
     import zstandard
 
-    from torchlocks.local_channel.repack import COMPRESSION_LEVEL, COMPRESSION_THREADS
+    from torchlocks.local_channel.package_file import COMPRESSION_LEVEL, COMPRESSION_THREADS
 
     folder.mkdir(parents=True)
 

@@ -17,9 +17,11 @@ from filelock import FileLock
 
 from built_wheel import installed, source, tools, wheel  # noqa: F401 - fixtures for all
 from preloaded import TORCHLOCKS, run_torchlocks
+from torchlocks.core.errors import FetchError, WheelError
 from torchlocks.core.layout import Layout
 from torchlocks.core.progress import Silent
 from torchlocks.host.detect import host_platform
+from torchlocks.local_channel.build import LocalChannel, build_local_channel
 from torchlocks.publish.build import BuiltChannel, build_recipes
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,6 +57,15 @@ def environment() -> Path:
     made = subprocess.run(command, cwd=LAYOUT.root, capture_output=True, text=True, timeout=1800, check=False)
     assert made.returncode == 0, made.stdout + made.stderr
     return LAYOUT.prefix("cpu")
+
+
+@pytest.fixture(scope="session")
+def local_channel() -> LocalChannel:
+    """The channel that the tests' CPU environment is made from; quick where it is there already."""
+    try:
+        return build_local_channel(LAYOUT, progress=Silent())
+    except (FetchError, WheelError) as error:
+        pytest.skip(f"the local channel cannot be built here: {error}")
 
 
 RECIPE_PLATFORMS = tuple(dict.fromkeys((host_platform(), "linux-64", "win-64")))

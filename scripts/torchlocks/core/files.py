@@ -54,9 +54,15 @@ def write_changed(folder: Path, files: Mapping[str, str]) -> list[str]:
 
 def hash_file(path: Path, algorithm: str = "sha256") -> str:
     """Return the hash of a file's bytes, in lower-case hexadecimal."""
-    digest = hashlib.new(algorithm)
+    return hash_file_with(path, algorithm)[0]
+
+
+def hash_file_with(path: Path, *algorithms: str) -> tuple[str, ...]:
+    """Return several hashes of a file's bytes, in lower-case hexadecimal; the file is read once."""
+    digests = [hashlib.new(algorithm) for algorithm in algorithms]
     buffer = memoryview(bytearray(1 << 20))
     with path.open("rb", buffering=0) as stream:
         while count := stream.readinto(buffer):
-            digest.update(buffer[:count])
-    return digest.hexdigest()
+            for digest in digests:
+                digest.update(buffer[:count])
+    return tuple(digest.hexdigest() for digest in digests)

@@ -25,14 +25,14 @@ from torchlocks.core.disk import disk_full_as_error
 from torchlocks.core.layout import Layout
 from torchlocks.core.progress import Progress, Task
 from torchlocks.local_channel.channel import channel_lock, subdir_here, swap_channel, work_folder, write_repodata
-from torchlocks.local_channel.jobs import job_of, run_jobs, wheel_size
+from torchlocks.local_channel.jobs import Builders, job_of, wheel_size
 from torchlocks.local_channel.recipes import CPU, Plan, Recipe, read_plan
 from torchlocks.local_channel.space import announce
-from torchlocks.local_channel.wheels import fetch_wheels
+from torchlocks.local_channel.wheels import Wheel, fetch_wheels
 
 if TYPE_CHECKING:
     from torchlocks.local_channel.manifest import Manifest, Record
-    from torchlocks.local_channel.pack import Built
+    from torchlocks.local_channel.pack import Built, Job
 
 NOTHING_LOST = "free some space and run the command again; finished packages are kept."
 
@@ -122,35 +122,49 @@ def _bring_up_to_date(
         # All of them first, so that a failure comes before any build.
         fetch_wheels(pins, store, progress, offline=True)
     large = announce(layout, folder, accelerator, pins, installs_into, progress)
-    wheels = fetch_wheels([pin for pin in pins if pin.name not in large], store, progress, offline=offline)
     logs = layout.build / "logs" / (channel.name if accelerator != CPU else "")
     logs.mkdir(parents=True, exist_ok=True)
 
-    def build(due: list[Recipe], task: Task) -> None:
-        due.sort(key=lambda recipe: -wheel_size(recipe, wheels))
-        jobs = {logs / f"{recipe.name}.log": job_of(recipe, plan, wheels, following, work, logs) for recipe in due}
+    wheels: dict[str, Wheel] = {}
+
+    def log_of(recipe: Recipe) -> Path:
+        return logs / f"{recipe.name}.log"
+
+    def jobs_of(recipes: Iterable[Recipe]) -> dict[Path, Job]:
+        due = sorted(recipes, key=lambda recipe: -wheel_size(recipe, wheels))
+        return {log_of(recipe): job_of(recipe, plan, wheels, following, work, logs) for recipe in due}
+
+    def build(jobs: Mapping[Path, Job], task: Task) -> None:
         if jobs:
             write_repodata(following, records.values())
-        for built in run_jobs(jobs, work):
+            builders.submit(jobs)
+        for built in builders.results():
             records[built.name] = _record(built, plan)
             Manifest(packages=records).write(following)
             task.advance(1, built.name)
 
-    with work_folder(channel) as work:
-        for number, generation in enumerate(plan.generations, start=1):
-            due = [recipe for recipe in generation if recipe.name not in records]
-            small = [recipe for recipe in due if recipe.distribution not in large]
-            if small:
-                step = f" (step {number} of {len(plan.generations)})" if len(plan.generations) > 1 else ""
-                with progress.task(f"Building the local channel{step}", total=len(small)) as task:
-                    build(small, task)
+    with work_folder(channel) as work, Builders(work) as builders:
+        write_repodata(following, records.values())
+        # What needs no wheel is built while the wheels are on their way.
+        begun = [recipe for recipe in missing if not recipe.distribution and not recipe.host]
+        builders.submit(jobs_of(begun))
+        small = [pin for pin in pins if pin.name not in large]
+        wheels |= fetch_wheels(small, store, progress, offline=offline)
+        waiting = jobs_of(recipe for recipe in missing if recipe not in begun and recipe.distribution not in large)
+        # What is copied from a wheel needs no Python to be installed in.
+        builders.submit({log: waiting.pop(log) for log in [log for log, job in waiting.items() if job.wheel]})
+        for generation in plan.generations:
+            due = {log: waiting.pop(log) for log in map(log_of, generation) if log in waiting}
+            if builders.pending or due:
+                with progress.task("Building the local channel", total=builders.pending + len(due)) as task:
+                    build(due, task)
             # One by one, and each wheel removed once its package is there: a row has gigabytes of them.
-            for recipe in due:
-                if recipe.distribution and recipe.distribution in large:
+            for recipe in generation:
+                if recipe.name not in records and recipe.distribution and recipe.distribution in large:
                     pin = plan.pins[recipe.distribution]
                     wheels |= fetch_wheels([pin], store, progress, large=large, offline=offline)
                     with progress.task(f"Building {recipe.name}", total=1) as task:
-                        build([recipe], task)
+                        build(jobs_of([recipe]), task)
                     wheels[pin.name].path.unlink(missing_ok=True)
     write_repodata(following, records.values())
     complete = Manifest(packages=dict(sorted(records.items())), repodata=repodata_hashes(following))

@@ -1,4 +1,4 @@
-"""Run the builds of recipes, one process each, several in parallel."""
+"""Run the builds of recipes in processes, several in parallel."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ import sys
 import sysconfig
 import threading
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 import torchlocks
@@ -23,7 +24,8 @@ from torchlocks.core.errors import RecipeError, TorchlocksError
 from torchlocks.core.files import EARLIEST_TIME_S
 from torchlocks.core.systems import here
 from torchlocks.local_channel.channel import subdir_here
-from torchlocks.local_channel.recipes import Plan, Recipe, base_interpreter, requirement_specs
+from torchlocks.local_channel.plain import is_plain
+from torchlocks.local_channel.recipes import Plan, Recipe, base_interpreter, read_document, requirement_specs
 from torchlocks.local_channel.wheels import Wheel
 
 if TYPE_CHECKING:
@@ -31,7 +33,12 @@ if TYPE_CHECKING:
 
 
 WORKERS = min(4, os.cpu_count() or 1)
-"""The number of recipes that are built in parallel."""
+"""The number of processes that build recipes in parallel."""
+
+LARGE_WHEEL = 50_000_000
+"""Size in bytes from which a wheel is packaged by a process of its own; those of a CUDA version are downloaded one by
+one, and removed after that.
+"""
 
 
 def wheel_size(recipe: Recipe, wheels: Mapping[str, Wheel]) -> int:
@@ -40,6 +47,7 @@ def wheel_size(recipe: Recipe, wheels: Mapping[str, Wheel]) -> int:
 
 
 def job_of(recipe: Recipe, plan: Plan, wheels: Mapping[str, Wheel], target: Path, work: Path, logs: Path) -> Job:
+    """Return the job that builds a recipe into the channel `target`, below the folder `work`."""
     from torchlocks.local_channel.pack import Job, package_timestamp
 
     major, minor = sys.version_info[:2]
@@ -72,14 +80,16 @@ def job_of(recipe: Recipe, plan: Plan, wheels: Mapping[str, Wheel], target: Path
         }
         newest = _python_built()
     forbidden = () if sys.base_prefix in ("/usr", "/usr/local") else (sys.base_prefix,)
+    path = recipe.path.resolve() if recipe.cuda is None else _written(recipe, plan, wheel, logs)
     return Job(
-        recipe=recipe.path.resolve() if recipe.cuda is None else _written(recipe, plan, wheel, logs),
+        recipe=path,
         variant=variant,
         platform=subdir_here(),
         channel=target.as_uri(),
         work=work / recipe.name,
         target=target,
         newest=package_timestamp(newest),
+        wheel=wheel.path.resolve() if wheel and is_plain(read_document(path), wheel) else None,
         forbidden=forbidden,
         may_be_empty=recipe.cuda is not None and recipe.distribution is None,
     )
@@ -133,57 +143,97 @@ def _patchelf() -> str:
     return found
 
 
-def run_jobs(jobs: Mapping[Path, Job], work: Path) -> Iterator[Built]:
-    """Run all jobs, `WORKERS` in parallel, each in its own process with its own log; yield each result.
+class Builders:
+    """Runs jobs in processes, `WORKERS` at a time, in the order in which they are submitted.
 
-    The first error terminates the others, as do Ctrl-C and the end of this process.
+    A context manager: leaving it, Ctrl-C, and the end of this process terminate all of them. `work` is the folder of
+    the engine's package cache.
     """
-    processes: list[subprocess.Popen[bytes]] = []
-    stopped = threading.Event()
 
-    def run(log: Path, job: Job) -> Built:
-        job.work.mkdir(parents=True)
-        with log.open("wb") as stream, _start(job, log, stream.fileno(), work) as process:
-            processes.append(process)
-            if stopped.is_set():
+    def __init__(self, work: Path) -> None:
+        self._work = work
+        self._pool = ThreadPoolExecutor(max_workers=WORKERS)
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._stopped = threading.Event()
+        self._results: SimpleQueue[Built | BaseException] = SimpleQueue()
+        self.pending = 0
+        """The number of jobs whose packages were not yielded yet."""
+
+    def __enter__(self) -> Builders:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        for process in self._processes:
+            _kill(process)
+        self._pool.shutdown(cancel_futures=True)
+
+    def submit(self, jobs: Mapping[Path, Job]) -> None:
+        """Start jobs, each with its log. Those that only copy the files of small wheels share a process."""
+        for batch in batches(jobs):
+            self.pending += len(batch)
+            self._pool.submit(self._run, batch)
+
+    def results(self) -> Iterator[Built]:
+        """Yield the packages of all jobs as they are finished. Raises the first error of a job."""
+        while self.pending:
+            result = self._results.get()
+            if isinstance(result, BaseException):
+                raise result
+            self.pending -= 1
+            yield result
+
+    def _run(self, batch: Mapping[Path, Job]) -> None:
+        try:
+            self._build(batch)
+        except BaseException as error:
+            self._results.put(error)
+
+    def _build(self, batch: Mapping[Path, Job]) -> None:
+        from torchlocks.local_channel.pack import Batch
+
+        for log in batch:
+            log.write_bytes(b"")
+        first = next(iter(batch))
+        with first.open("ab") as stream, _start(stream.fileno(), self._work) as process:
+            self._processes.append(process)
+            if self._stopped.is_set():
                 _kill(process)
             assert process.stdin is not None
             assert process.stdout is not None
             with contextlib.suppress(BrokenPipeError):
-                process.stdin.write(job.model_dump_json().encode() + b"\n")
+                process.stdin.write(Batch(jobs=tuple(batch.items())).model_dump_json().encode() + b"\n")
                 process.stdin.flush()
-            answer = process.stdout.read()
-        return _outcome(job, log, answer)
-
-    with ThreadPoolExecutor(max_workers=WORKERS) as pool:
-        futures = [pool.submit(run, log, job) for log, job in jobs.items()]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        finally:
-            stopped.set()
-            for future in futures:
-                future.cancel()
-            for process in processes:
-                _kill(process)
+            for log, job in batch.items():
+                self._results.put(_outcome(job, log, process.stdout.readline()))
 
 
-def _start(job: Job, log: Path, stream: int, work: Path) -> subprocess.Popen[bytes]:
+def batches(jobs: Mapping[Path, Job]) -> list[dict[Path, Job]]:
+    """Return the jobs that share a process: those that copy the files of small wheels, and each other one alone."""
+    alone, together = [], {}
+    for log, job in jobs.items():
+        if job.wheel is None or job.wheel.stat().st_size > LARGE_WHEEL:
+            alone.append({log: job})
+        else:
+            together[log] = job
+    return [*alone, together] if together else alone
+
+
+def _start(stream: int, work: Path) -> subprocess.Popen[bytes]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "PIP_", "CONDA_", "RATTLER_"))}
     environment = kept | {
         "PYTHONPATH": str(Path(torchlocks.__file__).resolve().parents[1]),
         "PYTHONNOUSERSITE": "1",
         # The engine's own package cache: the user's may contain packages of an earlier build with the same names.
         "RATTLER_CACHE_DIR": str(work / "cache"),
-        "TMPDIR": str(job.work),
     }
     return subprocess.Popen(
-        [sys.executable, "-m", "torchlocks.local_channel.pack", str(log)],
+        [sys.executable, "-m", "torchlocks.local_channel.pack"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=stream,
         env=environment,
-        cwd=job.work,
+        cwd=work,
         # A separate group, so that build scripts end with it.
         start_new_session=True,
     )

@@ -1,4 +1,4 @@
-"""Build one conda package from a recipe with py-rattler-build, and repack it so that its bytes are reproducible.
+"""Build conda packages from recipes with py-rattler-build, so that their bytes are reproducible.
 
 Runs as a separate process, `python -m torchlocks.local_channel.pack`: the engine writes to the terminal, does not
 release the GIL and starts build scripts; a process has its own log and can be killed with its children.
@@ -9,18 +9,17 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import sys
 import threading
 import time
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 from torchlocks.core.disk import disk_full, free_bytes, reports_disk_full
 from torchlocks.core.errors import DiskFullError, RecipeError, TorchlocksError
-from torchlocks.core.files import EARLIEST_TIME_S, hash_file
+from torchlocks.core.files import EARLIEST_TIME_S, hash_file_with
 from torchlocks.core.text import last_lines
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ class Job(BaseModel):
     """A package to build.
 
     `newest` is the package's timestamp, in seconds since 1970; `forbidden` are paths of this machine that it must not
-    contain. Only a metapackage `may_be_empty`.
+    contain. Only a metapackage `may_be_empty`. If `wheel` is set, the package is that wheel's files (`plain.py`).
     """
 
     model_config = ConfigDict(frozen=True)
@@ -60,6 +59,15 @@ class Job(BaseModel):
     newest: int
     forbidden: tuple[str, ...]
     may_be_empty: bool = False
+    wheel: Path | None = None
+
+
+class Batch(BaseModel):
+    """Packages that one process builds, one after the other: the log of each, and the job."""
+
+    model_config = ConfigDict(frozen=True)
+
+    jobs: tuple[tuple[Path, Job], ...]
 
 
 class Built(BaseModel):
@@ -79,7 +87,7 @@ class Built(BaseModel):
 
 
 class Outcome(BaseModel):
-    """The result that the process writes to its standard output; `failure` is from `TorchlocksError.as_data`."""
+    """The result of a job, a line of the process's standard output; `failure` is from `TorchlocksError.as_data`."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -93,18 +101,23 @@ def pack(job: Job, log: Path) -> Built:
     `log` is the file with the build's output, for error messages. Raises RecipeError or DiskFullError.
     """
     _refuse_long_path(job)
-    package = _build(_render(job), job, log)
     try:
-        return _repack(package, job)
+        if job.wheel is not None:
+            return _package_wheel(job, job.wheel, log)
+        return _repack(_build(_render(job), job, log), job)
     except OSError as error:
         raise _os_error(error, job, log) from error
 
 
-def _render(job: Job) -> RenderedVariant:
+def _render(job: Job, document: dict[str, Any] | None = None) -> RenderedVariant:
+    """Render the job's recipe, or the `document` that replaces its text."""
     from rattler_build import PlatformConfig, RattlerBuildError, RenderConfig, Stage0Recipe, VariantConfig
 
     try:
-        recipe = Stage0Recipe.from_file(job.recipe)
+        if document is None:
+            recipe = Stage0Recipe.from_file(job.recipe)
+        else:
+            recipe = Stage0Recipe.from_dict(document, recipe_dir=job.work)
         config = RenderConfig(platform=PlatformConfig(target_platform=job.platform))
         variants = recipe.render(VariantConfig({key: [value] for key, value in job.variant.items()}), config)
     except RattlerBuildError as error:
@@ -159,7 +172,7 @@ def _build(variant: RenderedVariant, job: Job, log: Path) -> Path:
             # The engine takes many seconds to remove a large build; the job's folder is removed as a whole instead.
             tool_config=ToolConfiguration(test_strategy="skip", keep_build=True, compression_threads=2),
             output_dir=job.work / "out",
-            channels=[job.channel],
+            channels=[job.channel] if job.wheel is None else [],
             progress_callback=_printer(),
             no_build_id=True,
             no_include_recipe=True,
@@ -197,6 +210,21 @@ def _printer() -> ProgressCallback:
     return Printer()
 
 
+def _package_wheel(job: Job, wheel: Path, log: Path) -> Built:
+    """Let the engine build the package's metadata alone, and add the files of the wheel."""
+    import yaml
+
+    from torchlocks.local_channel.wheel_package import package_wheel
+
+    document = yaml.safe_load(job.recipe.read_text(encoding="utf-8"))
+    del document["source"], document["requirements"]["host"]
+    document["build"]["script"] = {"content": []}
+    metadata = _build(_render(job, document), job, log)
+    file = job.work / metadata.name
+    index = package_wheel(metadata, wheel, file, job.newest)
+    return _into_channel(file, index, job)
+
+
 def _repack(package: Path, job: Job) -> Built:
     """Write the package to the target folder, without paths of this machine or the current time."""
     from torchlocks.local_channel.repack import repack
@@ -207,14 +235,20 @@ def _repack(package: Path, job: Job) -> Built:
         index = repack(package, file, newest=job.newest, forbidden=forbidden, may_be_empty=job.may_be_empty)
     except RecipeError as error:
         raise RecipeError(error.what, where=str(job.recipe), fix=error.fix) from error
+    return _into_channel(file, index, job)
+
+
+def _into_channel(file: Path, index: dict[str, Any], job: Job) -> Built:
+    """Move a finished package into the job's target folder."""
+    sha256, md5 = hash_file_with(file, "sha256", "md5")
     built = Built(
         name=index["name"],
         version=index["version"],
         build=index["build"],
         subdir=index["subdir"],
-        file=package.name,
-        sha256=hash_file(file),
-        md5=hash_file(file, "md5"),
+        file=file.name,
+        sha256=sha256,
+        md5=md5,
         size=file.stat().st_size,
         index=index,
     )
@@ -265,21 +299,30 @@ def _die_with_parent() -> None:
 
 
 def main() -> None:
-    """Read a Job as one line of JSON from standard input, write an Outcome to standard output.
+    """Read a Batch as one line of JSON from standard input, write an Outcome for each job as a line to standard output.
 
-    All other output goes to standard error, which is the log; its path is the only argument.
+    All other output goes to the log of the job. The first failure ends the batch.
     """
     with os.fdopen(0, "rb", closefd=False) as stream:
-        job = Job.model_validate_json(stream.readline())
+        batch = Batch.model_validate_json(stream.readline())
     answer = os.dup(1)  # not inherited by build scripts
-    os.dup2(2, 1)
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    try:
-        outcome = Outcome(built=pack(job, Path(sys.argv[1])))
-    except TorchlocksError as error:
-        outcome = Outcome(failure=error.as_data())
     with os.fdopen(answer, "w", encoding="utf-8") as stdout:
-        stdout.write(outcome.model_dump_json())
+        for log, job in batch.jobs:
+            with log.open("ab") as stream:
+                os.dup2(stream.fileno(), 1)
+                os.dup2(stream.fileno(), 2)
+            job.work.mkdir(parents=True)
+            os.chdir(job.work)
+            os.environ["TMPDIR"] = str(job.work)
+            try:
+                outcome = Outcome(built=pack(job, log))
+            except TorchlocksError as error:
+                outcome = Outcome(failure=error.as_data())
+            stdout.write(outcome.model_dump_json() + "\n")
+            stdout.flush()
+            if outcome.failure:
+                break
 
 
 if __name__ == "__main__":

@@ -177,18 +177,7 @@ def requirement_specs(wheel: Wheel, plan: Plan) -> list[str]:
 
 def read_recipe(path: Path) -> Recipe:
     """Read one `recipe.yaml`. Raises RecipeError, with the line if it is known."""
-    import yaml
-
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    try:
-        document = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
-    except yaml.MarkedYAMLError as error:
-        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise RecipeError(
-            f"The recipe is not valid YAML: {error.problem}.", where=f"{path}{line}", fix="correct the recipe."
-        ) from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RecipeError(f"The recipe cannot be read: {error}", where=str(path)) from error
+    document = read_document(path)
     name = _get(document, "package", "name")
     if name != path.parent.name:
         raise RecipeError(
@@ -204,6 +193,22 @@ def read_recipe(path: Path) -> Recipe:
         host=frozenset(_package_names(_get(document, "requirements", "host"))),
         digest=_folder_digest(path.parent),
     )
+
+
+def read_document(path: Path) -> Any:
+    """Return what a `recipe.yaml` contains, not rendered. Raises RecipeError, with the line if it is known."""
+    import yaml
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise RecipeError(
+            f"The recipe is not valid YAML: {error.problem}.", where=f"{path}{line}", fix="correct the recipe."
+        ) from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RecipeError(f"The recipe cannot be read: {error}", where=str(path)) from error
 
 
 def _get(document: Any, *keys: str) -> Any:

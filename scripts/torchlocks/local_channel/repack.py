@@ -15,25 +15,24 @@ import re
 import tarfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import zstandard
 
 from torchlocks.core.errors import RecipeError
-
-COMPRESSION_LEVEL = 3
-"""zstd: the highest level whose gain in size is worth its time (recipes/README.md)."""
-
-COMPRESSION_THREADS = 2
-"""zstd's output is the same for any number of threads from 1 on."""
+from torchlocks.local_channel.package_file import (
+    PLACEHOLDER,
+    Readable,
+    add_file,
+    add_link,
+    info_files,
+    new_package,
+    open_part,
+)
 
 IN_MEMORY = 1 << 24
 """Files up to this size (bytes) are read as a whole; larger ones, libraries of up to a gigabyte, in chunks."""
-
-PLACEHOLDER = "/torchlocks/" + "_placehold" * 30
-"""Replaces the engine's own placeholder, truncated to its length."""
 
 _SHELL_START = re.compile(
     rb"\A#!/bin/sh\n'{3}exec' (?P<quote>\"?)(?P<program>[^\"\n]+)(?P=quote) \"\$0\" \"\$@\"\n' '{3}\n"
@@ -42,9 +41,6 @@ _SHELL_START = re.compile(
 
 conda's convention is a plain shebang, which the installer adapts to the real prefix.
 """
-
-NOT_KEPT = {"info/hash_input.json"}
-"""Files of the engine that describe the build and not the package; they contain the folder of the wheels."""
 
 
 def repack(
@@ -57,47 +53,55 @@ def repack(
     metapackage `may_be_empty`; any other empty package raises RecipeError.
     """
     with zipfile.ZipFile(package) as source:
-        info = {member.name: (member, contents.read()) for member, contents in _read(source, "info")}
-        paths = json.loads(info["info/paths.json"][1])
+        info, programs = _read_info(source)
+        paths = json.loads(info["info/paths.json"])
         entries = {entry["_path"]: entry for entry in paths["paths"]}
         if not entries and not may_be_empty:
             raise RecipeError("The package would be empty.", fix="let the build script put files into $PREFIX.")
         placeholders = {name: str(e["prefix_placeholder"]) for name, e in entries.items() if "prefix_placeholder" in e}
         refused = [text.encode() for text in {*forbidden, *placeholders.values()}]
         large = sum(int(entry.get("size_in_bytes", 0)) for entry in entries.values()) > zipfile.ZIP64_LIMIT
-        with zipfile.ZipFile(target, "x", zipfile.ZIP_STORED) as archive:
-            # A ZipInfo without a date has the first of 1980.
-            archive.writestr(zipfile.ZipInfo("metadata.json"), json.dumps({"conda_pkg_format_version": 2}))
-            with _part(archive, "pkg", target, large) as tar:
+        with new_package(target) as archive:
+            with open_part(archive, "pkg", target, large=large) as tar:
                 links: dict[str, str] = {}
                 for member, contents in _read(source, "pkg"):
                     name = member.name
                     if member.issym():
                         links[name] = member.linkname
                         _refuse(refused, member.linkname.encode(), name)
+                        add_link(tar, name, member.linkname, newest)
+                        continue
+                    executable = bool(member.mode & 0o100)
                     if member.size > IN_MEMORY and name not in placeholders:
-                        _add(tar, member, _Watched(contents, refused, name), member.size, newest)
+                        watched = _Watched(contents, refused, name)
+                        add_file(tar, name, watched, member.size, newest, executable=executable)
                         continue
                     data = contents.read()
                     changed = _canonical(name, data, placeholders, entries.keys())
                     if changed != data:
                         _describe(entries[name], changed)
                     _refuse(refused, changed, name)
-                    _add(tar, member, io.BytesIO(changed), len(changed), newest)
+                    add_file(tar, name, io.BytesIO(changed), len(changed), newest, executable=executable)
             _follow_links(entries, links)
             for name, placeholder in placeholders.items():
                 entries[name]["prefix_placeholder"] = PLACEHOLDER[: len(placeholder)]
-            index: dict[str, Any] = json.loads(info["info/index.json"][1]) | {"timestamp": newest * 1000}
-            about = json.loads(info["info/about.json"][1])
-            about.pop("channels", None)
-            rewritten = {"info/index.json": index, "info/about.json": about, "info/paths.json": paths}
-            with _part(archive, "info", target, False) as tar:
-                for name, (member, data) in sorted(info.items()):
-                    if name not in NOT_KEPT:
-                        final = _json(rewritten[name]) if name in rewritten else data
-                        _refuse(refused, final, name)
-                        _add(tar, member, io.BytesIO(final), len(final), newest)
+            final, index = info_files(info, paths, newest)
+            with open_part(archive, "info", target) as tar:
+                for name, data in final.items():
+                    _refuse(refused, data, name)
+                    add_file(tar, name, io.BytesIO(data), len(data), newest, executable=name in programs)
     return index
+
+
+def read_info(package: Path) -> tuple[dict[str, bytes], set[str]]:
+    """Return the files of a package's `info` part, and the names of those that are executable."""
+    with zipfile.ZipFile(package) as source:
+        return _read_info(source)
+
+
+def _read_info(source: zipfile.ZipFile) -> tuple[dict[str, bytes], set[str]]:
+    read = [(member, contents.read()) for member, contents in _read(source, "info")]
+    return {member.name: data for member, data in read}, {member.name for member, _ in read if member.mode & 0o100}
 
 
 def _read(source: zipfile.ZipFile, part: str) -> Iterator[tuple[tarfile.TarInfo, IO[bytes]]]:
@@ -113,34 +117,10 @@ def _read(source: zipfile.ZipFile, part: str) -> Iterator[tuple[tarfile.TarInfo,
                 yield member, (tar.extractfile(member) if member.isfile() else None) or io.BytesIO()
 
 
-@contextmanager
-def _part(archive: zipfile.ZipFile, part: str, target: Path, large: bool) -> Iterator[tarfile.TarFile]:
-    entry = zipfile.ZipInfo(f"{part}-{target.name.removesuffix('.conda')}.tar.zst")
-    compressor = zstandard.ZstdCompressor(level=COMPRESSION_LEVEL, threads=COMPRESSION_THREADS)
-    raw: IO[bytes]
-    with (
-        archive.open(entry, "w", force_zip64=large) as raw,
-        compressor.stream_writer(raw, closefd=False) as stream,
-        tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT) as tar,
-    ):
-        yield tar
-
-
-def _add(tar: tarfile.TarFile, old: tarfile.TarInfo, contents: IO[bytes] | _Watched, size: int, newest: int) -> None:
-    member = tarfile.TarInfo(old.name)
-    member.mtime = newest
-    if old.issym():
-        member.type, member.linkname = tarfile.SYMTYPE, old.linkname
-    else:
-        member.mode = 0o755 if old.mode & 0o100 else 0o644
-        member.size = size
-    tar.addfile(member, contents)  # type: ignore[arg-type]  # it only calls read
-
-
 class _Watched:
     """A large file that is copied in chunks; reading raises RecipeError if it contains a refused text."""
 
-    def __init__(self, contents: IO[bytes], texts: Sequence[bytes], name: str) -> None:
+    def __init__(self, contents: Readable, texts: Sequence[bytes], name: str) -> None:
         self._contents, self._texts, self._name = contents, texts, name
         self._overlap = max(map(len, texts), default=1) - 1
         self._before = b""
@@ -206,7 +186,3 @@ def _refuse(texts: Sequence[bytes], data: bytes, name: str) -> None:
                 f"The package would contain a path of this machine: {text.decode()} in {name}.",
                 fix="let the build script write $PREFIX or a relative path instead.",
             )
-
-
-def _json(document: object) -> bytes:
-    return (json.dumps(document, indent=2, sort_keys=True) + "\n").encode()

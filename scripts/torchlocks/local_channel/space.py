@@ -9,14 +9,11 @@ from torchlocks.core.disk import disk_of, require_space_on_disks
 from torchlocks.core.layout import Layout
 from torchlocks.core.package_cache import cache_folder
 from torchlocks.core.progress import Progress
-from torchlocks.local_channel.jobs import WORKERS
+from torchlocks.local_channel.jobs import LARGE_WHEEL, WORKERS
 from torchlocks.local_channel.pins import Pin
 from torchlocks.local_channel.recipes import CPU, pin_file
 from torchlocks.local_channel.wheel_sizes import COMMON, PACKAGED, WheelSize, row_size, sizes_here
 from torchlocks.local_channel.wheels import no_cuda_torch
-
-LARGE_WHEEL = 50_000_000
-"""Size in bytes from which a wheel is downloaded alone, built alone, and removed after that."""
 
 CPU_TORCH = WheelSize(file="", size=192_000_000, unpacked=700_000_000)
 """torch 2.13 for the CPU on linux-64, for CPython 3.11; it is in no list of sizes, since PyPI does not have it."""
@@ -67,9 +64,9 @@ def _require_space(
     """
     wheels = sum(wheel.size for wheel in small.values())
     packages = int((wheels + sum(wheel.size for wheel in large.values())) * PACKAGED) + COMMON
-    # While a package is built: the wheel twice, its files twice (installed, and on their way into the package), and
-    # the package twice (as the engine makes it, hardly compressed, and as it stays). pip keeps two copies, too.
-    scratch = {name: 3 * wheel.size + 3 * wheel.unpacked for name, wheel in {**small, **large}.items()}
+    # pip's second copy of a wheel, and the package beside the one that it replaces. The files of a wheel are not
+    # unpacked (wheel_package.py).
+    scratch = {name: 2 * wheel.size for name, wheel in {**small, **large}.items()}
     at_once = sum(sorted((scratch[name] for name in small), reverse=True)[:WORKERS])
     building = max([at_once, *(scratch[name] for name in large)])
     kept = {layout.build / "wheels": ("wheels", wheels), layout.build: ("packages", packages)}

@@ -29,6 +29,7 @@ from torchlocks.core.files import hash_file
 from torchlocks.core.progress import Progress, Task
 from torchlocks.core.quantities import shortened
 from torchlocks.local_channel.pins import Pin
+from torchlocks.local_channel.wheel_layout import wheel_layout
 
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 """PyTorch's own index of CPU wheels, as https://pytorch.org/get-started/locally names it."""
@@ -46,6 +47,7 @@ class Wheel:
     markers apply here, without extras; `license` is an SPDX expression, `summary` one line. `glibc` is the oldest glibc
     of its tags (`2.28`), or None. `kind` is what it is compatible with: `pure` everything, `library` one platform and
     any Python, `compiled` one platform and one Python. `newest` is the time of the newest file inside, in UTC.
+    `scripts` are the names of the programs that pip writes for it; None if installing it is more than copying files.
     """
 
     pin: Pin
@@ -58,6 +60,7 @@ class Wheel:
     glibc: str | None
     kind: Literal["pure", "library", "compiled"]
     newest: datetime
+    scripts: frozenset[str] | None = None
 
 
 def fetch_wheels(
@@ -157,6 +160,7 @@ def _open_wheel(pin: Pin, path: Path, sha256: str, tags: Iterable[Tag]) -> Wheel
         newest = max(entry.date_time for entry in archive.infolist())
         metadata = next(n for n in archive.namelist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", n))
         raw, _ = parse_email(archive.read(metadata))
+        layout = wheel_layout(archive)
     requires = re.sub(r"\s", "", raw.get("requires_python") or "*")
     return Wheel(
         pin=pin,
@@ -173,6 +177,7 @@ def _open_wheel(pin: Pin, path: Path, sha256: str, tags: Iterable[Tag]) -> Wheel
         glibc=glibc_floor(tags),
         kind=_kind(tags),
         newest=datetime(*newest, tzinfo=timezone.utc),
+        scripts=frozenset(layout.scripts) if layout else None,
     )
 
 

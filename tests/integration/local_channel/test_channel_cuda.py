@@ -19,7 +19,7 @@ from preloaded import TORCHLOCKS
 from torchlocks.core.errors import DiskFullError, WheelError
 from torchlocks.core.layout import Layout
 from torchlocks.core.progress import Silent
-from torchlocks.local_channel.build import build_local_channel, local_channel
+from torchlocks.local_channel.build import LocalChannel, build_local_channel, local_channel
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="PyPI's CUDA builds of torch are for Linux")
 
@@ -82,10 +82,10 @@ class Row:
 
 
 @pytest.fixture
-def row(environment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Row:
+def row(local_channel: LocalChannel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Row:
     """The row, beside a channel for the CPU that has CPython already; pip sees the row's wheels and nothing else."""
     made = Row(tmp_path)
-    shutil.copytree(LAYOUT.channel, made.layout.channel)
+    shutil.copytree(local_channel.path, made.layout.channel)
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(made.offered))
@@ -179,7 +179,7 @@ def test_a_library_without_a_wheel_for_this_python_is_reported_before_anything_i
     assert not (row.layout.build / "wheels").exists()
 
 
-def test_a_cuda_version_that_pypi_does_not_have_is_refused_by_name(environment: Path) -> None:
+def test_a_cuda_version_that_pypi_does_not_have_is_refused_by_name() -> None:
     run = subprocess.run(
         [str(TORCHLOCKS), "env", "gpu", "--cuda", "11.8", "--channel", "local"],
         cwd=LAYOUT.root,

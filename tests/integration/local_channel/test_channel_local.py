@@ -32,16 +32,7 @@ PACKAGES = sorted(path.parent.name for path in RECIPES.glob("*/recipe.yaml"))
 
 
 @pytest.fixture(scope="session")
-def channel() -> LocalChannel:
-    """The channel that the tests' CPU environment is made from; quick where it is there already."""
-    try:
-        return build_local_channel(LAYOUT, progress=Silent())
-    except (FetchError, WheelError) as error:
-        pytest.skip(f"the local channel cannot be built here: {error}")
-
-
-@pytest.fixture(scope="session")
-def environment(channel: LocalChannel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def environment(local_channel: LocalChannel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """An environment from the local channel alone, with all that it has, moved nowhere and never activated."""
     from rattler import Channel, Gateway, MatchSpec, Subdir, VirtualPackage, install, solve
 
@@ -50,7 +41,7 @@ def environment(channel: LocalChannel, tmp_path_factory: pytest.TempPathFactory)
 
     async def make() -> None:
         records = await solve(
-            [Channel(channel.url)],
+            [Channel(local_channel.url)],
             [MatchSpec(spec) for spec in ("pytorch * cpu*", "numpy", "pytest", "pip")],
             gateway=Gateway(cache_dir=folder / "repodata"),
             platforms=[Subdir.current(), Subdir("noarch")],
@@ -78,21 +69,21 @@ def run(prefix: Path, *command: str) -> str:
     return result.stdout
 
 
-def test_the_channel_has_torch_and_all_that_it_needs(channel: LocalChannel) -> None:
-    assert channel.python == ".".join(map(str, sys.version_info[:3]))
-    assert channel.versions["pytorch"] == "2.13.0"
-    assert {"python", "pip", "numpy", "pytest", "sympy", "jinja2", "setuptools"} <= channel.versions.keys()
+def test_the_channel_has_torch_and_all_that_it_needs(local_channel: LocalChannel) -> None:
+    assert local_channel.python == ".".join(map(str, sys.version_info[:3]))
+    assert local_channel.versions["pytorch"] == "2.13.0"
+    assert {"python", "pip", "numpy", "pytest", "sympy", "jinja2", "setuptools"} <= local_channel.versions.keys()
     local = LAYOUT.recipes / "local"
     assert read_plan(local, "cpu").fingerprints == read_plan(local, "cpu").fingerprints
     assert build_local_channel(LAYOUT, progress=Silent()).rebuilt == ()
 
 
-def test_run_requirements_are_those_of_the_wheels(channel: LocalChannel) -> None:
+def test_run_requirements_are_those_of_the_wheels(local_channel: LocalChannel) -> None:
     import json
 
     records = {
         record["name"]: record
-        for path in channel.path.glob("*/repodata.json")
+        for path in local_channel.path.glob("*/repodata.json")
         for record in json.loads(path.read_text(encoding="utf-8"))["packages.conda"].values()
     }
     plan = read_plan(RECIPES, "cpu")
@@ -156,18 +147,18 @@ not_always = pytest.mark.skipif(not os.environ.get("TORCHLOCKS_SLOW"), reason="o
     "name", [name if name in ALWAYS else pytest.param(name, marks=not_always) for name in PACKAGES]
 )
 def test_the_recipes_own_tests_pass(
-    channel: LocalChannel, package_cache: Path, name: str, monkeypatch: pytest.MonkeyPatch
+    local_channel: LocalChannel, package_cache: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from rattler_build import Package
 
     monkeypatch.setenv("RATTLER_CACHE_DIR", str(package_cache))
 
-    if name not in channel.versions:
+    if name not in local_channel.versions:
         pytest.skip(f"{name} is for other Pythons or platforms")
-    (path,) = channel.path.glob(f"*/{name}-{channel.versions[name]}-*.conda")
+    (path,) = local_channel.path.glob(f"*/{name}-{local_channel.versions[name]}-*.conda")
     package = Package.from_file(path)
     assert package.test_count > 0
-    for result in package.run_tests(channel=[channel.url]):
+    for result in package.run_tests(channel=[local_channel.url]):
         assert result.success, "\n".join(result.output)
 
 

@@ -14,7 +14,8 @@ import pytest
 import zstandard
 
 from torchlocks.core.errors import RecipeError
-from torchlocks.local_channel.repack import PLACEHOLDER, blank_record, repack
+from torchlocks.local_channel.package_file import PLACEHOLDER
+from torchlocks.local_channel.repack import blank_record, repack
 
 NEWEST = 1_700_000_000
 

@@ -149,7 +149,7 @@ def test_the_room_that_a_row_takes_is_that_of_one_package_at_a_time(
 
 
 def test_the_room_for_the_cpu_is_looked_at_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torchlocks.core.disk.free_bytes", lambda folder: 2_000_000_000)
+    monkeypatch.setattr("torchlocks.core.disk.free_bytes", lambda folder: 1_000_000_000)
     with pytest.raises(DiskFullError, match="too small"):
         announce(Layout(tmp_path), RECIPES, "cpu", [pin("torch")], tmp_path / "envs", Silent())
     assert announce(Layout(tmp_path), RECIPES, "cpu", [pin("numpy")], tmp_path / "envs", Silent()) == ()
