@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -42,8 +43,20 @@ def ready(copy_checkout: Copy) -> Checkout:
 
 @pytest.fixture(scope="module")
 def settled(environment: Path, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    """A copy in which the environment is made, for tests that leave it as it is."""
+    """A copy in which the environment is made, for tests that leave it as it is, or restore what they change."""
     return made(copy_of_checkout(tmp_path_factory.mktemp("settled") / "a checkout"))
+
+
+@contextmanager
+def edited(path: Path, old: str, new: str) -> Iterator[None]:
+    """Change a file of the shared copy for a while."""
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
+    try:
+        yield
+    finally:
+        path.write_text(text, encoding="utf-8")
 
 
 def identity(checkout: Checkout) -> tuple[str, int]:
@@ -132,42 +145,37 @@ def test_conda_forge_alone_fails_in_seconds_and_leaves_what_is_there(settled: Ch
     assert works(settled)
 
 
-def test_a_template_with_a_typo_leaves_what_is_there(ready: Checkout) -> None:
-    before = identity(ready)
-    template = ready.root / "environment-cpu.yml"
-    good = template.read_text(encoding="utf-8")
-    template.write_text(good.replace("{{ pytorch }}", "{{ pytroch }}"), encoding="utf-8")
-    run = ready.run("env", "cpu", "--channel", "local")
+def test_a_template_with_a_typo_leaves_what_is_there(settled: Checkout) -> None:
+    before = identity(settled)
+    template = settled.root / "environment-cpu.yml"
+    with edited(template, "{{ pytorch }}", "{{ pytroch }}"):
+        run = settled.run("env", "cpu", "--channel", "local")
     assert run.returncode == 12
     assert "'pytroch' is undefined" in run.stderr
     assert f"{template}:" in run.stderr
-    assert identity(ready) == before
-    template.write_text(good, encoding="utf-8")
-    assert ready.run("env", "cpu", "--channel", "local").returncode == 0
+    assert identity(settled) == before
+    assert settled.run("env", "cpu", "--channel", "local").returncode == 0
 
 
-def test_a_package_that_does_not_exist_is_the_solvers_to_explain(ready: Checkout) -> None:
-    before = identity(ready)
-    template = ready.root / "environment-cpu.yml"
-    template.write_text(template.read_text(encoding="utf-8") + "  - no-such-package\n", encoding="utf-8")
-    run = ready.run("env", "cpu", "--channel", "local")
+def test_a_package_that_does_not_exist_is_the_solvers_to_explain(settled: Checkout) -> None:
+    before = identity(settled)
+    with edited(settled.root / "environment-cpu.yml", "dependencies:\n", "dependencies:\n  - no-such-package\n"):
+        run = settled.run("env", "cpu", "--channel", "local")
     assert run.returncode == 20
     assert "no-such-package" in run.stderr
-    assert identity(ready) == before
+    assert identity(settled) == before
 
 
-def test_a_broken_recipe_is_named_and_rebuilt_by_the_next_run(ready: Checkout) -> None:
-    before = identity(ready)
-    recipe = ready.root / "recipes" / "local" / "filelock" / "recipe.yaml"
-    good = recipe.read_text(encoding="utf-8")
-    recipe.write_text(good.replace("package:", "pakcage:"), encoding="utf-8")
-    run = ready.run("env", "cpu", "--channel", "local")
+def test_a_broken_recipe_is_named_and_rebuilt_by_the_next_run(settled: Checkout) -> None:
+    before = identity(settled)
+    recipe = settled.root / "recipes" / "local" / "filelock" / "recipe.yaml"
+    with edited(recipe, "package:", "pakcage:"):
+        run = settled.run("env", "cpu", "--channel", "local")
     assert run.returncode == 40
     assert str(recipe) in run.stderr
-    assert identity(ready) == before
-    recipe.write_text(good, encoding="utf-8")
-    assert ready.run("env", "cpu", "--channel", "local").returncode == 0
-    assert works(ready)
+    assert identity(settled) == before
+    assert settled.run("env", "cpu", "--channel", "local").returncode == 0
+    assert works(settled)
 
 
 def test_a_deleted_package_of_the_channel_is_built_again(ready: Checkout) -> None:
@@ -257,13 +265,16 @@ def test_a_failing_check_fails_the_command_and_names_itself(ready: Checkout) -> 
     assert again.returncode == 60, "an environment that failed is not taken for ready"
 
 
-def test_activation_is_real(ready: Checkout) -> None:
-    scripts = ready.prefix / "etc" / "conda" / "activate.d"
-    scripts.mkdir(parents=True)
-    (scripts / "hello.sh").write_text("export HELLO_FROM_ACTIVATION=yes\n", encoding="utf-8")
-    run = ready.run("run", "cpu", "echo $HELLO_FROM_ACTIVATION $CONDA_PREFIX; which python")
-    assert run.stdout.split("\n")[:2] == [f"yes {ready.prefix}", str(ready.prefix / "bin" / "python")]
-    assert ready.run("run", "cpu", "exit 7").returncode == 7
+def test_activation_is_real(settled: Checkout) -> None:
+    script = settled.prefix / "etc" / "conda" / "activate.d" / "hello.sh"
+    script.parent.mkdir(parents=True)
+    script.write_text("export HELLO_FROM_ACTIVATION=yes\n", encoding="utf-8")
+    try:
+        run = settled.run("run", "cpu", "echo $HELLO_FROM_ACTIVATION $CONDA_PREFIX; which python")
+    finally:
+        shutil.rmtree(script.parent)
+    assert run.stdout.split("\n")[:2] == [f"yes {settled.prefix}", str(settled.prefix / "bin" / "python")]
+    assert settled.run("run", "cpu", "exit 7").returncode == 7
 
 
 def test_rollback_returns_to_the_environment_before(ready: Checkout) -> None:
