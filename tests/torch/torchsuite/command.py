@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import signal
 import sys
 import tempfile
@@ -29,6 +30,10 @@ from torchsuite.tier_names import TIERS
 
 FAILED, UNUSABLE = 1, 2
 """Exit codes: something is wrong with the environment, or it cannot be looked at."""
+
+ROOM_FOR_HEADERS = 2_000_000_000
+"""Free bytes in the folder for temporary files from which on Inductor precompiles its headers: 150 MB for each set of
+compiler options, of which a run has two or three (torch 2.13)."""
 
 LONGEST_SOCKET = 103
 """Bytes in the path of a Unix socket, on macOS; Linux has four more."""
@@ -209,12 +214,14 @@ def _variables(work: Path, sealed: bool) -> dict[str, str]:
         outside["PYTHONNOUSERSITE"] = "1"
     # Caches of this run: no result of an earlier one replaces a compiler, and no check compiles what another has.
     caches = {"TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton", "TORCH_EXTENSIONS_DIR": "extensions"}
+    temporary = _temporary(work)
+    # Inductor keeps them in the folder for temporary files, where they would stay if it were not the run's own.
+    precompiled = bool(temporary) and shutil.disk_usage(work).free >= ROOM_FOR_HEADERS
     return {
         **outside,
-        **_temporary(work),
+        **temporary,
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
-        # Inductor would leave 150 MB of them for every run, in the folder for temporary files instead of the cache's.
-        "TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS": "0",
+        "TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS": str(int(precompiled)),
         **{name: os.fspath(work / folder) for name, folder in caches.items()},
     }
 
