@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from torchlocks.cli.commands.shared import locked_options, note_environment, writable, write_or_print
+from torchlocks.cli.commands.shared import locked_options, note_environment, output_option, write_or_print
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,14 +20,7 @@ if TYPE_CHECKING:
 @click.command()
 @locked_options
 @click.option("--format", "form", default=None, help="One format (see --list; default: all, into a folder).")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    default=None,
-    callback=writable,
-    help="File, or with all forms folder.",
-)
+@output_option("File, or with all forms folder.")
 @click.option("--prefix", default=None, help="Where the environment is installed, for slurm and module.")
 @click.option("--list", "show", is_flag=True, expose_value=False, is_eager=True, callback=lambda c, p, v: _list(c, v))
 def export(

@@ -127,7 +127,12 @@ def note_environment(lock: Lock) -> None:
         click.echo(f"note: environment {lock.environment} of {lock.path.name}, which also has {others}", err=True)
 
 
-def writable(context: click.Context, parameter: click.Parameter, output: Path | None) -> Path | None:
+def output_option(text: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return the option `-o`, a file or folder to write, with `text` as its help."""
+    return click.option("-o", "--output", type=click.Path(path_type=Path), callback=_writable, help=text)
+
+
+def _writable(context: click.Context, parameter: click.Parameter, output: Path | None) -> Path | None:
     """Refuse a file or folder to write that cannot be written, before any work is done. Raises MissingFileError.
 
     A folder that is not there can be created in one that is.

@@ -11,8 +11,8 @@ from torchlocks.cli.commands.shared import (
     locked_options,
     mirror_option,
     note_environment,
+    output_option,
     record_source,
-    writable,
     write_or_print,
 )
 
@@ -130,14 +130,7 @@ def attestations(
 @click.command()
 @locked_options
 @click.option("--format", "form", type=click.Choice(["cyclonedx", "spdx"]), default="cyclonedx", show_default=True)
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    default=None,
-    callback=writable,
-    help="File to write (default: print).",
-)
+@output_option("File to write (default: print).")
 def sbom(name: str, platform: str | None, environment: str | None, form: str, output: Path | None) -> None:
     """Write the bill of materials of a lock: CycloneDX 1.6 or SPDX 2.3, as JSON."""
     from torchlocks.export.environment import find_locked

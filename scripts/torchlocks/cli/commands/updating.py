@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from torchlocks.cli.commands.shared import locking_options, record_source, scheduler_option, writable, write_or_print
+from torchlocks.cli.commands.shared import (
+    locking_options,
+    output_option,
+    record_source,
+    scheduler_option,
+    write_or_print,
+)
 
 if TYPE_CHECKING:
     from torchlocks.locking.options import LockOptions
@@ -99,14 +105,7 @@ def refresh(
 @click.option("--refresh/--no-refresh", default=True, help="Move the matrix first (default), or keep it as it is.")
 @allow_option
 @click.option("--since", default=None, metavar="REV", help="Lock nothing: describe changes since a git revision.")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    default=None,
-    callback=writable,
-    help="File to write (default: reports/update.md).",
-)
+@output_option("File to write (default: reports/update.md).")
 def update_all(
     env_name: str | None,
     platform: str | None,
