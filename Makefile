@@ -157,7 +157,7 @@ lint: $(DEV) ## ruff, mypy, the import contract, and zizmor on workflows
 test: lint ## lint, then the unit and integration tests  [SNAPSHOT=; TORCHLOCKS_SLOW=1 for the long form]
 	@TORCHLOCKS_SNAPSHOT=$(call quoted,$(call absolute,SNAPSHOT)) $(VENV)/bin/pytest -n auto --dist worksteal
 test-unit: $(DEV) ## the unit tests alone: seconds, no network  [SNAPSHOT=]
-	@TORCHLOCKS_SNAPSHOT=$(call quoted,$(call absolute,SNAPSHOT)) $(VENV)/bin/pytest tests/unit
+	@TORCHLOCKS_SNAPSHOT=$(call quoted,$(call absolute,SNAPSHOT)) $(VENV)/bin/pytest -n auto --dist worksteal tests/unit
 golden: $(READY) ## write the expected renderings and the matrix schema anew; look at the diff
 	@$(VENV)/bin/python tests/unit/golden.py
 requirements: $(DEV) ## compile the hash-pinned requirements of the tool from pyproject.toml
