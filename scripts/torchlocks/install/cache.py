@@ -92,28 +92,23 @@ class PackageStore:
             and (self.root / name / "info" / "index.json").is_file()
         )
 
-    def recorded(self, package: LockedPackage) -> Entry | None:
-        """Return the entry of `package` as it was when it was verified; None if there is no such record.
+    def recorded(self, package: LockedPackage) -> tuple[Entry, str] | None:
+        """Return the entry of `package` and its fingerprint, as of its verification; None without such a record.
 
-        Its files are not looked at: use it only together with `unchanged`.
+        Its files are not looked at: use it only together with `walk_unchanged`.
         """
         name = self._name(package)
         held = _read_sha256(self.root / f"{name}.lock")
-        note = _read_note(self._note_path(name))
-        if note is None or note.links is None or note.sha256 != held or note.rules != _RULES:
+        note = self._valid_note(name, held)
+        if note is None or note.links is None or not _is_asked_for(package, note.sha256, note):
             return None
-        if not _is_asked_for(package, held, note):
-            return None
-        return Entry(folder=self.root / name, sha256=held, md5=note.md5, size=note.size, has_links=note.links)
+        entry = Entry(folder=self.root / name, sha256=note.sha256, md5=note.md5, size=note.size, has_links=note.links)
+        return entry, note.fingerprint
 
-    def unchanged(self, entry: Entry) -> Walked | None:
-        """Return what is in the folder of a recorded entry; None if any file of it has changed since."""
-        note = _read_note(self._note_path(entry.folder.name))
-        try:
-            walked = walk(entry.folder)
-        except OSError:
-            return None
-        return walked if note is not None and note.fingerprint == walked.fingerprint() else None
+    def _valid_note(self, name: str, held: str | None) -> _Note | None:
+        """Return the record of an entry whose archive has the hash `held`, if it was verified with these rules."""
+        note = _read_note(self._note_path(name))
+        return note if note is not None and note.sha256 == held and note.rules == _RULES else None
 
     def find(self, package: LockedPackage, *, full: bool = False) -> Lookup:
         """Return the verified entry of `package`, or why there is none. Writes nothing but records of verification.
@@ -125,9 +120,7 @@ class PackageStore:
         if not folder.is_dir():
             return Lookup(entry=None, why="not in the cache")
         held = _read_sha256(self.root / f"{name}.lock")
-        note = _read_note(self._note_path(name))
-        if note is not None and (note.sha256 != held or note.rules != _RULES):
-            note = None
+        note = self._valid_note(name, held)
         if held is None or not _is_asked_for(package, held, note):
             return Lookup(entry=None, why="the cache has another package under this name")
         try:
@@ -255,6 +248,15 @@ class PackageStore:
         with suppress(OSError):
             target.parent.mkdir(parents=True, exist_ok=True)
             write_whole(target, json.dumps(asdict(note)))
+
+
+def walk_unchanged(entry: Entry, fingerprint: str) -> Walked | None:
+    """Return what is in the folder of an entry; None if any file of it has changed since it had that fingerprint."""
+    try:
+        walked = walk(entry.folder)
+    except OSError:
+        return None
+    return walked if walked.fingerprint() == fingerprint else None
 
 
 def _is_asked_for(package: LockedPackage, held: str, note: _Note | None) -> bool:

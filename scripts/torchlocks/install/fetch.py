@@ -23,7 +23,7 @@ from torchlocks.core.http import make_client as make_client
 from torchlocks.core.package_cache import cache_folder
 from torchlocks.core.progress import Progress
 from torchlocks.core.urls import mask as mask
-from torchlocks.install.cache import Entry, PackageStore
+from torchlocks.install.cache import Entry, PackageStore, walk_unchanged
 from torchlocks.install.fetch_options import FetchOptions, packages_for, require_hashes, with_variables
 from torchlocks.install.fetch_run import FetchRun
 from torchlocks.lockfile.models import Lock, LockedPackage
@@ -44,17 +44,18 @@ class ChangedInCacheError(IntegrityError):
 class Recorded:
     """Cached packages as their records have them; `confirm` compares their files with that.
 
-    `modes` maps the inode of each file to its mode, once they are confirmed.
+    `root` is the folder of the cache. `modes` maps the inode of each file to its mode, once they are confirmed.
     """
 
-    store: PackageStore
+    root: Path
     entries: dict[LockedPackage, Entry]
+    fingerprints: dict[LockedPackage, str]
     modes: dict[int, int] = field(default_factory=dict)
 
     def confirm(self) -> None:
         """Raise ChangedInCacheError if any file has changed since its package was verified."""
         for package, entry in self.entries.items():
-            walked = self.store.unchanged(entry)
+            walked = walk_unchanged(entry, self.fingerprints[package])
             if walked is None:
                 raise ChangedInCacheError(f"{package.file_name} has changed in the cache.", where=str(entry.folder))
             self.modes.update((found.st_ino, found.st_mode) for found in walked.status.values())
@@ -67,13 +68,13 @@ def recorded_packages(packages: Sequence[LockedPackage], options: FetchOptions) 
     """
     require_hashes(packages, allow_md5=options.allow_md5)
     store = PackageStore(cache_folder(options.cache))
-    entries = {}
+    entries, fingerprints = {}, {}
     for each in packages:
-        entry = None if options.full_check else store.recorded(each)
-        if entry is None:
+        found = None if options.full_check else store.recorded(each)
+        if found is None:
             return None
-        entries[each] = entry
-    return Recorded(store=store, entries=entries)
+        entries[each], fingerprints[each] = found
+    return Recorded(root=store.root, entries=entries, fingerprints=fingerprints)
 
 
 def ensure_cached(

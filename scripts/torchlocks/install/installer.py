@@ -169,7 +169,7 @@ def _link_cached(
     if (recorded := recorded_packages(packages, options)) is not None:
         try:
             new, install_id = link_new(recorded.entries, recorded.confirm)
-            one_disk = new.stat().st_dev == recorded.store.root.stat().st_dev
+            one_disk = new.stat().st_dev == recorded.root.stat().st_dev
             return _Linked(folder=new, install_id=install_id, modes=recorded.modes if one_disk else {})
         except ChangedInCacheError:
             pass
