@@ -17,6 +17,7 @@ from bench.model import Measure
 from bench.run import BIN, Side, command, compare, texts
 from torchlocks.core.layout import Layout
 from torchlocks.core.progress import Progress
+from torchlocks.export.pypi import find_uv
 from torchlocks.lockfile.formats import CONDA_LOCK, explicit_name, read_lock
 from torchlocks.lockfile.models import Lock
 
@@ -151,7 +152,7 @@ def _pip_peers(ground: Ground, is_cold: bool) -> Iterator[Side]:
     if not wheels:
         return
     venv = ground.place / "peer-venv"
-    python = venv / ("Scripts" if os.name == "nt" else "bin") / "python"
+    python = python_in(venv)
     if not is_cold:
         yield Side(
             name=f"pip, the same {len(wheels)} wheels into a venv",
@@ -163,7 +164,7 @@ def _pip_peers(ground: Ground, is_cold: bool) -> Iterator[Side]:
                 ),
             ),
         )
-    uv = shutil.which("uv", path=f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}")
+    uv = find_uv()
     if uv is not None:
         env = {"UV_CACHE_DIR": str(_cache(ground, "uv", is_cold))}
         yield Side(
@@ -177,6 +178,11 @@ def _pip_peers(ground: Ground, is_cold: bool) -> Iterator[Side]:
                 ),
             ),
         )
+
+
+def python_in(venv: Path) -> Path:
+    """Return the Python of a virtual environment."""
+    return venv / ("Scripts" if os.name == "nt" else "bin") / "python"
 
 
 def wheels_of(ground: Ground) -> list[Path]:

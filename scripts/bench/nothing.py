@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.install import Ground, wheels_of
+from bench.install import Ground, python_in, wheels_of
 from bench.model import Measure
-from bench.run import BIN, Side, command, compare, texts
+from bench.run import Side, command, compare, texts
 from torchlocks.core.layout import Layout
 from torchlocks.core.progress import Progress
+from torchlocks.export.pypi import find_uv
 
 
 def measure_from_nothing(layout: Layout, ground: Ground, place: Path, progress: Progress) -> Iterator[Measure]:
@@ -22,7 +22,7 @@ def measure_from_nothing(layout: Layout, ground: Ground, place: Path, progress: 
     verifies nothing. Both download what pip and uv are set up to look for; pip keeps its own cache. Nothing is measured
     without uv. `place` is a new folder on the disk of the environments.
     """
-    uv = shutil.which("uv", path=f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}")
+    uv = find_uv()
     wheels = wheels_of(ground)
     if uv is None or not wheels:
         return
@@ -44,7 +44,7 @@ def measure_from_nothing(layout: Layout, ground: Ground, place: Path, progress: 
     own = {"UV_CACHE_DIR": str(cache)}
     installed = []
     for name, what in (("tools", ("-r", layout.root / "requirements.txt")), ("env", ("--no-deps", *texts(wheels)))):
-        python = peer / name / ("Scripts" if os.name == "nt" else "bin") / "python"
+        python = python_in(peer / name)
         installed.append(command(uv, "venv", "--quiet", "--python", sys.executable, peer / name, env=own))
         installed.append(command(uv, "pip", "install", "--quiet", "--python", python, *what, env=own))
     theirs = Side(name="uv, the same tools and the same wheels, empty cache", commands=tuple(installed))

@@ -64,7 +64,8 @@ def contradicted(pins: Mapping[str, str], resolve: Resolver) -> tuple[str, ...] 
         with ThreadPoolExecutor(_AT_ONCE) as threads:
             found_alone = list(threads.map(lambda line: resolve(wanted, [line]), open_))
         alone = [line for line, solution in zip(open_, found_alone, strict=True) if solution is not None]
-        if alone and resolve(wanted, [*kept, *alone]) is not None:
+        # All of them together are what was tried first.
+        if alone and alone != open_ and resolve(wanted, [*kept, *alone]) is not None:
             kept += alone
         else:
             for line in alone:
@@ -73,13 +74,18 @@ def contradicted(pins: Mapping[str, str], resolve: Resolver) -> tuple[str, ...] 
     return tuple(name for name, line in needed.items() if line not in kept)
 
 
+def find_uv() -> str | None:
+    """Return the path of uv, beside this Python or on PATH; None if it is not installed."""
+    return shutil.which("uv", path=str(Path(sys.executable).parent)) or shutil.which("uv")
+
+
 def uv_resolver(python: str, platform: str) -> Resolver:
     """Return a function that resolves with uv for a Python (`3.12`) and a conda platform.
 
     Raises ExportError if uv is not here or the platform is not one of PyPI's; the function raises
     ChannelUnreachableError if no index can be reached.
     """
-    uv = shutil.which("uv", path=str(Path(sys.executable).parent)) or shutil.which("uv")
+    uv = find_uv()
     if uv is None:
         raise ExportError("uv is not installed, which resolves the constraints.", fix="install it: pip install uv")
     if platform not in PLATFORMS:
