@@ -16,6 +16,7 @@ import click
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from torchlocks.core.errors import MissingFileError
     from torchlocks.lockfile.models import Lock
     from torchlocks.matrix.model import Matrix
     from torchlocks.solve.repodata import RecordSource
@@ -147,9 +148,13 @@ def _writable(context: click.Context, parameter: click.Parameter, output: Path |
         problem = os.strerror(errno.EACCES)
     else:
         return output
+    raise _not_writable(output, problem)
+
+
+def _not_writable(output: Path, problem: str) -> MissingFileError:
     from torchlocks.core.errors import MissingFileError
 
-    raise MissingFileError(f"The file cannot be written: {problem}.", where=str(output), fix="name another with -o")
+    return MissingFileError(f"The file cannot be written: {problem}.", where=str(output), fix="name another with -o")
 
 
 def write_or_print(text: str, output: Path | None, *, folder: bool = False) -> None:
@@ -165,14 +170,11 @@ def write_or_print(text: str, output: Path | None, *, folder: bool = False) -> N
         write_whole(output, text)
     except OSError as error:
         from torchlocks.core.disk import disk_full, is_disk_full
-        from torchlocks.core.errors import MissingFileError
 
         if is_disk_full(error):
             fix = "make room, or name another file with -o."
             raise disk_full(output.parent, "existing files are unchanged", fix) from None
-        raise MissingFileError(
-            f"The file cannot be written: {error.strerror or error}.", where=str(output), fix="name another with -o"
-        ) from None
+        raise _not_writable(output, str(error.strerror or error)) from None
     click.echo(f"wrote {output}", err=True)
 
 
