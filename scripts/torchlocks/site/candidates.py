@@ -36,7 +36,7 @@ def candidates_of_locks(layout: Layout, matrix: Matrix, targets: Iterable[Target
             )
         yield Candidate(
             env=target.env,
-            row=target.env if target.env in matrix.rows else matrix.row_of(target.env),
+            row=matrix.row_of(target.env),
             platform=target.platform,
             torch=torch.version,
             python=versions["python"],
