@@ -61,6 +61,7 @@ endif
 unexport PYTHONDONTWRITEBYTECODE
 # Told that make calls it, so that messages name make's verbs and variables.
 TOOL  := TORCHLOCKS_MAKE=1 $(VENV)/bin/torchlocks
+PYTEST = TORCHLOCKS_SNAPSHOT=$(call quoted,$(call absolute,SNAPSHOT)) $(VENV)/bin/pytest -n auto --dist worksteal
 READY := $(VENV)/torchlocks-made-from
 DEV   := $(VENV)/torchlocks-made-from-dev
 # A conda that is merely active sets CONDA_EXE in the environment; only one named to make is meant.
@@ -155,9 +156,9 @@ bench: $(DEV) ## measure what everything costs, against floors and peers  [SNAPS
 lint: $(DEV) ## ruff, mypy, the import contract, and zizmor on workflows
 	@$(VENV)/bin/mypy & types=$$!; $(VENV)/bin/zizmor --offline --quiet --no-progress .github action.yml && $(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && PYTHONPATH=scripts $(VENV)/bin/lint-imports --no-logo --cache-dir build/import_linter; others=$$?; wait $$types && exit $$others
 test: lint ## lint, then the unit and integration tests  [SNAPSHOT=; TORCHLOCKS_SLOW=1 for the long form]
-	@TORCHLOCKS_SNAPSHOT=$(call quoted,$(call absolute,SNAPSHOT)) $(VENV)/bin/pytest -n auto --dist worksteal
+	@$(PYTEST)
 test-unit: $(DEV) ## the unit tests alone: seconds, no network  [SNAPSHOT=]
-	@TORCHLOCKS_SNAPSHOT=$(call quoted,$(call absolute,SNAPSHOT)) $(VENV)/bin/pytest -n auto --dist worksteal tests/unit
+	@$(PYTEST) tests/unit
 golden: $(READY) ## write the expected renderings and the matrix schema anew; look at the diff
 	@$(VENV)/bin/python tests/unit/golden.py
 requirements: $(DEV) ## compile the hash-pinned requirements of the tool from pyproject.toml
