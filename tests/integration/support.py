@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from preloaded import run_torchlocks
+from torchlocks.core.files import hash_file
 from torchlocks.core.layout import Layout
 from torchlocks.matrix.load import load_matrix
 from torchlocks.publish.metapackages import update_generated
@@ -56,6 +57,11 @@ def keep_environments(root: Path, *rows: str) -> Layout:
             shutil.rmtree(folder)
     update_generated(layout, load_matrix(layout.matrix))
     return layout
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """The files below a folder, and the hashes of their bytes."""
+    return {str(path.relative_to(folder)): hash_file(path) for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import yaml
 
 from conftest import LAYOUT
 from preloaded import TORCHLOCKS, run_torchlocks
-from support import make_key
+from support import few_environments, make_key
 from tiny_channel import PLATFORM, make_channel
 from torchlocks.cli.action import Inputs, make_plan, read_inputs, write_outputs
 from torchlocks.core.errors import ActionError, MissingFileError, NoSuchRowError
@@ -62,11 +62,7 @@ def test_the_hooks_are_commands_that_torchlocks_has(tmp_path: Path) -> None:
     """Each is run as pre-commit runs it, with the files that its pattern takes; then with a lock that is broken."""
     hooks = {hook["id"]: hook for hook in yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text())}
     assert set(hooks) == {"torchlocks-check", "torchlocks-lock-is-current"}
-    shutil.copy(ROOT / "environment-cpu.yml", tmp_path)
-    shutil.copytree(ROOT / "locks" / "cpu", tmp_path / "locks" / "cpu")
-    matrix = (ROOT / "matrix.yml").read_text()
-    only_cpu = matrix[: matrix.index("\n    variants:")] + "\n" + matrix[matrix.index("\nleft_out:") :]
-    (tmp_path / "matrix.yml").write_text(only_cpu)
+    few_environments(tmp_path, "cpu")
     files = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
 
     def run(hook: dict[str, Any]) -> int:

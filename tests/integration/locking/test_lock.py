@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
@@ -17,19 +16,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from support import SNAPSHOT, few_environments, needs_snapshot, torchlocks
+from support import SNAPSHOT, digests, few_environments, needs_snapshot, torchlocks
 from torchlocks.core.layout import Layout
 from torchlocks.lockfile.formats import read_lock
 
 ROOT = Path(__file__).resolve().parents[3]
-
-
-def digests(folder: Path) -> dict[str, str]:
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
 
 
 @pytest.fixture

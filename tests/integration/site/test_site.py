@@ -24,7 +24,7 @@ import pytest
 
 from conftest import LAYOUT
 from evidence_samples import A100, proving, written
-from support import SNAPSHOT, needs_snapshot, torchlocks
+from support import SNAPSHOT, digests, needs_snapshot, torchlocks
 from torchlocks.core.errors import LockfileError
 from torchlocks.core.files import hash_file
 from torchlocks.core.layout import Layout
@@ -196,10 +196,6 @@ def test_the_history_is_that_of_git(site: Site) -> None:
     assert re.search(
         r'class="moved"><span aria-hidden="true">● </span><span class="hidden-text">changed: </span>12\.6', changed
     )
-
-
-def digests(folder: Path) -> dict[str, str]:
-    return {str(path.relative_to(folder)): hash_file(path) for path in folder.rglob("*") if path.is_file()}
 
 
 def test_a_lock_that_cannot_be_read_leaves_the_site_as_it_was(tmp_path: Path) -> None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import get_args
 
 import pytest
+import yaml
 
 import sample_reports
 from preloaded import run_torchlocks
+from support import few_environments
 from torchlocks.check.model import Report
 from torchlocks.core.errors import MissingFileError
 from torchlocks.core.layout import Layout
@@ -20,7 +21,6 @@ from torchlocks.diff.compare import Move
 from torchlocks.lockfile.formats import parse_lock, read_lock
 from torchlocks.lockfile.models import Lock
 from torchlocks.matrix.load import load_matrix
-from torchlocks.publish.metapackages import update_generated
 from torchlocks.update.pull_request import body, headline
 from torchlocks.update.relock import account_since
 from torchlocks.verify.verdict import Verdict
@@ -47,14 +47,7 @@ def git(folder: Path, *arguments: str) -> str:
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A checkout of the CPU environment alone: the check of all is tested elsewhere, and takes its time."""
-    shutil.copy(ROOT / "environment-cpu.yml", tmp_path)
-    matrix = (ROOT / "matrix.yml").read_text()
-    only_cpu = matrix[: matrix.index("\n    variants:")] + "\n" + matrix[matrix.index("\nleft_out:") :]
-    (tmp_path / "matrix.yml").write_text(only_cpu)
-    shutil.copytree(ROOT / "locks" / "cpu", tmp_path / "locks" / "cpu")
-    shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
-    layout = Layout(tmp_path)
-    update_generated(layout, load_matrix(layout.matrix))
+    few_environments(tmp_path, "cpu")
     (tmp_path / ".gitignore").write_text("/reports/\n")
     git(tmp_path, "init", "-q")
     git(tmp_path, "add", "-A")
@@ -158,10 +151,9 @@ def test_the_account_lists_verifications_of_just_these_locks(checkout: Path) -> 
 
 
 def test_what_has_no_solution_stays_and_is_named(checkout: Path) -> None:
-    matrix = checkout / "matrix.yml"
-    matrix.write_text(
-        matrix.read_text().replace('python: "3.12", pytorch: "2.12"', 'python: "3.12", pytorch: "9.9"', 1)
-    )
+    document = yaml.safe_load((checkout / "matrix.yml").read_text())
+    document["environments"]["cpu"]["platforms"]["linux-64"]["pytorch"] = "9.9"
+    (checkout / "matrix.yml").write_text(yaml.safe_dump(document, sort_keys=False))
     git(checkout, "commit", "-q", "-a", "-m", "a requirement too far")
     run = update(checkout, "--snapshot", SNAPSHOT, *ONE)
     assert run.returncode == 20, run.stderr
