@@ -49,11 +49,19 @@ quoted = $(if $(findstring $(newline),$(1)),$(error a value has a line break))$(
 option = $(if $($(2)),$(1) $(call quoted,$($(2))))
 absolute = $(if $(filter /% ~/%,$(firstword $($(1)))),$($(1)),$(if $($(1)),$(CURDIR)/$($(1))))
 VENV  := .venv
+# What a verb takes is in its comment, as NAME=; of several verbs, one that takes it is enough.
+VERBS := help env-cpu env-gpu pair doctor run shell rollback verify evidence fsck bundle image matrix render lock update example check why diff channel \
+         export sbom licences sign refresh update-all dist site recipes bench lint test test-unit requirements golden clean
 ifneq ($(NAMED),)
-  # The tool's own Python where there is one: another may be a script (pyenv) that takes five times as long to start.
-  REFUSED := $(shell $$([ -x $(VENV)/bin/python ] && echo $(VENV)/bin/python || echo $(PYTHON)) -I -S scripts/make_variables.py $(call quoted,$(MAKECMDGOALS)) $(foreach name,$(NAMED),$(call quoted,$(name))) 2>&1)
+  ASKED := $(or $(filter $(VERBS),$(MAKECMDGOALS)),help)
+  empty :=
+  TAKEN := $(shell sed -n -E 's/^($(subst $(empty) $(empty),|,$(ASKED))):.*## //p' $(firstword $(MAKEFILE_LIST)))
+  TAKEN := $(foreach word,$(TAKEN),$(if $(findstring =,$(word)),$(patsubst [%,%,$(firstword $(subst =, ,$(word))))))
+  REFUSED := $(filter-out $(TAKEN) PYTHON VENV SHELL MAKEFLAGS,$(NAMED))
   ifneq ($(REFUSED),)
-    $(error $(REFUSED))
+    # Python words it, and starts only for that.
+    REFUSED := $(shell $(PYTHON) -I -S scripts/make_variables.py '$(ASKED)' '$(TAKEN)' $(foreach name,$(REFUSED),$(call quoted,$(name))) 2>&1)
+    $(error $(or $(REFUSED),a variable that make $(ASKED) does not take))
   endif
 endif
 
@@ -78,8 +86,7 @@ ONE    = $(call quoted,$(or $(ENV),$(error name the environment: make $@ ENV=cpu
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env-cpu env-gpu pair doctor run shell rollback verify evidence fsck bundle image matrix render lock update example check why diff channel \
-        export sbom licences sign refresh update-all dist site recipes bench lint test test-unit requirements golden clean
+.PHONY: $(VERBS)
 
 help: ## print this help
 	@awk -F ':.*## ' '/^#: /{print "\n" substr($$0, 4)} /^[a-z-]+:.*## /{printf "  %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))

@@ -76,7 +76,8 @@ def inputs_of(root: str, env: str, platform: str, channel: str) -> dict[str, str
     found = {"(version)": __version__, "(channel)": channel, "(machine)": asked}
     for path in _inputs(root, env, channel):
         try:
-            with open(path, "rb") as stream:
+            # A buffer would only add system calls for what is read at once.
+            with open(path, "rb", buffering=0) as stream:
                 content = stream.read()
         except OSError:
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -130,4 +131,20 @@ def test_a_variable_that_the_verb_does_not_take_is_refused(
 
 def test_a_variable_that_one_of_two_verbs_takes_is_taken(checkout: Path) -> None:
     assert make(checkout, "check", "render", "PLATFORM=linux-64").returncode == 0
-    assert make(checkout, "render", "PYTHON=python3").returncode in (0, 2)
+    assert make(checkout, "-n", "render", "PYTHON=python3").returncode in (0, 2)
+
+
+def test_every_variable_in_the_comment_of_a_verb_is_taken(checkout: Path) -> None:
+    comments = re.findall(r"^([a-z-]+):.*?## (.*)$", (checkout / "Makefile").read_text(), re.MULTILINE)
+    takes = {verb: sorted(set(re.findall(r"\b([A-Z][A-Z_]*)=", comment))) for verb, comment in comments}
+    assert takes["env-cpu"] == ["CHANNEL", "FORCE", "MIRROR", "OFFLINE", "PY", "TORCH"]
+    for verb, names in takes.items():
+        run = make(checkout, "-n", verb, *(f"{name}=x" for name in names))
+        assert run.returncode == 0, run.stderr
+
+
+def test_no_python_starts_to_accept_a_variable(checkout: Path) -> None:
+    # What is not there cannot start.
+    assert make(checkout, "env-cpu", "CHANNEL=local", PYTHON="/no/python").returncode == 0
+    (checkout / "scripts" / "make_variables.py").unlink()
+    assert make(checkout, "env-cpu", "CHANNEL=local").returncode == 0
