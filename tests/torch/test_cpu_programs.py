@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch._dynamo
-import torch.export
 
 from torchsuite import skips
 from torchsuite.tiers import Measure, check
@@ -25,6 +23,9 @@ def model() -> Any:
 
 @check("an exported program is how a model leaves Python")
 def test_export(model: Any, tmp_path: Path, measure: Measure) -> None:
+    # As long to import as torch itself, for every process of the suite if it were done with this file.
+    import torch.export
+
     x = torch.randn(3, 8)
     program = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim("batch", min=2, max=64)},))
     # The file format settled late: torch 2.3 cannot read back what it wrote of this very model.
@@ -50,6 +51,8 @@ def test_torchscript(model: Any, tmp_path: Path) -> None:
 
 
 def _needs_dynamo() -> None:
+    import torch._dynamo
+
     if not torch._dynamo.is_dynamo_supported():
         skips.skip(
             skips.Reason.RELEASE, f"this torch compiles nothing on Python {sys.version_info[0]}.{sys.version_info[1]}"
