@@ -139,7 +139,7 @@ SABOTAGES: dict[str, Sabotage] = {
     "test_cpu_formats.py::test_deterministic_algorithms": changed("torch", "empty", lambda real: module("torch").zeros),
     # No package is written, and torch's headers are not there: what takes long is not run.
     "test_cpu_packaged.py::test_package": changed(
-        "torch._inductor", "aoti_compile_and_package", lambda real: lambda program, package_path: package_path
+        "torch._inductor", "aoti_compile_and_package", lambda real: lambda program, package_path, **more: package_path
     ),
     "test_cpu_packaged.py::test_cpp_extension": of_check(
         "EXTENSION", lambda text: text.replace("torch/library.h", "torch/no_such_library.h")
