@@ -26,7 +26,7 @@ from typing import Any
 
 from torchsuite import __version__, expect, found, host, required, runner, verdict
 from torchsuite.found import Found, NoTorchError
-from torchsuite.tier_names import TIERS
+from torchsuite.tier_names import ON_DEVICES, TIERS
 
 FAILED, UNUSABLE = 1, 2
 """Exit codes: something is wrong with the environment, or it cannot be looked at."""
@@ -89,13 +89,13 @@ def verify(
 
     `expected` are the fields of `expect.Expectation`; `about` is what the report contains about the lock (`lock_path`,
     `lock_sha256`, `channels`). `select` is a pytest -k expression, `quick` runs the short set alone, `workers` is the
-    number of processes (default: one a core). `sealed`: the variables of this process are those that the checks are
+    number of processes (default: `processes`). `sealed`: the variables of this process are those that the checks are
     to have. Raises runner.SelectionError.
     """
     began, clock = datetime.now(timezone.utc), time.monotonic()
     if workers is None:
         # A selection is mostly a few checks: they are over before a second process has imported torch.
-        workers = 1 if select or quick else min(host.cores(), runner.MOST_WORKERS)
+        workers = 1 if select or quick else processes(expected["tiers"])
     with tempfile.TemporaryDirectory(prefix="torch-verify-", ignore_cleanup_errors=True) as folder:
         work = Path(folder).resolve()
         run = runner.Run(
@@ -127,6 +127,14 @@ def verify(
         "complete": select is None and not quick and tiers == TIERS,
     }
     return {**report, **verdict.conclude(report)}
+
+
+def processes(tiers: Sequence[str]) -> int:
+    """One process a core, but none that would find nothing to claim: one alone runs all files that need a device."""
+    files = [runner.tier_of(file.name) for file in checks_folder().glob("test_*.py")]
+    selected = [tier for tier in files if tier in tiers]
+    shares = sum(tier not in ON_DEVICES for tier in selected) + any(tier in ON_DEVICES for tier in selected)
+    return max(1, min(host.cores(), runner.MOST_WORKERS, shares))
 
 
 def checks_folder() -> Path:
@@ -162,7 +170,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-k", dest="select", metavar="EXPRESSION", help="only the checks that match, as for pytest -k")
     parser.add_argument("--tier", action="append", choices=TIERS, help="only this tier (may be given several times)")
     parser.add_argument("--quick", action="store_true", help="the short set of checks, for those who switch often")
-    parser.add_argument("--jobs", type=_positive, metavar="N", help="how many processes (default: one a core)")
+    parser.add_argument(
+        "--jobs", type=_positive, metavar="N", help="how many processes (default: one a core, at most one a file)"
+    )
     parser.add_argument("--json", action="store_true", help="print the report as JSON, and nothing else")
     parser.add_argument("--report", metavar="FILE", help="write the report as JSON to a file, too")
     parser.add_argument("--where", action="store_true", help="print the folder of the checks, and exit")

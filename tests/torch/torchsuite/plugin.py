@@ -19,11 +19,10 @@ from torchsuite.expect import Expectation
 from torchsuite.imports import Imports
 from torchsuite.prefix import Prefix
 from torchsuite.stream import Stream
-from torchsuite.tier_names import TIERS
+from torchsuite.tier_names import ON_DEVICES, TIERS
 from torchsuite.tiers import (
     DEFAULT_SECONDS,
     LONG_FIRST,
-    ON_DEVICES,
     WITHOUT_TORCH,
     declared,
     machine,

@@ -71,7 +71,7 @@ class Transcript:
     def died(self, worker: int, why: str, error: str) -> None:
         """A worker ended before its time: blame the check that it was at."""
         guilty = self.running.get(worker) or "the suite itself"
-        plan = self.planned.get(guilty, {"id": guilty, "tier": _tier_of(guilty), "reason": "the suite runs to its end"})
+        plan = self.planned.get(guilty, {"id": guilty, "tier": tier_of(guilty), "reason": "the suite runs to its end"})
         self.finished[guilty] = _check(plan, "failed", why, error)
         self.running[worker] = None
 
@@ -261,7 +261,8 @@ def _over(worker: _Worker, transcript: Transcript, run: Run, output: TextIO | No
     return False
 
 
-def _tier_of(check: str) -> str:
+def tier_of(check: str) -> str:
+    """The tier of a check or of its file, by the name; the first tier for another name."""
     names = {f"test_{tier.replace('-', '_')}_": tier for tier in sorted(TIERS, key=len, reverse=True)}
     return next((tier for start, tier in names.items() if check.startswith(start)), TIERS[0])
 

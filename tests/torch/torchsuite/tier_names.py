@@ -6,3 +6,6 @@ from __future__ import annotations
 #: cpu: computation. mps: the GPU of a Mac. cuda-build: a CUDA build, no GPU needed. gpu, multi-gpu: one GPU, two or
 #: more. multi-node: several machines.
 TIERS = ("static", "import", "cpu", "mps", "cuda-build", "gpu", "multi-gpu", "multi-node")
+
+#: Tiers that need a device, or other machines, for themselves: one process of a run runs them, one check at a time.
+ON_DEVICES = ("mps", "gpu", "multi-gpu", "multi-node")

@@ -25,9 +25,6 @@ WITHOUT_TORCH = ("static", "import", "cuda-build")
 #: Tiers that only an environment for CUDA has. Several nodes compute together over gloo, too.
 FOR_CUDA = ("cuda-build", "gpu", "multi-gpu")
 
-#: Tiers that need a device, or other machines, for themselves: one process of a run runs them, one check at a time.
-ON_DEVICES = ("mps", "gpu", "multi-gpu", "multi-node")
-
 #: Files that take longest, in the order in which they are claimed: the rest fills the gaps behind them.
 LONG_FIRST = (
     "test_cpu_compiled.py",

@@ -53,14 +53,29 @@ def make_lock(*names: str) -> Lock:
 Run = Callable[..., Verdict]
 
 
+@pytest.fixture(scope="module")
+def suite_without_checks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the suite, whose own modules are compiled once for all tests."""
+    suite = tmp_path_factory.mktemp("suite")
+    shutil.copytree(SUITE, suite, ignore=shutil.ignore_patterns("test_*", "__pycache__"), dirs_exist_ok=True)
+    return suite
+
+
 @pytest.fixture
-def run(tmp_path: Path) -> Run:
+def suite(suite_without_checks: Path) -> Iterator[Path]:
+    """A suite for the checks of one test."""
+    yield suite_without_checks
+    for file in suite_without_checks.glob("test_*.py"):
+        file.unlink()
+    # Python takes a compiled file for current if the source has the same size and second of change.
+    shutil.rmtree(suite_without_checks / "__pycache__", ignore_errors=True)
+
+
+@pytest.fixture
+def run(tmp_path: Path, suite: Path) -> Run:
     """Verify this interpreter's own environment with a suite of the given files; the checks need no torch."""
 
     def verify(files: dict[str, str], **options: object) -> Verdict:
-        suite = tmp_path / "suite"
-        ignore = shutil.ignore_patterns("test_*", "__pycache__")
-        shutil.copytree(SUITE, suite, ignore=ignore, dirs_exist_ok=True)
         for name, body in files.items():
             (suite / name).write_text(HEAD + body, encoding="utf-8")
         progress = options.pop("progress", Silent())

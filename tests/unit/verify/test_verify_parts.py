@@ -31,6 +31,30 @@ def module(name: str) -> ModuleType:
 
 
 @pytest.mark.parametrize(
+    ("files", "cores", "processes"),
+    [
+        (("static_lock", "cpu_random", "cpu_data"), 2, 2),
+        (("static_lock", "cpu_random", "cpu_data"), 8, 3),
+        (("static_lock", "gpu_device", "gpu_runtime", "multi_gpu_together"), 8, 2),
+        (("gpu_device", "gpu_runtime"), 8, 1),
+        (("static_lock", "mps_device"), 8, 1),
+        ((), 8, 1),
+        (tuple(f"cpu_{number}" for number in range(20)), 64, 8),
+    ],
+)
+def test_no_process_is_started_without_a_file_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: tuple[str, ...], cores: int, processes: int
+) -> None:
+    for file in files:
+        (tmp_path / f"test_{file}.py").touch()
+    command = module("command")
+    monkeypatch.setattr(command, "checks_folder", lambda: tmp_path)
+    monkeypatch.setattr(command.host, "cores", lambda: cores)
+    tiers = tuple(tier for tier in module("tier_names").TIERS if tier != "mps")
+    assert command.processes(tiers) == processes
+
+
+@pytest.mark.parametrize(
     ("build", "variant"),
     [
         ("cuda118_py311h1234567_303", "11.8"),
