@@ -10,7 +10,7 @@ from packaging.version import Version
 
 from torchlocks.core.layout import Layout
 from torchlocks.host.compatibility import check_compatibility, needs_of
-from torchlocks.host.doctor import diagnose, limits_of_locks
+from torchlocks.host.doctor import Limits, diagnose, limits_of_locks
 from torchlocks.host.gpu_rules import code_for
 from torchlocks.host.nvidia import Gpu
 from torchlocks.host.record import Host
@@ -27,6 +27,12 @@ CUDA_LOCKS = [target for target in MATRIX.targets() if target.cuda]
 def versions(env: str, platform: str) -> dict[str, str]:
     lock = read_lock(LAYOUT.locks / env / explicit_name(platform))
     return {package.name: package.version for package in lock.packages[platform]}
+
+
+@cache
+def limits(platform: str) -> Limits:
+    """What the locked libraries have code for, of each environment once."""
+    return cache(limits_of_locks(LAYOUT.locks, platform))
 
 
 def oldest(env: str, platform: str) -> str:
@@ -50,14 +56,12 @@ def machine(platform: str, *gpus: tuple[str, str]) -> Host:
 
 @pytest.mark.parametrize("target", CUDA_LOCKS, ids=lambda target: f"{target.env}-{target.platform}")
 def test_what_runs_on_a_gpu_has_code_for_it_in_torch_and_in_every_library(target) -> None:  # type: ignore[no-untyped-def]
-    limits = limits_of_locks(LAYOUT.locks, target.platform)
+    needs = needs_of(MATRIX, target, limits(target.platform)(target.env))
     floor = oldest(target.env, target.platform)
     # What the row promises is what its libraries have.
     assert all(Version(each) >= Version(floor) for each in target.architectures)
     for name, capability in gpu_names().items():
-        result = check_compatibility(
-            needs_of(MATRIX, target, limits(target.env)), machine(target.platform, (name, capability))
-        )
+        result = check_compatibility(needs, machine(target.platform, (name, capability)))
         in_torch = code_for(capability, target.torch_architectures, target.ptx)
         able = in_torch is not None and Version(capability) >= Version(floor)
         assert (result.state != "does-not-run") == able, (name, capability, result.reasons)
@@ -68,7 +72,7 @@ def test_what_runs_on_a_gpu_has_code_for_it_in_torch_and_in_every_library(target
 @pytest.mark.parametrize("gpu", gpu_names().items(), ids=lambda gpu: gpu[0])
 @pytest.mark.parametrize("platform", ["linux-64", "win-64"])
 def test_the_recommended_environment_has_code_for_the_gpu_in_every_library(platform: str, gpu: tuple[str, str]) -> None:
-    chosen = diagnose(MATRIX, machine(platform, gpu), limits=limits_of_locks(LAYOUT.locks, platform)).best
+    chosen = diagnose(MATRIX, machine(platform, gpu), limits=limits(platform)).best
     assert chosen is not None
     target = MATRIX.target(chosen, platform)
     if target.cuda is not None:
