@@ -26,7 +26,7 @@ def imported(request: pytest.FixtureRequest, imports: Imports) -> Imported:
 
 
 @pytest.mark.parametrize("first", ORDERS)
-@check("a library that is missing, too old or loaded twice shows at import, often in one order only", seconds=150)
+@check("a library that is missing, too old or loaded twice shows at import, often in one order only")
 def test_import(imports: Imports, first: str, measure: Measure) -> None:
     result = imports.get(first)
     if result.failure is not None:

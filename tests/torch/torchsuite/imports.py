@@ -18,9 +18,6 @@ from torchsuite import probe
 TIMEOUT_SECONDS = 120.0
 ORDERS = ("torch", "numpy")
 
-#: The file in which the first process leaves the results for the others.
-SHARED = "imports.json"
-
 
 @dataclass(frozen=True)
 class Imported:
@@ -32,9 +29,9 @@ class Imported:
 
 
 class Imports:
-    """Runs both orders at the same time, on first use; the first process that asks does it for all of a run.
+    """Imports torch in a process of its own, once in each order and on first use; one worker does it for all of a run.
 
-    `work` is a folder that the processes share.
+    `work` is a folder that the workers share.
     """
 
     def __init__(self, work: Path) -> None:
@@ -43,17 +40,14 @@ class Imports:
 
     def get(self, first: str) -> Imported:
         """The import that began with the package `first` (torch or numpy)."""
-        if not self._done and (shared := self._shared()):
-            self._done = shared
-        if not self._done:
-            running = {order: self._start(order) for order in ORDERS}
-            self._done = {order: self._finish(order, process) for order, process in running.items()}
-            self._share()
+        if first not in self._done:
+            self._done[first] = self._of_another(first) or self._try(first)
         return self._done[first]
 
-    def _shared(self) -> dict[str, Imported] | None:
-        """What another process saw, as soon as it is there; None where this one has to look."""
-        claim, file = self._work / f"{SHARED}.claim", self._work / SHARED
+    def _of_another(self, first: str) -> Imported | None:
+        """What another worker saw, as soon as it is there; None where this one has to try."""
+        file = self._work / f"import-{first}-first.json"
+        claim = file.with_suffix(".claim")
         if not file.is_file():
             try:
                 with claim.open("x", encoding="utf-8") as made:
@@ -65,30 +59,33 @@ class Imports:
                     if time.monotonic() >= deadline or not _runs(claim.read_text(encoding="utf-8")):
                         return None
                     time.sleep(0.05)
-        return {order: Imported(**seen) for order, seen in json.loads(file.read_text(encoding="utf-8")).items()}
+        return Imported(**json.loads(file.read_text(encoding="utf-8")))
 
-    def _share(self) -> None:
-        whole = self._work / f"{SHARED}.{os.getpid()}"
-        whole.write_text(json.dumps({order: asdict(seen) for order, seen in self._done.items()}), encoding="utf-8")
-        whole.replace(self._work / SHARED)
-
-    def _start(self, order: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-I", os.fspath(probe.__file__), order, os.fspath(self._out(order))]
-        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-
-    def _finish(self, order: str, process: subprocess.Popen[str]) -> Imported:
+    def _try(self, first: str) -> Imported:
+        seen = self._work / f"seen-{first}-first.{os.getpid()}.json"
+        command = [sys.executable, "-I", os.fspath(probe.__file__), first, os.fspath(seen)]
         try:
-            _, stderr = process.communicate(timeout=TIMEOUT_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            _, stderr = process.communicate()
-            return Imported(f"the import did not finish within {TIMEOUT_SECONDS:.0f} s", stderr)
-        if process.returncode != 0:
-            return Imported(ending(process.returncode), stderr)
-        return Imported(None, stderr, json.loads(self._out(order).read_text(encoding="utf-8")))
-
-    def _out(self, order: str) -> Path:
-        return self._work / f"import-{order}-first.json"
+            done = subprocess.run(
+                command,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                timeout=TIMEOUT_SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as late:
+            output = late.stderr.decode(errors="replace") if isinstance(late.stderr, bytes) else late.stderr or ""
+            imported = Imported(f"the import did not finish within {TIMEOUT_SECONDS:.0f} s", output)
+        else:
+            imported = (
+                Imported(None, done.stderr, json.loads(seen.read_text(encoding="utf-8")))
+                if done.returncode == 0
+                else Imported(ending(done.returncode), done.stderr)
+            )
+        whole = self._work / f"import-{first}-first.{os.getpid()}"
+        whole.write_text(json.dumps(asdict(imported)), encoding="utf-8")
+        whole.replace(self._work / f"import-{first}-first.json")
+        return imported
 
 
 def numpy_complaint(stderr: str) -> str | None:

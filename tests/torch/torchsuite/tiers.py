@@ -25,16 +25,21 @@ WITHOUT_TORCH = ("static", "import", "cuda-build")
 #: Tiers that only an environment for CUDA has. Several nodes compute together over gloo, too.
 FOR_CUDA = ("cuda-build", "gpu", "multi-gpu")
 
-#: Files that take longest, in the order in which they are claimed: the rest fills the gaps behind them.
+#: Files that take longest, in the order in which they are claimed: the rest fills the gaps behind them. Those that
+#: compile do not start together, since both would first wait for the same test programs, and in a new environment
+#: compile the same modules of torch to bytecode.
 LONG_FIRST = (
     "test_cpu_compiled.py",
-    "test_cpu_packaged.py",
     "test_cpu_sharded.py",
     "test_cpu_distributed.py",
+    "test_cpu_packaged.py",
     "test_cpu_data.py",
 )
 
 DEFAULT_SECONDS = 60.0
+
+#: The first check that asks for an import waits for it, which has a limit of its own (`imports.py`).
+IMPORT_SECONDS = 150.0
 
 #: A GPU that is newer than the build compiles every kernel from PTX at its first use.
 GPU_SECONDS = 180.0
@@ -53,6 +58,8 @@ def check(reason: str, *, accelerator: str | None = None, seconds: float | None 
 
 def seconds_of(tier: str) -> float:
     """The time limit of a tier's checks that name none."""
+    if tier == "import":
+        return IMPORT_SECONDS
     return GPU_SECONDS if tier in ("gpu", "multi-gpu", "multi-node") else DEFAULT_SECONDS
 
 

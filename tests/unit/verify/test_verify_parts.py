@@ -232,22 +232,20 @@ def test_every_check_of_the_newer_files_has_a_sabotage() -> None:
 
 def test_one_process_of_a_run_imports_torch_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     imports = module("imports")
-    looked = []
-
-    def look(self: object, order: str) -> str:
-        looked.append(order)
-        return order
-
-    monkeypatch.setattr(imports.Imports, "_start", look)
-    monkeypatch.setattr(imports.Imports, "_finish", lambda self, order, process: imports.Imported(None, "", {"x": 1}))
+    log, script = tmp_path / "log", tmp_path / "probe.py"
+    script.write_text(
+        f"import sys\nopen({str(log)!r}, 'a').write(sys.argv[1] + '\\n')\n"
+        "open(sys.argv[2], 'w').write('{\"x\": 1}')\n"
+    )
+    monkeypatch.setattr(imports.probe, "__file__", str(script))
     first, second = imports.Imports(tmp_path), imports.Imports(tmp_path)
-    assert first.get("torch").seen == second.get("numpy").seen == {"x": 1}
-    assert looked == ["torch", "numpy"]
-    # The process that had claimed it is gone, and left nothing: the next one looks for itself.
-    (tmp_path / "imports.json").unlink()
-    (tmp_path / "imports.json.claim").write_text("999999999")
-    imports.Imports(tmp_path).get("torch")
-    assert len(looked) == 4
+    assert first.get("torch").seen == second.get("torch").seen == second.get("numpy").seen == {"x": 1}
+    assert log.read_text().split() == ["torch", "numpy"]
+    # The process that had claimed it is gone, and left nothing: the next one imports.
+    (tmp_path / "import-torch-first.json").unlink()
+    (tmp_path / "import-torch-first.claim").write_text("999999999")
+    assert imports.Imports(tmp_path).get("torch").seen == {"x": 1}
+    assert log.read_text().split() == ["torch", "numpy", "torch"]
 
 
 @pytest.mark.parametrize(
