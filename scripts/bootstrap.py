@@ -127,7 +127,25 @@ def run(command, title, count=None, environment=None):
 
 
 def pip(python, arguments, title, count=None):
-    return run([python, "-m", "pip", "--disable-pip-version-check", "--no-input"] + arguments, title, count)
+    command = [python, "-m", "pip"]
+    if not has_pip(python):
+        # To put a pip into a new environment takes longer than all that it is needed for there.
+        command = [sys.executable, "-m", "pip", "--python", python]
+    return run(command + ["--disable-pip-version-check", "--no-input"] + arguments, title, count)
+
+
+def has_pip(python):
+    return any(name.startswith("pip") for name in os.listdir(os.path.dirname(python)))
+
+
+def can_install_elsewhere():
+    """Whether the pip of the Python that runs this has `--python`, which came with pip 22.3."""
+    try:
+        import pip as own
+
+        return tuple(int(part) for part in own.__version__.split(".")[:2]) >= (22, 3)
+    except (ImportError, AttributeError, ValueError):
+        return False
 
 
 def install(python, arguments, title, count, environment):
@@ -141,6 +159,8 @@ def install(python, arguments, title, count, environment):
         except (Failed, OSError) as error:
             sys.stderr.write("note: uv could not install these packages (%s); pip installs them\n" % last(error))
     try:
+        if not has_pip(python):
+            run([python, "-m", "ensurepip"], "Installing pip")
         pip(python, ["install"] + arguments, title, count)
     except Failed as error:
         pip_failed(error)
@@ -218,7 +238,8 @@ def make_venv(venv_dir):
     # It was made by another Python, from other requirements, or not completely.
     shutil.rmtree(venv_dir, ignore_errors=True)
     try:
-        run([sys.executable, "-m", "venv", venv_dir], "Making a virtual environment")
+        options = ["--without-pip"] if can_install_elsewhere() else []
+        run([sys.executable, "-m", "venv"] + options + [venv_dir], "Making a virtual environment")
     except Failed as error:
         sys.stderr.write(str(error))
         fail(
