@@ -176,7 +176,7 @@ clean: ## remove all that was made, but for the package cache
 
 # A PYTHON that is named to make may be another one than .venv was made from: bootstrap.py looks, and is quick.
 $(READY): requirements.txt pyproject.toml scripts/bootstrap.py $(if $(filter command,$(firstword $(origin PYTHON))),ALWAYS)
-	@$(PYTHON) scripts/bootstrap.py $(VENV)
+	@$(PYTHON) scripts/bootstrap.py $(VENV) $(if $(and $(filter local,$(CHANNEL)),$(filter env-cpu,$(MAKECMDGOALS))),$(if $(OFFLINE),,--wheels))
 $(DEV): $(READY) requirements-dev.txt
 	@$(PYTHON) scripts/bootstrap.py $(VENV) --dev
 .PHONY: ALWAYS

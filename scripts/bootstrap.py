@@ -2,9 +2,10 @@
 # -*- coding: utf-8 -*-
 """Make the tool's own virtual environment from hash-pinned requirements.
 
-    python scripts/bootstrap.py .venv [--dev] [--on-path]
+    python scripts/bootstrap.py .venv [--dev] [--on-path] [--wheels]
 
---on-path puts its programs on the PATH of the later steps of a GitHub workflow.
+--on-path puts its programs on the PATH of the later steps of a GitHub workflow. --wheels downloads the wheels of the
+local channel meanwhile, if there are none yet.
 
 Runs with whatever Python the user has, before anything is installed, so it uses the standard library
 only, and syntax that older Pythons can parse as well, so that they reach the error message.
@@ -248,14 +249,68 @@ def make_venv(venv_dir):
         )
 
 
+class Wheels:
+    """Downloads of the local channel's wheels that run beside the installation of the tools.
+
+    Whether they work is not reported: the tool looks at what is in the folder, and downloads what is missing, such as a
+    torch that is on another index than pip's.
+    """
+
+    PINS = ("torch-cpu.txt", "wheels.txt")
+
+    def __init__(self):
+        self.folder = os.path.join(ROOT, "build", "wheels")
+        self.running = {}
+
+    def start(self):
+        if os.path.isdir(self.folder):
+            return
+        command = [sys.executable, "-m", "pip", "download", "--no-input", "--disable-pip-version-check", "--no-deps"]
+        command += ["--only-binary", ":all:", "--require-hashes"]
+        for name in self.PINS:
+            target = os.path.join(self.folder, ".fetch-" + name)
+            os.makedirs(target)
+            pins = ["--dest", target, "-r", os.path.join(ROOT, "recipes", "local", name)]
+            with open(os.devnull, "w") as nothing:
+                self.running[target] = subprocess.Popen(command + pins, stdout=nothing, stderr=nothing)
+
+    def finish(self):
+        """Wait for the downloads, and move their wheels to where the tool looks for them."""
+        if any(process.poll() is None for process in self.running.values()):
+            with Steps("Fetching wheels"):
+                for process in self.running.values():
+                    process.wait()
+        for target, process in self.running.items():
+            if process.returncode == 0:
+                for name in os.listdir(target):
+                    os.rename(os.path.join(target, name), os.path.join(self.folder, name))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for target, process in self.running.items():
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+            shutil.rmtree(target, ignore_errors=True)
+
+
 def main():
-    arguments = [a for a in sys.argv[1:] if a not in ("--dev", "--on-path")]
+    arguments = [a for a in sys.argv[1:] if a not in ("--dev", "--on-path", "--wheels")]
     if len(arguments) != 1:
-        fail("usage: bootstrap.py VENV [--dev] [--on-path]", "run it through make")
+        fail("usage: bootstrap.py VENV [--dev] [--on-path] [--wheels]", "run it through make")
     if "--on-path" in sys.argv and not os.environ.get("GITHUB_PATH"):
         fail("--on-path is for steps of a GitHub workflow, and GITHUB_PATH is not set.", "leave it out")
     check_python()
-    venv_dir = os.path.abspath(arguments[0])
+    with Wheels() as wheels:
+        if "--wheels" in sys.argv:
+            wheels.start()
+        install_tools(os.path.abspath(arguments[0]))
+        wheels.finish()
+
+
+def install_tools(venv_dir):
     python = os.path.join(venv_dir, "Scripts" if os.name == "nt" else "bin", "python")
     marker = os.path.join(venv_dir, "torchlocks-made-from")
     wanted, project = digest("requirements.txt"), digest("pyproject.toml")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import venv
@@ -14,27 +15,46 @@ ROOT = Path(__file__).resolve().parents[3]
 LONG = pytest.mark.skipif(not os.environ.get("TORCHLOCKS_SLOW"), reason="installs the tool: TORCHLOCKS_SLOW=1 runs it")
 
 
-def bootstrap(python: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    command = [python, str(ROOT / "scripts" / "bootstrap.py"), str(folder)]
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """What the script reads of a checkout, and the package that it installs."""
+    folder = tmp_path / "checkout"
+    for name in ("scripts", "recipes/local"):
+        shutil.copytree(ROOT / name, folder / name)
+    for name in ("requirements.txt", "requirements-dev.txt", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder)
+    return folder
+
+
+def bootstrap(python: str, checkout: Path, *options: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    command = [python, str(checkout / "scripts" / "bootstrap.py"), str(checkout / ".venv"), *options]
     return subprocess.run(
         command, capture_output=True, text=True, timeout=300, check=False, env={**os.environ, **variables}
     )
 
 
-def test_without_an_index_it_ends_with_an_error_and_what_to_check(tmp_path: Path) -> None:
-    unreachable = {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path / "nothing")}
-    done = bootstrap(sys.executable, tmp_path / "tools", TORCHLOCKS_BOOTSTRAP="pip", **unreachable)
+def test_without_an_index_it_ends_with_an_error_and_what_to_check(checkout: Path) -> None:
+    unreachable = {"PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "1"}
+    elsewhere = dict.fromkeys(("PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_NO_INDEX"), "")
+    done = bootstrap(sys.executable, checkout, "--wheels", **unreachable, **elsewhere)
     assert done.returncode == 15, done.stderr
     assert "PIP_INDEX_URL" in done.stderr
     assert "Traceback" not in done.stderr
-    assert not (tmp_path / "tools" / "torchlocks-made-from").exists()
+    assert not (checkout / ".venv" / "torchlocks-made-from").exists()
+    assert not list((checkout / "build" / "wheels").iterdir())
 
 
 @LONG
 @pytest.mark.parametrize("with_pip", [True, False])
-def test_the_tools_and_a_pip_are_installed_whether_or_not_that_python_has_pip(tmp_path: Path, with_pip: bool) -> None:
+def test_the_tools_and_a_pip_are_installed_whether_or_not_that_python_has_pip(
+    checkout: Path, tmp_path: Path, with_pip: bool
+) -> None:
     venv.create(tmp_path / "own", with_pip=with_pip, symlinks=True)
-    done = bootstrap(str(tmp_path / "own" / "bin" / "python"), tmp_path / "tools")
+    done = bootstrap(str(tmp_path / "own" / "bin" / "python"), checkout, "--wheels")
     assert done.returncode == 0, done.stderr
+    programs = checkout / ".venv" / "bin"
     for command in (["torchlocks", "--version"], ["python", "-m", "pip", "--version"]):
-        subprocess.run([tmp_path / "tools" / "bin" / command[0], *command[1:]], check=True, timeout=60)
+        subprocess.run([programs / command[0], *command[1:]], check=True, timeout=60)
+    fetched = {path.name.split("-")[0] for path in (checkout / "build" / "wheels").iterdir()}
+    # Without pip nothing is fetched beside the tools: the tool does that later, with its own.
+    assert ("sympy" in fetched) == with_pip

@@ -136,6 +136,25 @@ def test_a_variable_that_one_of_two_verbs_takes_is_taken(checkout: Path) -> None
     assert other.stdout.splitlines() == ["bootstrap .venv", "render"]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "fetches"),
+    [
+        (("env-cpu", "CHANNEL=local"), True),
+        (("env-cpu",), False),
+        (("env-cpu", "CHANNEL=local", "OFFLINE=1"), False),
+        (("env-gpu", "CHANNEL=local", "CUDA=12.6"), False),
+    ],
+)
+def test_wheels_are_fetched_beside_the_tools_if_they_are_what_is_installed(
+    checkout: Path, arguments: tuple[str, ...], fetches: bool
+) -> None:
+    (checkout / ".venv" / "torchlocks-made-from").unlink()
+    assert make(checkout, *arguments).stdout.splitlines()[0].split() == [
+        *("bootstrap", ".venv"),
+        *(["--wheels"] if fetches else []),
+    ]
+
+
 def test_every_variable_in_the_comment_of_a_verb_is_taken(checkout: Path) -> None:
     comments = re.findall(r"^([a-z-]+):.*?## (.*)$", (checkout / "Makefile").read_text(), re.MULTILINE)
     takes = {verb: sorted(set(re.findall(r"\b([A-Z][A-Z_]*)=", comment))) for verb, comment in comments}
