@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +110,7 @@ def growth_in_channels(ground: Ground, rounds: int, progress: Progress) -> list[
 def _rows(ground: Ground, progress: Progress, wanted: int) -> list[dict[str, Any]]:
     """Rows of a matrix, one platform each: the real cells, then these with other pins, as far as they solve."""
     matrix = load_matrix(ground.layout.matrix)
-    real = [_row(matrix.environments[t.env].model_dump(mode="json"), t.platform) for t in matrix.targets()]
+    real = [_row(asdict(matrix.environments[t.env]), t.platform) for t in matrix.targets()]
     if wanted <= len(real):
         return real
     found = list(real)

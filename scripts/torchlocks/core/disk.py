@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,6 +76,10 @@ def written_to(output: Path, error: type[TorchlocksError], what: str, fix: str) 
 @contextmanager
 def scratch_beside(output: Path) -> Iterator[Path]:
     """Yield a hidden folder beside `output`, on the same disk, and remove it afterwards."""
+    # Importing these takes as long as all else that asks for no more than `is_disk_full`.
+    import shutil
+    import tempfile
+
     folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
     try:
         yield folder
@@ -92,6 +94,8 @@ def disk_full(where: Path, what: str, fix: str) -> DiskFullError:
 
 def free_bytes(folder: Path) -> int:
     """Return the bytes that are free on the disk of `folder`, which need not exist yet."""
+    import shutil
+
     return shutil.disk_usage(_existing(folder)).free
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torchlocks.core.urls import mask
 
 
@@ -15,6 +17,12 @@ def printable(text: str, *, lines: bool = False) -> str:
         kept = "\n\t" if lines else ""
         text = "".join(each if each.isprintable() or each in kept else _escaped(each) for each in text)
     return mask(text)
+
+
+def aligned(rows: Sequence[Sequence[str]], gap: int = 2) -> str:
+    """Return rows of equal length as lines, with columns as wide as their longest text and `gap` spaces between."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join((" " * gap).join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
 def _escaped(character: str) -> str:

@@ -7,6 +7,7 @@ import platform
 import re
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -162,7 +163,7 @@ def _with_capability(gpus: tuple[Gpu, ...], lowest: str | None) -> tuple[Gpu, ..
     """Add the capability that rattler found through libcuda, if all GPUs are alike and NVML returned none."""
     if lowest is None or len({gpu.name for gpu in gpus}) != 1 or any(gpu.compute_capability for gpu in gpus):
         return gpus
-    return tuple(gpu.model_copy(update={"compute_capability": lowest}) for gpu in gpus)
+    return tuple(replace(gpu, compute_capability=lowest) for gpu in gpus)
 
 
 def _kind(root: Path) -> HostKind:

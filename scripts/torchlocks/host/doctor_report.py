@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from string import ascii_lowercase
 from typing import TYPE_CHECKING
 
 from torchlocks import __version__
 from torchlocks.core.layout import as_typed_here
+from torchlocks.core.printing import aligned, printable
 from torchlocks.host.doctor import Diagnosis, describe_driver, describe_gpus
 from torchlocks.host.needs import Compatibility
 from torchlocks.host.record import Host
@@ -18,46 +19,81 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Parts:
+    """The texts of a diagnosis: facts about the machine, the table of environments, evidence, and advice."""
+
+    machine: list[tuple[str, str]]
+    columns: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+    proven: list[tuple[str, str]]
+    to_do: list[str]
+
+
+_STATE = 4
+"""The column of the table that has the state."""
+
+
+def _parts(diagnosis: Diagnosis) -> _Parts:
+    here = diagnosis.installed
+    short, notes = _reasons_once(diagnosis)
+    rows = [
+        (
+            result.env + ("*" if result.env == diagnosis.best else ""),
+            *_versions(result),
+            result.headline,
+            *([_INSTALLED[here[result.env]] if result.env in here else ""] if here else []),
+            short.get(why(result), why(result)),
+        )
+        for result in diagnosis.results
+    ]
+    return _Parts(
+        machine=_host_lines(diagnosis.host),
+        columns=("environment", "torch", "vision", "audio", "here", *(["installed"] if here else []), "why"),
+        rows=rows,
+        proven=[(each.env, diagnosis.proven[each.env]) for each in diagnosis.results if each.env in diagnosis.proven],
+        to_do=[as_typed_here(sentence) for sentence in (*notes, *diagnosis.advice)],
+    )
+
+
+def diagnosis_lines(diagnosis: Diagnosis) -> str:
+    """Return what `diagnosis_text` shows as plain text without folded lines, for what is no terminal."""
+    parts = _parts(diagnosis)
+    blocks = [aligned(parts.machine), aligned([parts.columns, *parts.rows])]
+    if parts.proven:
+        blocks.append("Evidence on these locks\n" + aligned(parts.proven))
+    blocks.append("\n".join(f"- {sentence}" for sentence in parts.to_do))
+    return printable("\n\n".join(filter(None, blocks)), lines=True)
+
+
 def diagnosis_text(diagnosis: Diagnosis) -> RenderableType:
     """Return the machine in a few lines, a row for each environment, and advice, for rich."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
+    parts = _parts(diagnosis)
     machine = Table.grid(padding=(0, 2))
     machine.add_column(no_wrap=True)
     machine.add_column(overflow="fold")
-    for name, value in _host_lines(diagnosis.host):
+    for name, value in parts.machine:
         machine.add_row(Text(name), Text(value))
-    here = ["installed"] if diagnosis.installed else []
-    columns = ("environment", "torch", "vision", "audio", "here", *here, "why")
-    table = Table(*columns, box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table(*parts.columns, box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.columns[0].no_wrap = True
-    table.columns[4].max_width = 16
+    table.columns[_STATE].max_width = 16
     table.columns[-1].overflow = "fold"
-    short, notes = _reasons_once(diagnosis)
-    for result in diagnosis.results:
-        mark = "*" if result.env == diagnosis.best else ""
-        state = (
-            [_INSTALLED[diagnosis.installed[result.env]] if result.env in diagnosis.installed else ""] if here else []
-        )
-        reason = Text(short.get(why(result), why(result)))
-        table.add_row(
-            Text(result.env + mark),
-            *_versions(result),
-            Text(result.headline, style=_STYLES[result.state]),
-            *state,
-            reason,
-        )
+    for result, row in zip(diagnosis.results, parts.rows, strict=True):
+        cells = [Text(cell) for cell in row]
+        cells[_STATE].stylize(_STYLES[result.state])
+        table.add_row(*cells)
     to_do = Table.grid(padding=(0, 1))
-    for sentence in (*notes, *diagnosis.advice):
-        to_do.add_row(Text("-"), Text(as_typed_here(sentence), overflow="fold"))
+    for sentence in parts.to_do:
+        to_do.add_row(Text("-"), Text(sentence, overflow="fold"))
     proven = Table.grid(padding=(0, 2))
     proven.add_column(no_wrap=True)
-    for result in diagnosis.results:
-        if result.env in diagnosis.proven:
-            proven.add_row(Text(result.env), Text(diagnosis.proven[result.env], overflow="fold"))
-    evidence: list[RenderableType] = [Text("Evidence on these locks"), proven, Text()] if proven.row_count else []
+    for env, line in parts.proven:
+        proven.add_row(Text(env), Text(line, overflow="fold"))
+    evidence: list[RenderableType] = [Text("Evidence on these locks"), proven, Text()] if parts.proven else []
     return Group(machine, Text(), table, Text(), *evidence, to_do)
 
 
@@ -97,7 +133,7 @@ def diagnosis_json(diagnosis: Diagnosis) -> str:
     return json.dumps(
         {
             "torchlocks": __version__,
-            "host": diagnosis.host.model_dump(mode="json"),
+            "host": asdict(diagnosis.host),
             "virtual_packages": diagnosis.host.virtual_packages,
             "best": diagnosis.best,
             "environments": [

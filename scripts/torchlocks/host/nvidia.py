@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, TypeVar, cast
 
-from pydantic import StringConstraints
+from torchlocks.core.values import Limited, Strict
 
-from torchlocks.core.frozen import Frozen
-
-DottedVersion = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)*$", max_length=40)]
+DottedVersion = Annotated[str, Limited(pattern=r"^[0-9]+(\.[0-9]+)*$", max_length=40)]
 T = TypeVar("T")
 
 # Where distributions put NVML outside the linker's path, relative to the root: WSL, Fedora and RHEL, NixOS.
@@ -30,14 +29,15 @@ _GPU_IS_LOST, _MISMATCH = 15, 18
 _TEGRA_CHIPS = {"tegra210": "5.3", "tegra186": "6.2", "tegra194": "7.2", "tegra234": "8.7", "tegra264": "11.0"}
 
 
-class Gpu(Frozen):
+@dataclass(frozen=True, kw_only=True)
+class Gpu(Strict):
     """One GPU. `index` is NVML's: the order of PCI bus ids, as in nvidia-smi. Fields that could not be read are
     None.
     """
 
     index: int
     name: str
-    compute_capability: Annotated[str, StringConstraints(pattern=r"^[0-9]+\.[0-9]+$", max_length=10)] | None = None
+    compute_capability: Annotated[str, Limited(pattern=r"^[0-9]+\.[0-9]+$", max_length=10)] | None = None
     memory_bytes: int | None = None
     mig: bool | None = None
     """Whether the GPU is split into instances (Multi-Instance GPU)."""
@@ -46,7 +46,8 @@ class Gpu(Frozen):
         return f"GPU {self.index} ({self.name})"
 
 
-class NvidiaFacts(Frozen):
+@dataclass(frozen=True, kw_only=True)
+class NvidiaFacts(Strict):
     """The driver and its GPUs.
 
     `driver` is the driver's version (under WSL that of Windows), `cuda` the newest CUDA version that it runs. `source`
@@ -89,7 +90,7 @@ def nvidia_facts(root: Path = Path("/"), nvml: Nvml | None = None) -> NvidiaFact
     answered = _ask_nvml(root, nvml or _pynvml())
     if isinstance(answered, NvidiaFacts):
         # NVML may report no GPU where the kernel driver lists one.
-        return answered if answered.gpus else answered.model_copy(update={"gpus": published.gpus})
+        return answered if answered.gpus else replace(answered, gpus=published.gpus)
     code, why = answered
     if published.driver is None and not published.gpus:
         # No NVML and no driver: no GPU.
@@ -99,7 +100,7 @@ def nvidia_facts(root: Path = Path("/"), nvml: Nvml | None = None) -> NvidiaFact
     lacking = "GPU memory and compute capability are not known" if published.source == "kernel driver" else ""
     notes = (why, f"driver and GPUs are as the {published.source} publishes them", lacking)
     problem = None if code == _LIBRARY_NOT_FOUND else why
-    return published.model_copy(update={"notes": ("; ".join(n for n in notes if n) + ".",), "problem": problem})
+    return replace(published, notes=("; ".join(n for n in notes if n) + ".",), problem=problem)
 
 
 def tegra_chip(root: Path = Path("/")) -> str | None:

@@ -5,21 +5,22 @@ A record is made on one machine and may be read on another, so that `doctor` wor
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from packaging.version import Version
-from pydantic import ValidationError
 
 from torchlocks.core.errors import HostRecordError
-from torchlocks.core.frozen import Frozen
 from torchlocks.core.reading import TEXT_BYTES, load_json, read_bytes
+from torchlocks.core.values import Strict
 from torchlocks.host.nvidia import DottedVersion, Gpu
 
 HostKind = Literal["native", "wsl", "jetson"]
 
 
-class Host(Frozen):
+@dataclass(frozen=True, kw_only=True)
+class Host(Strict):
     """A machine. None means absent, or unknown (`notes` then has the reason).
 
     `platform` is conda's. `glibc`, `osx` and `cpu_level` are what conda calls `__glibc`, `__osx` and the build of
@@ -71,6 +72,8 @@ def read_host(path: Path) -> Host:
 
     Raises HostRecordError if the file cannot be read or is no host record.
     """
+    from pydantic import TypeAdapter, ValidationError
+
     fix = "make one on the machine in question: torchlocks doctor --json > host.json"
     try:
         # From bytes: Windows PowerShell's `>` writes UTF-16, and a mark at the beginning.
@@ -82,7 +85,7 @@ def read_host(path: Path) -> Host:
     if isinstance(document, dict) and "host" in document:
         document = document["host"]
     try:
-        return Host.model_validate(document)
+        return TypeAdapter(Host).validate_python(document)
     except ValidationError as error:
         problems = [
             f"{'.'.join(str(key) for key in entry['loc']) or '(top level)'}: {entry['msg']}" for entry in error.errors()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -38,6 +37,8 @@ def read_bytes(name: str) -> bytes:
     """
     if "://" not in name or name.startswith("file://"):
         return read_file(path_of(name), "file")
+    import asyncio
+
     try:
         return asyncio.run(download_small(name, LOCK_BYTES))
     except (RuntimeError, OSError) as error:

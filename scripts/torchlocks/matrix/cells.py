@@ -2,37 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, field_validator, model_validator
-
-from torchlocks.core.frozen import Frozen
+from torchlocks.core.values import Limited, Strict
 
 Accelerator = Literal["cpu", "cuda"]
-MinorVersion = Annotated[str, StringConstraints(pattern=r"^\d+\.\d+$")]
-DottedVersion = Annotated[str, StringConstraints(pattern=r"^\d+(\.\d+)*$")]
-BuildPattern = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.*]+$")]
+MinorVersion = Annotated[str, Limited(pattern=r"^\d+\.\d+$")]
+DottedVersion = Annotated[str, Limited(pattern=r"^\d+(\.\d+)*$")]
+BuildPattern = Annotated[str, Limited(pattern=r"^[A-Za-z0-9_.*]+$")]
 PlatformName = Literal["linux-64", "linux-aarch64", "osx-64", "osx-arm64", "win-64"]
 
 
 GPU_TEMPLATE = "environment-gpu.yml"
 
 
-class Platform(Frozen):
+@dataclass(frozen=True, kw_only=True)
+class Platform(Strict):
     """What every lock of a platform may rely on."""
 
-    virtual_packages: dict[Annotated[str, StringConstraints(pattern=r"^__[a-z_]+$")], str]
+    virtual_packages: dict[Annotated[str, Limited(pattern=r"^__[a-z_]+$")], str]
     """Virtual package to version, or to "version build"."""
 
-    @field_validator("virtual_packages")
-    @classmethod
-    def _no_cuda(cls, value: dict[str, str]) -> dict[str, str]:
-        if "__cuda" in value:
-            raise ValueError("__cuda belongs to an environment (virtual_cuda), never to a platform")
-        return value
+    def __post_init__(self) -> None:
+        """Raise ValueError for what a platform cannot rely on."""
+        if "__cuda" in self.virtual_packages:
+            raise ValueError("virtual_packages: __cuda belongs to an environment (virtual_cuda), never to a platform")
 
 
-class DriverVersions(Frozen):
+@dataclass(frozen=True, kw_only=True)
+class DriverVersions(Strict):
     """NVIDIA driver versions of one operating system for one CUDA version."""
 
     floor: DottedVersion
@@ -41,14 +40,16 @@ class DriverVersions(Frozen):
     """The driver that came with this very CUDA version."""
 
 
-class Drivers(Frozen):
+@dataclass(frozen=True, kw_only=True)
+class Drivers(Strict):
     """NVIDIA driver versions for one CUDA version."""
 
     linux: DriverVersions
     windows: DriverVersions
 
 
-class Cell(Frozen):
+@dataclass(frozen=True, kw_only=True)
+class Cell(Strict):
     """One environment on one platform."""
 
     python: MinorVersion
@@ -75,7 +76,8 @@ class Cell(Frozen):
     """Where it differs from the environment's."""
 
 
-class Variant(Frozen):
+@dataclass(frozen=True, kw_only=True)
+class Variant(Strict):
     """Another Python or PyTorch of a row on one platform; missing fields are those of the platform's default.
 
     torchvision and torchaudio belong to a PyTorch, so a variant with another PyTorch names its own or has none.
@@ -93,18 +95,19 @@ class Variant(Frozen):
 
     def cell(self, default: Cell) -> Cell:
         """Return the variant as a cell, completed from the default of its platform."""
-        named = self.model_dump(exclude_none=True)
+        named = {name: value for name, value in asdict(self).items() if value is not None}
         companions = {"torchvision": self.torchvision, "torchaudio": self.torchaudio, "lacks": None, "release": None}
-        return default.model_copy(update={**companions, **named})
+        return replace(default, **{**companions, **named})
 
 
-class Environment(Frozen):
+@dataclass(frozen=True, kw_only=True)
+class Environment(Strict):
     """One row of the matrix: an environment and its platforms."""
 
     accelerator: Accelerator
     template: str
     """The Jinja template, relative to matrix.yml."""
-    channels: tuple[str, ...] = Field(min_length=1)
+    channels: Annotated[tuple[str, ...], Limited(min_length=1)]
     """Channels in order of priority (strict)."""
     cuda: MinorVersion | None = None
     """The CUDA version of the row's libraries; none for a CPU environment."""
@@ -118,13 +121,13 @@ class Environment(Frozen):
     """Compute capability below which a library of the locks has no code, where torch has code for older GPUs."""
     constraints: tuple[str, ...] = ()
     """Match specs that hold libraries back, such as `cudnn <9.11`."""
-    platforms: dict[PlatformName, Cell] = Field(min_length=1)
+    platforms: Annotated[dict[PlatformName, Cell], Limited(min_length=1)]
     """The default of each platform."""
-    variants: dict[PlatformName, tuple[Variant, ...]] = Field({})
+    variants: dict[PlatformName, tuple[Variant, ...]] = field(default_factory=dict)
     """Other Pythons and PyTorches, by platform."""
 
-    @model_validator(mode="after")
-    def _cuda_goes_with_cuda(self) -> Environment:
+    def __post_init__(self) -> None:
+        """Raise ValueError for fields that contradict one another."""
         if self.accelerator == "cpu":
             for key in ("cuda", "virtual_cuda", "ptx", "oldest_gpu"):
                 if getattr(self, key) is not None:
@@ -147,7 +150,6 @@ class Environment(Frozen):
                 if (cell.pytorch, cell.python) in seen:
                     raise ValueError(f"{platform} has PyTorch {cell.pytorch} with Python {cell.python} twice")
                 seen.add((cell.pytorch, cell.python))
-        return self
 
     def variant_rows(self, name: str) -> dict[str, Environment]:
         """Return the variants as environments of their own, by name; `name` is this row's.
@@ -159,12 +161,11 @@ class Environment(Frozen):
             for variant in variants:
                 cell = variant.cell(self.platforms[platform])
                 cells.setdefault(variant_name(name, cell.pytorch, cell.python), {})[platform] = cell
-        return {
-            each: self.model_copy(update={"platforms": platforms, "variants": {}}) for each, platforms in cells.items()
-        }
+        return {each: replace(self, platforms=platforms, variants={}) for each, platforms in cells.items()}
 
 
-class LocalCell(Frozen):
+@dataclass(frozen=True, kw_only=True)
+class LocalCell(Strict):
     """One CUDA version of the local channel on one platform, from PyPI's wheel of torch."""
 
     pytorch: MinorVersion
@@ -177,7 +178,8 @@ class LocalCell(Frozen):
     """Compute capability of the PTX that newer GPUs compile from; none where the wheel has none."""
 
 
-class Parity(Frozen):
+@dataclass(frozen=True, kw_only=True)
+class Parity(Strict):
     """How CPU and GPU environments of one platform may differ, as shell patterns on package names."""
 
     accelerator: tuple[str, ...] = ()

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from pydantic import ValidationError
+from typing import TYPE_CHECKING, Any
 
 from torchlocks.core.errors import MatrixError
 from torchlocks.core.reading import read_text, refuse_costly_yaml
+from torchlocks.core.values import from_plain
 from torchlocks.matrix.model import Matrix
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 def load_matrix(path: Path) -> Matrix:
@@ -34,21 +36,22 @@ def parse_matrix(text: str, path: Path) -> Matrix:
 
 
 def _valid(text: str) -> Matrix | None:
-    """Return the matrix of a valid text, read in a twentieth of ruamel.yaml's time; None if anything is amiss.
+    """Return the matrix of a valid text, read without ruamel.yaml and pydantic; None if anything is amiss.
 
-    ruamel.yaml, which knows the lines of errors, then decides.
+    ruamel.yaml, which knows the lines of errors, and pydantic then decide.
     """
     from yaml import YAMLError
 
     from torchlocks.core.plain_yaml import load_plain
 
     try:
-        return Matrix.model_validate(load_plain(text))
-    except (YAMLError, ValueError, TypeError, RecursionError):
+        return from_plain(Matrix, load_plain(text))
+    except (YAMLError, ValueError, RecursionError):
         return None
 
 
 def _parse(text: str, path: Path) -> Matrix:
+    from pydantic import TypeAdapter, ValidationError
     from ruamel.yaml import YAML
 
     try:
@@ -62,14 +65,16 @@ def _parse(text: str, path: Path) -> Matrix:
     if not isinstance(document, Mapping):
         raise MatrixError("The matrix is not a mapping of keys to values.", where=str(path))
     try:
-        return Matrix.model_validate(_plain(document))
+        return TypeAdapter(Matrix).validate_python(_plain(document))
     except ValidationError as error:
         raise _explain(path, document, error) from error
 
 
 def matrix_schema() -> str:
     """Return the JSON schema of `matrix.yml`, for editors; it is committed beside this module."""
-    return json.dumps(Matrix.model_json_schema(), indent=2) + "\n"
+    from pydantic import TypeAdapter
+
+    return json.dumps(TypeAdapter(Matrix).json_schema(), indent=2) + "\n"
 
 
 def _plain(node: Any) -> Any:
@@ -86,7 +91,7 @@ def _explain(path: Path, document: Any, error: ValidationError) -> MatrixError:
     for entry in error.errors():
         keys = [str(key) for key in entry["loc"] if key != "[key]"]
         message = entry["msg"].removeprefix("Value error, ")
-        if entry["type"] == "extra_forbidden":
+        if entry["type"] == "unexpected_keyword_argument":
             message = "no such key"
         problems.append(f"{path}:{_line_of(document, keys)}: {'.'.join(keys) or '(top level)'}: {message}")
     return MatrixError(

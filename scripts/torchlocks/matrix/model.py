@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 import sys
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
 from packaging.version import Version
-from pydantic import Field, StringConstraints, model_validator
 
 from torchlocks.core.errors import NoSuchRowError
-from torchlocks.core.frozen import Frozen
+from torchlocks.core.values import Limited, Strict
 from torchlocks.matrix.cells import (
     GPU_TEMPLATE,
     Cell,
@@ -28,22 +28,27 @@ from torchlocks.matrix.cells import (
 from torchlocks.matrix.target import Target
 
 
-class Matrix(Frozen):
+def _key(name: str) -> str:
+    return "environments" if name == "rows" else name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matrix(Strict):
     """The whole of `matrix.yml`."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {**Strict.__pydantic_config__, "alias_generator": _key}
 
     platforms: dict[PlatformName, Platform]
     drivers: dict[MinorVersion, Drivers]
-    rows: dict[Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$")], Environment] = Field(
-        alias="environments"
-    )
-    """The environments with their defaults; `environments` has the variants as well."""
-    local: dict[MinorVersion, dict[PlatformName, LocalCell]] = Field({})
+    rows: dict[Annotated[str, Limited(pattern=r"^[a-z][a-z0-9-]*$")], Environment]
+    """The key `environments`: the environments with their defaults; `environments` has the variants as well."""
+    local: dict[MinorVersion, dict[PlatformName, LocalCell]] = field(default_factory=dict)
     """CUDA version to what the local channel has of it. Nothing of this is locked in advance."""
-    left_out: dict[MinorVersion, str] = Field({})
-    parity: Parity = Parity()
+    left_out: dict[MinorVersion, str] = field(default_factory=dict)
+    parity: Parity = field(default_factory=Parity)
 
-    @model_validator(mode="after")
-    def _rows_agree(self) -> Matrix:
+    def __post_init__(self) -> None:
+        """Raise ValueError for names that are nowhere else in the file."""
         for name, row in self.rows.items():
             for platform in row.platforms:
                 if platform not in self.platforms:
@@ -58,7 +63,6 @@ class Matrix(Frozen):
             for platform in cells:
                 if platform not in self.platforms:
                     raise ValueError(f"local.{cuda}.{platform}: not listed under `platforms`")
-        return self
 
     @cached_property
     def environments(self) -> dict[str, Environment]:

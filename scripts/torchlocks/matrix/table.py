@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from torchlocks.core.printing import aligned
 from torchlocks.matrix.model import Matrix
 from torchlocks.matrix.target import Target
 
@@ -23,21 +24,19 @@ MOST_FOLDED = 300
 """Rows of a table whose cells are folded to the width of the terminal."""
 
 
-def matrix_table(matrix: Matrix, *, variants: bool = False) -> Table | str:
+def matrix_table(matrix: Matrix, *, variants: bool = False, terminal: bool = True) -> Table | str:
     """Return a table for 80 columns with a row for each environment and platform; narrower terminals fold cells.
 
     It has the default of each row, and with `variants` these as well. More than `MOST_FOLDED` rows are returned as
-    text with wider columns, since rich takes milliseconds for each row.
+    text with wider columns, since rich takes milliseconds for each row; so is what goes to no `terminal`.
     """
-    from rich.table import Column, Table
-
     # docs/environments.md has all architectures; a terminal is too narrow for them.
     headers = ("env", *COLUMNS[1:3], "vision", "audio", *COLUMNS[5:7], "driver", "glibc", "GPUs")
     rows = list(_short_rows(matrix, variants=variants))
-    if len(rows) > MOST_FOLDED:
-        widths = [max(map(len, column)) for column in zip(headers, *rows, strict=True)]
-        lines = (" ".join(map(str.ljust, row, widths)).rstrip() for row in (headers, *rows))
-        return "\n".join(lines)
+    if len(rows) > MOST_FOLDED or not terminal:
+        return aligned([headers, *rows], gap=1)
+    from rich.table import Column, Table
+
     table = Table(
         *(Column(header, overflow="fold") for header in headers), box=None, pad_edge=False, padding=(0, 1, 0, 0)
     )

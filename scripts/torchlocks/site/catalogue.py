@@ -227,7 +227,7 @@ def _cuda(matrix: Matrix, target: Target, packages: tuple[LockedPackage, ...]) -
         return None
 
     def drivers(each: Drivers) -> IndexDrivers:
-        return IndexDrivers.model_validate(each.model_dump())
+        return IndexDrivers.model_validate(asdict(each))
 
     return IndexCuda(
         version=needs.version,

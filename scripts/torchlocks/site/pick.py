@@ -15,6 +15,7 @@ from importlib import resources
 from packaging.version import Version
 
 from torchlocks.core.errors import NoSuchRowError, UnfitHostError
+from torchlocks.core.values import from_plain
 from torchlocks.cuda.libraries import Limit
 from torchlocks.host.compatibility import check_compatibility
 from torchlocks.host.doctor import best, describe, newer_driver, refusal
@@ -297,8 +298,8 @@ def needs(env: IndexEnvironment, platform: IndexPlatform) -> Needs:
         cuda=CudaNeeds(
             version=cuda.version,
             toolkit=cuda.toolkit,
-            drivers=Drivers.model_validate(cuda.drivers.model_dump()),
-            toolkit_drivers=Drivers.model_validate(cuda.toolkit_drivers.model_dump()) if cuda.toolkit_drivers else None,
+            drivers=from_plain(Drivers, cuda.drivers.model_dump()),
+            toolkit_drivers=from_plain(Drivers, cuda.toolkit_drivers.model_dump()) if cuda.toolkit_drivers else None,
             architectures=cuda.architectures,
             ptx=cuda.ptx,
             libraries=tuple(Limit(**each.model_dump()) for each in cuda.libraries),

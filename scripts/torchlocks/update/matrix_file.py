@@ -10,10 +10,12 @@ import copy
 import io
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from packaging.version import Version
 
+from torchlocks.core.values import from_plain
 from torchlocks.matrix.cells import Cell, Environment, Variant
 from torchlocks.matrix.model import Matrix
 from torchlocks.update.policy import Decision
@@ -137,12 +139,12 @@ def _variants_are(nodes: Any, decision: Decision) -> bool:
 
 
 def _resolved(node: Any, default: Cell) -> Cell:
-    return Variant.model_validate(_plain(node)).cell(default)
+    return from_plain(Variant, _plain(node)).cell(default)
 
 
 def _fields(cell: Cell) -> dict[str, Any]:
     """Return the keys of a cell that differ from the format's defaults, as YAML values."""
-    values = cell.model_dump()
+    values = asdict(cell)
     fields = {key: values[key] for key in _CELL if values[key] is not None and values[key] != "default"}
     if cell.cuda_version is None:
         fields["cuda_version"] = None
@@ -151,7 +153,7 @@ def _fields(cell: Cell) -> dict[str, Any]:
 
 def _variant(cell: Cell, default: Cell) -> dict[str, Any]:
     """Return the keys of a variant: those that differ from the default, and companions, which it does not inherit."""
-    values, theirs = cell.model_dump(), default.model_dump()
+    values, theirs = asdict(cell), asdict(default)
     fields = {
         key: values[key]
         for key in _VARIANT
@@ -249,7 +251,7 @@ def _with_row(text: str, name: str, plan: Plan, decisions: Sequence[Decision]) -
 
 def _row_lines(name: str, row: Environment, decisions: Sequence[Decision]) -> list[str]:
     lines = [f"  {name}:\n"]
-    fields = row.model_dump(exclude_none=True, exclude={"platforms", "variants"})
+    fields = {name: value for name, value in asdict(row).items() if value is not None}
     for key in ("accelerator", "cuda", "virtual_cuda", "template", "channels"):
         value = fields[key]
         quoted = key in ("cuda", "virtual_cuda")

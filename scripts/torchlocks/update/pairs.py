@@ -66,9 +66,7 @@ def same_releases(
             # If the CPU row is not refreshed, the pins of its pairs stay.
             continue
         cells = [
-            cell.model_copy(update={"release": releases.get((key, cell.pytorch, cell.python))})
-            if _version(cell, decision)
-            else cell
+            replace(cell, release=releases.get((key, cell.pytorch, cell.python))) if _version(cell, decision) else cell
             for cell in decision.cells
         ]
         default = cells[0] if decision.default else None

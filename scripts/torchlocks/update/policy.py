@@ -9,7 +9,7 @@ newest, if none has it); and the combinations that pairs need.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from packaging.version import Version
@@ -106,7 +106,7 @@ def decide(place: Place, *, preferred: str | None, pairs: Collection[Choice], al
         kept.append("no torch that solves has torchvision any more (--allow-loss torchvision takes one without)")
         default = current
     elif current and _same(default, current):
-        default = current.model_copy(update={"oldest_gpu": default.oldest_gpu})
+        default = replace(current, oldest_gpu=default.oldest_gpu)
     wanted = _variants(place, default, preferred, pairs)
     taken = {_key(default), *map(_key, wanted)}
     for variant in place.variants:
@@ -130,19 +130,18 @@ def cell_of(found: Found, place: Place, *, default: bool = False) -> Cell:
         lacks = f"no {f'CUDA {row.cuda}' if row.cuda else 'CPU'} build of torchvision for this torch"
         if place.current is not None and place.current.lacks and not place.current.torchvision:
             lacks = place.current.lacks
-    return place.base.model_copy(
-        update={
-            "python": choice.python,
-            "pytorch": choice.pytorch,
-            "release": choice.release,
-            "build": build.pattern,
-            "torchvision": choice.torchvision,
-            "torchaudio": choice.torchaudio,
-            "lacks": lacks,
-            "architectures": build.architectures if row.cuda and build.architectures != row.architectures else None,
-            "ptx": build.ptx if row.cuda and build.ptx != row.ptx else None,
-            "oldest_gpu": _oldest_gpu(found, row),
-        }
+    return replace(
+        place.base,
+        python=choice.python,
+        pytorch=choice.pytorch,
+        release=choice.release,
+        build=build.pattern,
+        torchvision=choice.torchvision,
+        torchaudio=choice.torchaudio,
+        lacks=lacks,
+        architectures=build.architectures if row.cuda and build.architectures != row.architectures else None,
+        ptx=build.ptx if row.cuda and build.ptx != row.ptx else None,
+        oldest_gpu=_oldest_gpu(found, row),
     )
 
 
@@ -183,10 +182,10 @@ def _variants(place: Place, default: Cell, preferred: str | None, pairs: Collect
             wanted.append(one)
     cells: dict[tuple[str, str], Cell] = {}
     for each in wanted:
-        cell = cell_of(each, place).model_copy(update={"lacks": None})
+        cell = replace(cell_of(each, place), lacks=None)
         known = next((one for one in place.variants if _same(one, cell)), None)
         if known is not None:
-            cell = cell.model_copy(update={"release": known.release})
+            cell = replace(cell, release=known.release)
         if _key(cell) != _key(default):
             cells.setdefault(_key(cell), cell)
     return list(cells.values())

@@ -122,7 +122,7 @@ def _constrained(
         again |= run.try_all([(spot, groups) for spot in constrained for groups in first_round(spot)])
         counts = [(_solved(again[spot.id]), _solved(results[spot.id])) for spot in constrained]
         if all(now >= before for now, before in counts) and any(now > before for now, before in counts):
-            rows[name] = rows[name].model_copy(update={"constraints": constraints})
+            rows[name] = replace(rows[name], constraints=constraints)
             tried |= again
             changed = [next((one for one in constrained if one.id == spot.id), spot) for spot in changed]
     return rebuilt(matrix, rows), changed, tried
@@ -145,7 +145,7 @@ def _with(plan_of: Matrix, before: Matrix, decisions: Iterable[Decision], withou
             platforms = {name: cell for name, cell in row.platforms.items() if name != decision.place.platform}
             if decision.default is not None:
                 platforms[decision.place.platform] = decision.default  # type: ignore[index]
-            rows[decision.place.name] = row.model_copy(update={"platforms": platforms, "variants": {}})
+            rows[decision.place.name] = replace(row, platforms=platforms, variants={})
     used = {row.cuda for row in rows.values()}
     drivers = {cuda: each for cuda, each in plan_of.drivers.items() if cuda in before.drivers or cuda in used}
     left_out = {cuda: why for cuda, why in before.left_out.items() if cuda not in used}

@@ -50,11 +50,8 @@ def with_new_cuda(matrix: Matrix, source: RecordSource) -> tuple[Matrix, list[st
         drivers[cuda] = matrix.drivers.get(cuda) or Drivers(
             linux=DriverVersions(floor=known.linux.floor), windows=DriverVersions(floor=known.windows.floor)
         )
-        cells = {
-            name: cell.model_copy(update={"release": None, "lacks": None, "oldest_gpu": None})
-            for name, cell in row.platforms.items()
-        }
-        rows[environment_name(cuda)] = row.model_copy(update={"cuda": cuda, "platforms": cells, "variants": {}})
+        cells = {name: replace(cell, release=None, lacks=None, oldest_gpu=None) for name, cell in row.platforms.items()}
+        rows[environment_name(cuda)] = replace(row, cuda=cuda, platforms=cells, variants={})
     left_out = {cuda: why for cuda, why in matrix.left_out.items() if environment_name(cuda) not in rows}
     return rebuilt(matrix, rows, drivers, left_out), no_row
 
@@ -69,7 +66,7 @@ def rebuilt(
     return Matrix(
         platforms=matrix.platforms,
         drivers=dict(matrix.drivers if drivers is None else drivers),
-        environments=dict(rows),
+        rows=dict(rows),
         local=matrix.local,
         left_out=dict(matrix.left_out if left_out is None else left_out),
         parity=matrix.parity,
@@ -91,7 +88,7 @@ class Spot(Place):
 
     def constrained(self, constraints: tuple[str, ...]) -> Spot:
         """Return the spot with other constraints of its row."""
-        row = self.row.model_copy(update={"constraints": constraints})
+        row = replace(self.row, constraints=constraints)
         return replace(self, row=row, target=replace(self.target, constraints=constraints))
 
 
@@ -144,12 +141,12 @@ def _spot(
 def _borrowed(row: Environment) -> Cell:
     """Return the cell of another platform of the row, without that platform's own fields."""
     cell = next(iter(row.platforms.values()))
-    return cell.model_copy(update={"release": None, "lacks": None, "glibc": None, "oldest_gpu": None})
+    return replace(cell, release=None, lacks=None, glibc=None, oldest_gpu=None)
 
 
 def _on(matrix: Matrix, name: str, platform: str, cell: Cell) -> dict[str, Environment]:
     row = matrix.rows[name]
-    return {**matrix.rows, name: row.model_copy(update={"platforms": {**row.platforms, platform: cell}})}
+    return {**matrix.rows, name: replace(row, platforms={**row.platforms, platform: cell})}  # type: ignore[dict-item]
 
 
 def _builds(matrix: Matrix, target: Target, allow: Collection[Loss], *, known: bool) -> tuple[Build, ...]:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -191,9 +192,7 @@ def test_a_larger_channel_has_the_same_records_and_copies_under_other_names(tmp_
 
 def test_a_generated_matrix_is_a_valid_one(tmp_path: Path) -> None:
     layout = Layout(ROOT)
-    rows = [
-        row.model_dump(mode="json", exclude={"variants"}) for row in load_matrix(layout.matrix).environments.values()
-    ][:3]
+    rows = [{**asdict(row), "variants": {}} for row in load_matrix(layout.matrix).environments.values()][:3]
     _write_matrix(layout, tmp_path, rows, 7)
     made = load_matrix(tmp_path / "matrix.yml")
     assert list(made.environments) == [f"e{number:05}" for number in range(7)]

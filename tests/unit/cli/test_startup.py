@@ -217,6 +217,23 @@ def test_few_modules_are_imported_for_what_is_asked_often(checkout: Path, argume
     assert not {"click", "dataclasses", "pathlib", "rattler", "tempfile"} & found
 
 
+@pytest.mark.parametrize(("verb", "most"), [("matrix", 150), ("doctor", 300)])
+def test_listing_a_valid_matrix_needs_neither_pydantic_nor_rich(verb: str, most: int) -> None:
+    script = (
+        "import sys; before = set(sys.modules); from torchlocks.cli.commands.root import root\n"
+        "from torchlocks.cli.verbs import VERBS\n"
+        f"root(VERBS).main([{verb!r}], standalone_mode=False)\n"
+        "print(*sorted(set(sys.modules) - before), file=sys.stderr)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[3]
+    )
+    assert "cpu" in run.stdout
+    found = set(run.stderr.split())
+    assert not {"pydantic", "rich", "ruamel", "asyncio", "ssl", "torchlocks.core.frozen"} & found
+    assert len(found) <= most, sorted(found)
+
+
 @pytest.mark.parametrize("width", ["80", "55", "200"])
 def test_help_is_the_same_with_and_without_click(monkeypatch: pytest.MonkeyPatch, width: str) -> None:
     monkeypatch.setenv("COLUMNS", width)

@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 
@@ -244,7 +245,8 @@ def repodata(folder: Path) -> bytes:
 
 def host() -> bytes:
     gpu = Gpu(index=0, name="NVIDIA H100")
-    return Host(platform="linux-64", glibc="2.35", driver="580.1", cuda="13.0", gpus=(gpu,)).model_dump_json().encode()
+    host = Host(platform="linux-64", glibc="2.35", driver="580.1", cuda="13.0", gpus=(gpu,))
+    return json.dumps(asdict(host)).encode()
 
 
 FORMATS: dict[str, tuple[Callable[[Path], bytes], Reader]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from xml.etree import ElementTree
@@ -151,7 +152,7 @@ def run(layout: Layout, monkeypatch: pytest.MonkeyPatch, module: str, command: s
 
 def test_doctor_shows_it(layout: Layout, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     host = tmp_path / "host.json"
-    host.write_text(Host(platform="linux-64", glibc="2.39").model_dump_json(), encoding="utf-8")
+    host.write_text(json.dumps(asdict(Host(platform="linux-64", glibc="2.39"))), encoding="utf-8")
     told = json.loads(run(layout, monkeypatch, "doctor", "doctor", "--host", str(host), "--json"))
     evidence = {each["env"]: each["evidence"] for each in told["environments"]}
     assert evidence == {"cpu": "CI: Ubuntu 24.04", "gpu-cu126": GPU}

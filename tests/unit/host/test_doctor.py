@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from recorded_hosts import NAMES, host_of
 from torchlocks.core.errors import MissingFileError, NoSuchRowError, UnfitHostError
 from torchlocks.core.layout import Layout
 from torchlocks.host.doctor import Diagnosis, diagnose
-from torchlocks.host.doctor_report import diagnosis_json, diagnosis_text
+from torchlocks.host.doctor_report import diagnosis_json, diagnosis_lines, diagnosis_text
 from torchlocks.host.record import Host, read_host
 from torchlocks.install.provenance import Provenance, write_provenance
 from torchlocks.matrix.load import load_matrix
@@ -59,6 +60,16 @@ def text_of(diagnosis: Diagnosis, width: int = 80) -> str:
 
 def unwrapped(text: str) -> str:
     return " ".join(text.split())
+
+
+@pytest.mark.parametrize("seen", list(BEST), indirect=["seen"])
+def test_what_goes_to_a_file_is_the_same_without_folded_lines(seen: Host) -> None:
+    found = diagnose(MATRIX, seen, installed={"cpu": True}, proven={"cpu": "on a machine"})
+    lines = diagnosis_lines(found)
+    assert sorted(lines.split()) == sorted(text_of(found, width=1000).split())
+    assert sum(line.startswith(("cpu", "gpu-cu")) for line in lines.splitlines()) == len(found.results) + 1
+    hostile = replace(found, proven={"cpu": "a\x1b[31mb"})
+    assert "\x1b" not in diagnosis_lines(hostile)
 
 
 def test_every_recorded_machine_is_checked() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -49,9 +50,7 @@ def oldest(env: str, platform: str) -> str:
 
 def machine(platform: str, *gpus: tuple[str, str]) -> Host:
     found = tuple(Gpu(index=n, name=name, compute_capability=sm) for n, (name, sm) in enumerate(gpus))
-    return Host.model_validate(
-        {"platform": platform, "glibc": "2.39", "driver": "640.10", "cuda": "14.1", "gpus": found}
-    )
+    return Host(platform=platform, glibc="2.39", driver="640.10", cuda="14.1", gpus=found)
 
 
 @pytest.mark.parametrize("target", CUDA_LOCKS, ids=lambda target: f"{target.env}-{target.platform}")
@@ -85,9 +84,7 @@ def test_the_recommended_environment_has_code_for_the_gpu_in_every_library(platf
 
 def test_a_gpu_before_turing_gets_what_has_code_for_it_and_the_others_say_why() -> None:
     """A GTX 1080 Ti with driver 570: cuDNN 9.11 and newer would break there, so the locks hold an older one."""
-    host = machine("linux-64", ("NVIDIA GeForce GTX 1080 Ti", "6.1")).model_copy(
-        update={"driver": "570.124.06", "cuda": "12.8"}
-    )
+    host = replace(machine("linux-64", ("NVIDIA GeForce GTX 1080 Ti", "6.1")), driver="570.124.06", cuda="12.8")
     found = diagnose(MATRIX, host, limits=limits_of_locks(LAYOUT.locks, "linux-64"))
     assert found.best is not None
     assert MATRIX.target(found.best, "linux-64").cuda == "12.9"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,6 @@ from packaging.version import Version
 from golden import LAYOUT, SCHEMA
 from torchlocks.core.errors import MatrixError, NoSuchRowError
 from torchlocks.matrix.load import load_matrix, matrix_schema
-from torchlocks.matrix.model import Matrix
 
 MATRIX = load_matrix(LAYOUT.matrix)
 TEXT = LAYOUT.matrix.read_text(encoding="utf-8")
@@ -76,7 +76,7 @@ def test_an_unknown_environment_is_refused() -> None:
         ('python: "3.12"', "python: 3.12", ["environments.cpu.platforms.linux-64.python"]),
         ("  linux-64:\n", "  linux-65:\n", ["platforms.linux-65"]),
         ('  "12.2": torch', '  "12.4": torch', ["12.4", "left_out"]),
-        ('{__win: "0"', '{__cuda: "12.0", __win: "0"', ["platforms.win-64.virtual_packages", "__cuda belongs"]),
+        ('{__win: "0"', '{__cuda: "12.0", __win: "0"', ["platforms.win-64: virtual_packages", "__cuda belongs"]),
     ],
 )
 def test_a_mistake_is_named_with_file_line_and_key(tmp_path: Path, old: str, new: str, said: list[str]) -> None:
@@ -120,5 +120,5 @@ def test_any_cuda_version_is_a_row_or_a_refusal(cuda: str, platform: str) -> Non
 
 
 def test_the_matrix_is_frozen() -> None:
-    with pytest.raises(ValueError, match="frozen"):
-        Matrix.model_validate(MATRIX.model_dump(by_alias=True)).rows = {}
+    with pytest.raises(FrozenInstanceError):
+        MATRIX.rows = {}  # type: ignore[misc]

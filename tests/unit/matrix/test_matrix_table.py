@@ -40,3 +40,9 @@ def test_a_table_of_many_rows_is_not_folded(monkeypatch: pytest.MonkeyPatch) -> 
     many = matrix_table(MATRIX)
     assert isinstance(many, str)
     assert [line.split() for line in many.splitlines()] == [line.split() for line in few]
+
+
+def test_nor_is_what_goes_to_a_file() -> None:
+    text = matrix_table(MATRIX, terminal=False)
+    assert isinstance(text, str)
+    assert [line.split() for line in text.splitlines()] == [line.split() for line in shown(80)]

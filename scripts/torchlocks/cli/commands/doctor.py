@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
@@ -31,7 +32,7 @@ def doctor(record: Path | None, needed: tuple[str, ...], as_json: bool) -> None:
     from torchlocks.evidence.summary import all_proofs
     from torchlocks.host.detect import detect_host
     from torchlocks.host.doctor import diagnose, limits_of_locks
-    from torchlocks.host.doctor_report import diagnosis_json, diagnosis_text
+    from torchlocks.host.doctor_report import diagnosis_json, diagnosis_lines, diagnosis_text
     from torchlocks.host.record import read_host
     from torchlocks.install.installed import installed_environments
     from torchlocks.lockfile.formats import CONDA_LOCK
@@ -51,5 +52,7 @@ def doctor(record: Path | None, needed: tuple[str, ...], as_json: bool) -> None:
     diagnosis = diagnose(matrix, host, locked, limits=limits, needed=needed, installed=installed, proven=proven)
     if as_json:
         click.echo(diagnosis_json(diagnosis))
+    elif not sys.stdout.isatty():
+        print(diagnosis_lines(diagnosis))
     else:
         print_rich(diagnosis_text(diagnosis))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -35,6 +36,7 @@ def matrix(schema: bool, markdown: bool, summary: bool, write: bool, variants: b
     if schema:
         click.echo(matrix_schema(), nl=False)
         return
+    from torchlocks.core.printing import printable
     from torchlocks.matrix.table import matrix_markdown, matrix_table, summary_markdown
 
     layout = find_layout()
@@ -58,9 +60,9 @@ def matrix(schema: bool, markdown: bool, summary: bool, write: bool, variants: b
         else:
             click.echo(matrix_markdown(loaded, {cell: each.text() for cell, each in proofs.items()}), nl=False)
         return
-    table = matrix_table(loaded, variants=variants)
+    table = matrix_table(loaded, variants=variants, terminal=sys.stdout.isatty())
     if isinstance(table, str):
-        click.echo(table)
+        print(printable(table, lines=True))
     else:
         print_rich(table)
 
