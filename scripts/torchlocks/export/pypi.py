@@ -12,7 +12,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from torchlocks.core.errors import ChannelUnreachableError, ExportError
@@ -29,9 +28,6 @@ PLATFORMS = {
 }
 """uv's names of the platforms."""
 
-_AT_ONCE = 4
-"""How many runs of uv there are at once."""
-
 _UNREACHABLE = re.compile(
     r"error sending request|Failed to fetch|dns error|Connection refused|network was disabled|client error", re.I
 )
@@ -43,7 +39,7 @@ Resolver = Callable[[Sequence[str], Sequence[str]], "dict[str, str] | None"]
 def contradicted(pins: Mapping[str, str], resolve: Resolver) -> tuple[str, ...] | None:
     """Return the names of the pins under which PyPI's torch cannot be installed; None if it cannot be without any.
 
-    A pin is left out if torch cannot be installed with it alone, and of those that exclude one another the later.
+    A pin is left out if torch cannot be installed with it, and of those that exclude one another the later.
     """
     if "torch" not in pins:
         return ()
@@ -57,21 +53,24 @@ def contradicted(pins: Mapping[str, str], resolve: Resolver) -> tuple[str, ...] 
     needed = {name: f"{name}=={version}" for name, version in pins.items() if name in found and name != "torch"}
     kept = [line for name, line in needed.items() if pins[name] == found[name]]
     open_ = [line for name, line in needed.items() if pins[name] != found[name] and name not in WITH_TORCH]
-    if open_ and resolve(wanted, [*kept, *open_]) is not None:
-        kept += open_
-    else:
-        # Most of the time of one is uv's wait for the index.
-        with ThreadPoolExecutor(_AT_ONCE) as threads:
-            found_alone = list(threads.map(lambda line: resolve(wanted, [line]), open_))
-        alone = [line for line, solution in zip(open_, found_alone, strict=True) if solution is not None]
-        # All of them together are what was tried first.
-        if alone and alone != open_ and resolve(wanted, [*kept, *alone]) is not None:
-            kept += alone
-        else:
-            for line in alone:
-                if resolve(wanted, [*kept, line]) is not None:
-                    kept.append(line)
+    while open_ and resolve(wanted, [*kept, *open_]) is None:
+        possible = _possible(resolve, wanted, kept, open_)
+        kept += open_[:possible]
+        open_ = open_[possible + 1 :]
+    kept += open_
     return tuple(name for name, line in needed.items() if line not in kept)
+
+
+def _possible(resolve: Resolver, wanted: Sequence[str], kept: Sequence[str], lines: Sequence[str]) -> int:
+    """Return how many of the first lines have a solution beside `kept`, found by halving; all of them have none."""
+    possible, impossible = 0, len(lines)
+    while impossible - possible > 1:
+        middle = (possible + impossible) // 2
+        if resolve(wanted, [*kept, *lines[:middle]]) is not None:
+            possible = middle
+        else:
+            impossible = middle
+    return possible
 
 
 def find_uv() -> str | None:

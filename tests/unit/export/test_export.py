@@ -148,6 +148,15 @@ def test_pins_that_torch_contradicts_are_left_out_and_named() -> None:
     # Built for this torch by conda-forge, and for another on PyPI.
     assert contradicted({"torch": "2.0", "torchvision": "0.15.1"}, resolve) == ("torchvision",)
     assert contradicted({"torch": "2.0"}, lambda wanted, given: None) is None
+    # One pin among many is found by halving: each attempt is a run of uv.
+    attempts = []
+
+    def counted(wanted: Sequence[str], given: Sequence[str]) -> dict[str, str] | None:
+        attempts.append(given)
+        return None if "p9==1" in given else {"torch": "2.0"} | {f"p{number}": "2" for number in range(16)}
+
+    assert contradicted({"torch": "2.0"} | {f"p{number}": "1" for number in range(16)}, counted) == ("p9",)
+    assert len(attempts) <= 7
     left = replace(PLACE, left_out=("numpy",))
     text = export(FORMATS["constraints"], [locked_as("cpu", "linux-64")], left)
     (line,) = [line for line in text.splitlines() if "numpy==" in line]
