@@ -60,8 +60,10 @@ def hash_file(path: Path, algorithm: str = "sha256") -> str:
 def hash_file_with(path: Path, *algorithms: str) -> tuple[str, ...]:
     """Return several hashes of a file's bytes, in lower-case hexadecimal; the file is read once."""
     digests = [hashlib.new(algorithm) for algorithm in algorithms]
-    buffer = memoryview(bytearray(1 << 20))
     with path.open("rb", buffering=0) as stream:
+        # Most files are small, and a buffer is cleared before it is used.
+        size = os.fstat(stream.fileno()).st_size
+        buffer = memoryview(bytearray(min(max(size + 1, 1 << 12), 1 << 20)))
         while count := stream.readinto(buffer):
             for digest in digests:
                 digest.update(buffer[:count])

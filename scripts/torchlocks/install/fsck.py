@@ -13,13 +13,13 @@ import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal
 
 from torchlocks.core.disk import disk_full_as_error
 from torchlocks.core.errors import MissingFileError
 from torchlocks.core.files import hash_file
-from torchlocks.core.progress import Progress, Task
+from torchlocks.core.progress import Progress
 from torchlocks.core.reading import RECORD_BYTES, load_json, read_bytes, read_text
 from torchlocks.install.contained import leaves
 from torchlocks.install.exclusive import final_path, interruptible, prefix_lock
@@ -33,6 +33,8 @@ _OWN = re.compile(r"(^|/)__pycache__/|^conda-meta/|^CACHEDIR\.TAG$|^\.nonadmin$"
 _SITE_PACKAGES = re.compile(r"^(?:lib/python\d+\.\d+|Lib)/site-packages/")
 # Code that runs whenever Python starts. A `.pth` file only adds folders behind those that are there already.
 _STARTUP = re.compile(r"^(?:sitecustomize|usercustomize)\.py$")
+#: Files that a thread checks in one go: most are small, and handing one over takes longer than reading it.
+_BATCH = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,9 +102,10 @@ def _look(prefix: Path, progress: Progress) -> Findings:
                 why = f"the package's record cannot be read ({type(error).__name__}{details})"
                 damaged.append(Damage(path=path, package=record.stem, kind="changed", why=why))
     with progress.task(f"Checking {len(files)} files", len(files)) as task, ThreadPoolExecutor() as pool:
-        for finding in _counted(pool.map(lambda file: _check(prefix, file), files), task):
-            if finding is not None:
-                damaged.append(finding)
+        batches = [files[start : start + _BATCH] for start in range(0, len(files), _BATCH)]
+        for batch, found in zip(batches, pool.map(lambda each: _check_all(prefix, each), batches), strict=True):
+            task.advance(len(batch))
+            damaged += found
     damaged += _changed_folders(prefix, files, inventory)
     known = {file.path for file in (*files, *unread)}
     extra = extra_files(prefix, known)
@@ -117,21 +120,16 @@ def _look(prefix: Path, progress: Progress) -> Findings:
     )
 
 
-def _counted(findings: Iterable[Damage | None], task: Task) -> Iterator[Damage | None]:
-    for finding in findings:
-        task.advance(1)
-        yield finding
-
-
 def _changed_folders(prefix: Path, files: Iterable[_File], inventory: Inventory | None) -> Iterator[Damage]:
     """The folders of packages' files whose mode is not the one they were made with."""
     if inventory is None or inventory.folder_mode is None:
         return
     owner: dict[str, str] = {}
     for file in files:
-        for folder in PurePosixPath(file.path).parents:
-            owner.setdefault(folder.as_posix(), file.package)
-    owner.pop(".", None)
+        folder = file.path.rpartition("/")[0]
+        while folder not in ("", ".") and folder not in owner:
+            owner[folder] = file.package
+            folder = folder.rpartition("/")[0]
     for path, package in owner.items():
         found = prefix / path
         if found.is_dir() and not found.is_symlink():
@@ -188,6 +186,10 @@ def _sources(listed: Sequence[str]) -> dict[str, str]:
     return found
 
 
+def _check_all(prefix: Path, files: Iterable[_File]) -> list[Damage]:
+    return [found for file in files if (found := _check(prefix, file)) is not None]
+
+
 def _check(prefix: Path, file: _File) -> Damage | None:
     path = prefix / file.path
 
@@ -229,9 +231,10 @@ def extra_files(prefix: Path, known: Collection[str]) -> list[str]:
 def _all_files(prefix: Path) -> list[str]:
     found = []
     for folder, folders, files in os.walk(prefix):
-        below = Path(folder).relative_to(prefix)
+        below = Path(folder).relative_to(prefix).as_posix()
+        start = "" if below == "." else f"{below}/"
         links = [name for name in folders if os.path.islink(os.path.join(folder, name))]  # noqa: PTH114, PTH118
-        found += [(below / name).as_posix() for name in (*files, *links)]
+        found += [start + name for name in (*files, *links)]
     return sorted(found)
 
 
