@@ -20,7 +20,6 @@ from preloaded import TORCHLOCKS, run_torchlocks
 from torchlocks.core.errors import FetchError, WheelError
 from torchlocks.core.layout import Layout
 from torchlocks.core.progress import Silent
-from torchlocks.host.detect import host_platform
 from torchlocks.local_channel.build import LocalChannel, build_local_channel
 from torchlocks.publish.build import BuiltChannel, build_recipes
 
@@ -68,9 +67,6 @@ def local_channel() -> LocalChannel:
         pytest.skip(f"the local channel cannot be built here: {error}")
 
 
-RECIPE_PLATFORMS = tuple(dict.fromkeys((host_platform(), "linux-64", "win-64")))
-
-
 @pytest.fixture(scope="session")
 def recipes_channel(tmp_path_factory: pytest.TempPathFactory) -> BuiltChannel:
     """The recipes of this checkout, built once for all processes of a run. For reading only."""
@@ -86,7 +82,6 @@ def recipes_channel(tmp_path_factory: pytest.TempPathFactory) -> BuiltChannel:
         built = build_recipes(
             Layout(ROOT),
             channel=folder / "recipes" / "channel",
-            platforms=RECIPE_PLATFORMS,
             engine="py-rattler-build",
             progress=Silent(),
         )

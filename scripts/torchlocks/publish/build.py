@@ -23,8 +23,7 @@ from torchlocks.core.progress import Progress
 from torchlocks.core.text import last_lines
 from torchlocks.matrix.cells import PlatformName
 from torchlocks.matrix.load import load_matrix
-from torchlocks.matrix.model import Matrix
-from torchlocks.publish.metapackages import UPDATE, Metapackage, generated_files, read_metapackages
+from torchlocks.publish.metapackages import UPDATE, Metapackage, generated_texts, read_metapackages
 
 if TYPE_CHECKING:
     from packaging.version import Version
@@ -80,8 +79,8 @@ def build_recipes(
     from torchlocks.local_channel.channel import channel_lock, swap_channel, work_folder, write_repodata
 
     matrix = load_matrix(layout.matrix)
-    require_current(layout, matrix)
     packages = read_metapackages(layout, matrix)
+    require_current(layout, packages)
     channel = (channel or layout.build / "recipes").absolute()
     for platform in platforms or ():
         matrix.select(None, platform)
@@ -105,9 +104,9 @@ def build_recipes(
     return BuiltChannel(path=channel, engine=engine, packages=tuple(built), tested=tested, untested=untested)
 
 
-def require_current(layout: Layout, matrix: Matrix) -> None:
-    """Raise RecipeError unless the generated files agree with matrix and locks."""
-    for path, text in generated_files(layout, matrix).items():
+def require_current(layout: Layout, packages: Sequence[Metapackage]) -> None:
+    """Raise RecipeError unless the generated files agree with `packages`, read from matrix and locks."""
+    for path, text in generated_texts(layout, packages).items():
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             raise RecipeError(
                 "The recipe does not agree with the committed locks.",

@@ -122,14 +122,24 @@ def generated_files(layout: Layout, matrix: Matrix) -> dict[Path, str]:
     There are none in a checkout without the recipe. Raises RecipeError if the recipe's template cannot be rendered, and
     what `read_metapackages` raises.
     """
-    template = layout.recipes / "torch-env" / "recipe.yaml.in"
+    if not _template(layout).parent.is_dir():
+        return {}
+    return generated_texts(layout, read_metapackages(layout, matrix))
+
+
+def generated_texts(layout: Layout, packages: Sequence[Metapackage]) -> dict[Path, str]:
+    """Return what `generated_files` returns, for metapackages that are read already."""
+    template = _template(layout)
     if not template.parent.is_dir():
         return {}
-    packages = read_metapackages(layout, matrix)
     return {
         template.with_suffix(""): recipe_text(template, packages),
         layout.recipes / "conda_build_config.yaml": variants_text(packages),
     }
+
+
+def _template(layout: Layout) -> Path:
+    return layout.recipes / "torch-env" / "recipe.yaml.in"
 
 
 def update_generated(layout: Layout, matrix: Matrix) -> tuple[Path, ...]:

@@ -16,14 +16,15 @@ import pytest
 import zstandard
 
 from conftest import LAYOUT as BUILT
-from conftest import RECIPE_PLATFORMS as PLATFORMS
 from support import few_environments
 from torchlocks.core.errors import DiskFullError, NoSuchRowError, RecipeError
 from torchlocks.core.layout import Layout
 from torchlocks.core.progress import Silent
+from torchlocks.host.detect import host_platform
 from torchlocks.publish.build import BuiltChannel, build_recipes
 
 LAYOUT = Layout(Path(__file__).parents[3])
+PLATFORMS = tuple(dict.fromkeys((host_platform(), "linux-64", "win-64")))
 
 
 def build(layout: Layout, channel: Path) -> BuiltChannel:

@@ -10,11 +10,10 @@ from rattler import BuildString, GenericVirtualPackage, PackageName, RepoDataRec
 
 from torchlocks.core.errors import SolveError
 from torchlocks.core.layout import Layout
-from torchlocks.core.progress import Silent
 from torchlocks.lockfile.formats import PIXI, read_lock
 from torchlocks.matrix.load import load_matrix
 from torchlocks.matrix.target import Target
-from torchlocks.publish.build import BuiltChannel, build_recipes
+from torchlocks.publish.build import BuiltChannel
 from torchlocks.publish.metapackages import metapackage, read_metapackages
 from torchlocks.solve.repodata import RecordSource
 from torchlocks.solve.solver import SolveRequest, solve
@@ -37,10 +36,9 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> BuiltChannel:
-    channel = tmp_path_factory.mktemp("recipes") / "channel"
-    return build_recipes(LAYOUT, channel=channel, engine="py-rattler-build", progress=Silent())
+@pytest.fixture
+def built(recipes_channel: BuiltChannel) -> BuiltChannel:
+    return recipes_channel
 
 
 def solved(built: BuiltChannel, target: Target, *specs: str) -> dict[str, RepoDataRecord]:
