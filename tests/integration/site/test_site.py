@@ -13,7 +13,7 @@ import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from html.parser import HTMLParser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -33,8 +33,9 @@ from torchlocks.evidence.record import record_of
 from torchlocks.evidence.store import write_record
 from torchlocks.host.compatibility import check_compatibility
 from torchlocks.host.doctor import best
+from torchlocks.lockfile.formats import PIXI, read_lock
+from torchlocks.lockfile.models import LockedPackage
 from torchlocks.matrix.load import load_matrix
-from torchlocks.site.catalogue import Catalogue, read_catalogue
 from torchlocks.site.index import Index
 from torchlocks.site.pick import Machine, gpu_names, host_of, needs
 from torchlocks.verify.report_html import report_html
@@ -112,8 +113,8 @@ def site(environment: Path, tmp_path_factory: pytest.TempPathFactory) -> Site:
 
 
 @pytest.fixture(scope="module")
-def catalogue(site: Site) -> Catalogue:
-    return read_catalogue(site.layout)
+def index(site: Site) -> Index:
+    return Index.model_validate_json((site.root / "index.json").read_text(encoding="utf-8"))
 
 
 # --- Without a browser ----------------------------------------------------------------------------------
@@ -163,9 +164,7 @@ def test_it_is_small_and_prints_its_path(site: Site) -> None:
     assert sum((site.root / name).stat().st_size for name in first) < 350e3
 
 
-def test_the_index_is_true(site: Site) -> None:
-    text = (site.root / "index.json").read_text(encoding="utf-8")
-    index = Index.model_validate_json(text)
+def test_the_index_is_true(site: Site, index: Index) -> None:
     assert json.loads((site.root / "index.schema.json").read_text(encoding="utf-8"))["title"] == "Index"
     assert len(index.cells()) == len(load_matrix(LAYOUT.matrix).targets())
     for _, entry in index.cells():
@@ -321,7 +320,7 @@ def window(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Window]
 
 
 @needs_browser
-def test_a_walk_through_the_site(site: Site, window: Window, catalogue: Catalogue) -> None:
+def test_a_walk_through_the_site(site: Site, window: Window) -> None:
     page = window.page
     # Say what the machine is, and get the line.
     window.open(site.url("index.html"))
@@ -446,6 +445,18 @@ def test_light_and_dark(site: Site, browser: Browser) -> None:
     assert max(dark) < 60
 
 
+def evaluated(browser: Browser, url: str, name: str, script: str, value: object) -> list[Any]:
+    """What a script makes of a value on a page. As one text: playwright's own conversion of lists takes seconds."""
+    page = browser.new_page()
+    page.goto(url)
+    answer: str = page.evaluate(
+        f"(text) => {{ const {name} = JSON.parse(text); return JSON.stringify({script}); }}", json.dumps(value)
+    )
+    page.close()
+    found: list[Any] = json.loads(answer)
+    return found
+
+
 DRIVERS = (
     None, "390", "450.80.02", "470", "520.61.05", "525", "525.60.13", "528.33", "535", "550.54.14", "560.28.03",
     "570", "570.26", "575.51.03", "580", "580.65.06", "591",
@@ -453,10 +464,10 @@ DRIVERS = (
 
 
 @needs_browser
-def test_the_picker_and_the_command_give_the_same_answers(site: Site, browser: Browser, catalogue: Catalogue) -> None:
+def test_the_picker_and_the_command_give_the_same_answers(site: Site, browser: Browser, index: Index) -> None:
     """Every driver with every kind of GPU on every platform: judgement by judgement, and the choice."""
     capabilities = (None, *sorted({*gpu_names().values(), "8.7", "11.0", "13.0"}))
-    platforms = dict.fromkeys(entry.platform for _, entry in catalogue.index.cells())
+    platforms = dict.fromkeys(entry.platform for _, entry in index.cells())
     machines = [
         Machine(platform=platform, driver=driver, gpu=gpu, wsl=wsl, glibc=glibc)
         for platform in platforms
@@ -465,7 +476,7 @@ def test_the_picker_and_the_command_give_the_same_answers(site: Site, browser: B
         for driver in DRIVERS
         for gpu in (capabilities if driver else (None,))
     ]
-    judge = """(machines) => machines.map((machine) => {
+    judge = """machines.map((machine) => {
       const { chosen, checked } = torchlocks.pick(machine);
       return [chosen && chosen.env.name, checked.map(({ fit }) => fit.state)];
     })"""
@@ -481,13 +492,10 @@ def test_the_picker_and_the_command_give_the_same_answers(site: Site, browser: B
         }
         for machine, host in zip(machines, hosts, strict=True)
     ]
-    page = browser.new_page()
-    page.goto(site.url("index.html"))
-    answers: list[Any] = page.evaluate(judge, asked)
-    page.close()
+    answers = evaluated(browser, site.url("index.html"), "machines", judge, asked)
     assert len(answers) > 1500
     wanted = {
-        platform: [needs(env, entry) for env, entry in catalogue.index.defaults() if entry.platform == platform]
+        platform: [needs(env, entry) for env, entry in index.defaults() if entry.platform == platform]
         for platform in platforms
     }
     chosen_ones = set()
@@ -501,18 +509,20 @@ def test_the_picker_and_the_command_give_the_same_answers(site: Site, browser: B
 
 
 @needs_browser
-def test_the_comparison_is_that_of_diff(site: Site, browser: Browser, catalogue: Catalogue) -> None:
-    cells = {f"{cell.target.env}/{cell.target.platform}": cell.packages for cell in catalogue.cells}
-    names = list(cells)
+def test_the_comparison_is_that_of_diff(site: Site, browser: Browser, index: Index) -> None:
+    names = [f"{env.name}/{entry.platform}" for env, entry in index.cells()]
     pairs = [(before, after) for before in names[::7] for after in names[::3] if before != after]
-    page = browser.new_page()
-    page.goto(site.url("compare.html"))
-    script = "(pairs) => pairs.map(([a, b]) => torchlocks.changes(a, b).map(({ name, move }) => [name, move]))"
-    answers: list[Any] = page.evaluate(script, pairs)
-    page.close()
+    script = "pairs.map(([a, b]) => torchlocks.changes(a, b).map(({ name, move }) => [name, move]))"
+    answers = evaluated(browser, site.url("compare.html"), "pairs", script, pairs)
+    read = cache(lambda env: read_lock(site.layout.locks / env / PIXI))
+
+    def packages(name: str) -> tuple[LockedPackage, ...]:
+        env, platform = name.split("/")
+        return read(env).packages[platform]
+
     moves = set()
     for (before, after), answer in zip(pairs, answers, strict=True):
-        expected = [[change.name, change.move] for change in changes(cells[before], cells[after])]
+        expected = [[change.name, change.move] for change in changes(packages(before), packages(after))]
         assert sorted(answer) == sorted(expected), (before, after)
         moves |= {move for _, move in expected}
     assert {"added", "removed", "upgraded", "downgraded", "rebuilt"} <= moves
