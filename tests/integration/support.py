@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import os
 import shutil
 import subprocess
@@ -57,6 +58,27 @@ def keep_environments(root: Path, *rows: str) -> Layout:
             shutil.rmtree(folder)
     update_generated(layout, load_matrix(layout.matrix))
     return layout
+
+
+def borrow_bytecode(lender: Path, prefix: Path) -> None:
+    """Give a new environment the bytecode of another one where both have the same source.
+
+    Without it, Python compiles a thousand files of torch before it has imported it. Python takes bytecode only where
+    size and time of the source are those that it was compiled from.
+    """
+    for theirs in lender.glob("lib/python3.*"):
+        ours = prefix / "lib" / theirs.name
+        for compiled in theirs.rglob("__pycache__/*.pyc"):
+            folder = compiled.relative_to(theirs).parent
+            source = folder.parent / f"{compiled.name.partition('.')[0]}.py"
+            target = ours / folder / compiled.name
+            if target.exists() or not (ours / source).is_file() or not filecmp.cmp(theirs / source, ours / source):
+                continue
+            # An installation of pip has times of its own. Where files are linked, they are equal already.
+            if (ours / source).stat().st_mtime_ns != (theirs / source).stat().st_mtime_ns:
+                shutil.copystat(theirs / source, ours / source)
+            target.parent.mkdir(exist_ok=True)
+            shutil.copy2(compiled, target)
 
 
 def digests(folder: Path) -> dict[str, str]:

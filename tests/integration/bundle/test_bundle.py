@@ -24,7 +24,7 @@ import pytest
 from conftest import LAYOUT, Checkout
 from faulty_server import faulty_server
 from preloaded import TORCHLOCKS
-from support import small_disk
+from support import borrow_bytecode, small_disk
 from tiny_channel import PLACEHOLDER, PLATFORM, TinyChannel, conda_lock, locked_file, make_channel
 from torchlocks.bundle.installer import zstd
 from torchlocks.bundle.installer.command import host_platform as bundle_platform
@@ -367,7 +367,7 @@ def test_environments_that_are_not_there_are_reported(tmp_path: Path) -> None:
 def test_interrupted_it_keeps_the_older_bundle_and_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
     channel = TinyChannel(tmp_path / "channel")
     for name in ("one", "two", "three"):
-        channel.raw(name, {"share/noise": os.urandom(6_000_000)})
+        channel.raw(name, {"share/noise": os.urandom(2_500_000)})
     out = tmp_path / "out"
     out.mkdir()
     (out / "b.tar").write_bytes(b"the older one")
@@ -661,7 +661,7 @@ def test_wrong_use_is_reported(folder: Path) -> None:
 
 def test_interrupted_it_leaves_nothing(tmp_path: Path) -> None:
     channel = TinyChannel(tmp_path / "channel")
-    channel.raw("big", {f"share/{number}": os.urandom(3000) for number in range(4000)})
+    channel.raw("big", {f"share/{number}": os.urandom(500) for number in range(4000)})
     inside = unpacked(make(channel.lock(), tmp_path / "b.tar"), tmp_path / "b")
     place = tmp_path / "place"
     place.mkdir()
@@ -1020,6 +1020,7 @@ def test_the_cpu_environment_is_built_from_a_bundle_without_a_network(
     found_by_fsck = fsck(ours, progress=SILENT)
     assert found_by_fsck.ok, found_by_fsck
     assert found_by_fsck.extra == ()
+    borrow_bytecode(LAYOUT.prefix("cpu"), ours)
     program = "import torch; print(torch.__version__, (torch.ones(3) @ torch.ones(3)).item())"
     ran = subprocess.run([str(ours / "bin" / "python"), "-c", program], capture_output=True, text=True, check=True)
     assert ran.stdout.split()[1] == "3.0"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import Checkout
+from conftest import LAYOUT, Checkout
 from small_matrix import SmallMatrix, small_matrix
 from torchlocks.core.errors import FleetError
 from torchlocks.dask.lock import open_cluster
@@ -264,14 +264,14 @@ def test_every_node_verifies_and_one_command_collects_the_verdicts(cluster: Clus
         two.wait()
 
 
-def test_a_node_can_install_the_lock_on_its_own_disk(cluster: Cluster, installed: Checkout) -> None:
-    shutil.rmtree(installed.root / "locks" / "cpu")
+def test_a_node_can_install_the_lock_on_its_own_disk(cluster: Cluster, copy_checkout: Callable[[], Checkout]) -> None:
+    checkout = copy_checkout()
+    shutil.rmtree(checkout.root / "locks" / "cpu")
     # What can be fetched without a network: the local channel's lock in the place of the committed one.
-    shutil.copytree(installed.root / "build" / "local" / "cpu", installed.root / "locks" / "cpu")
-    shutil.rmtree(installed.root / "envs")
-    run = torchlocks(installed.root, "verify", "cpu", "--scheduler", cluster.address, "--per", "worker", "--install")
+    shutil.copytree(LAYOUT.local_locks / "cpu", checkout.root / "locks" / "cpu")
+    run = torchlocks(checkout.root, "verify", "cpu", "--scheduler", cluster.address, "--per", "worker", "--install")
     assert run.returncode == 0, run.stdout + run.stderr
     assert run.stdout.startswith("one (")
-    report = json.loads((installed.root / "reports" / "cpu@one.json").read_text())
+    report = json.loads((checkout.root / "reports" / "cpu@one.json").read_text())
     assert Path(report["prefix"]).is_relative_to(cluster.folder / "one")
-    assert not (installed.root / "envs").exists(), "nothing is installed on the machine that asks"
+    assert not checkout.prefix.parent.exists(), "nothing is installed on the machine that asks"

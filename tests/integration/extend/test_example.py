@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from conftest import LAYOUT
+from support import borrow_bytecode
 from torchlocks.install.provenance import read_provenance
 from torchlocks.lockfile.formats import CONDA_LOCK, read_lock
 
@@ -68,6 +69,9 @@ def test_it_locks_installs_and_passes_its_own_tests(copy: Copy, environment: Pat
     checked = copy.make("check", LOCK="build/lock")
     assert (checked.returncode, "0 errors" in checked.stdout) == (0, True), checked.stdout
 
+    installed = copy.make("env", LOCK="build/lock")
+    assert installed.returncode == 0, installed.stderr
+    borrow_bytecode(environment, copy.folder / "env")
     tested = copy.make("test", LOCK="build/lock")
     assert tested.returncode == 0, tested.stdout + tested.stderr
     assert "3 passed" in tested.stdout

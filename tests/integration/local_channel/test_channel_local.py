@@ -32,7 +32,9 @@ PACKAGES = sorted(path.parent.name for path in RECIPES.glob("*/recipe.yaml"))
 
 
 @pytest.fixture(scope="session")
-def environment(local_channel: LocalChannel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def environment(
+    local_channel: LocalChannel, package_cache: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
     """An environment from the local channel alone, with all that it has, moved nowhere and never activated."""
     from rattler import Channel, Gateway, MatchSpec, Subdir, VirtualPackage, install, solve
 
@@ -47,7 +49,7 @@ def environment(local_channel: LocalChannel, tmp_path_factory: pytest.TempPathFa
             platforms=[Subdir.current(), Subdir("noarch")],
             virtual_packages=VirtualPackage.detect(),
         )
-        await install(records, target_prefix=prefix, cache_dir=folder / "cache", show_progress=False)
+        await install(records, target_prefix=prefix, cache_dir=package_cache / "pkgs", show_progress=False)
 
     asyncio.run(make())
     yield prefix
@@ -55,9 +57,11 @@ def environment(local_channel: LocalChannel, tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.fixture(scope="session")
-def package_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One package cache for all tests of recipes, and not the user's."""
-    return tmp_path_factory.mktemp("packages")
+def package_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One package cache for all tests of this file, and not the user's."""
+    folder = tmp_path_factory.mktemp("packages")
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def run(prefix: Path, *command: str) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from conftest import LAYOUT as BUILT
+from support import borrow_bytecode
 from torchlocks.core.layout import Layout
 from torchlocks.core.progress import Silent
 from torchlocks.host.detect import host_platform
@@ -95,6 +96,7 @@ def locked(
     lock = read_lock(BUILT.local_locks / "cpu" / "conda-lock.yml")
     lock = replace(lock, packages={platform: (*lock.packages[platform], suite)})
     install_environment(lock, platform, work / "env", provenance=Origin(name="env", channel="local"), progress=Silent())
+    borrow_bytecode(environment, work / "env")
     return work / "env", lock
 
 
@@ -213,6 +215,7 @@ def venv(environment: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     wheels = [*(BUILT.build / "wheels").glob("*.whl"), *(work / "wheels").glob("*.whl")]
     into = [*pip, "--python", str(work / "venv" / "bin" / "python"), "install", *quiet, "--no-compile"]
     subprocess.run([*into, *wheels], check=True)
+    borrow_bytecode(environment, work / "venv")
     return work / "venv"
 
 
