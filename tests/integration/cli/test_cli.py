@@ -111,7 +111,7 @@ def test_offline_names_what_is_missing(tmp_path: Path) -> None:
 
 
 def test_a_verdict_can_be_asked_for_again(environment: Path) -> None:
-    run = torchlocks(LAYOUT.root, "verify", "cpu", "-k", "static", "--json")
+    run = torchlocks(LAYOUT.root, "verify", "cpu", "-k", "test_static", "--json")
     assert run.returncode == 0, run.stderr
     verdict = json.loads(run.stdout)
     assert {(check["outcome"], check["why"]) for check in verdict["checks"] if check["tier"] == "static"} == {
@@ -122,10 +122,10 @@ def test_a_verdict_can_be_asked_for_again(environment: Path) -> None:
 
 def test_a_selection_that_matches_nothing_is_reported_and_changes_no_mark(environment: Path) -> None:
     before = read_provenance(environment)
-    run = torchlocks(LAYOUT.root, "verify", "cpu", "-k", "nosuchcheck")
+    run = torchlocks(LAYOUT.root, "verify", "cpu", "-k", "test_nosuchcheck")
     assert run.returncode == 60
     assert "No check matches" in run.stderr
-    assert "nosuchcheck" in run.stderr
+    assert "test_nosuchcheck" in run.stderr
     assert read_provenance(environment) == before
 
 

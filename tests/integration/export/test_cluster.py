@@ -217,7 +217,7 @@ if __name__ == "__main__":
     cluster.scale(jobs=1)
     with Client(cluster) as client:
         client.wait_for_workers(1, timeout=120)
-        command = [{str(TORCHLOCKS)!r}, "verify", "cpu", "-k", "static", "--json"]
+        command = [{str(TORCHLOCKS)!r}, "verify", "cpu", "-k", "test_static", "--json"]
         done = subprocess.run([*command, "--scheduler", cluster.scheduler_address], cwd={str(LAYOUT.root)!r})
     cluster.close()
     sys.exit(done.returncode)

@@ -18,6 +18,7 @@ from torchsuite import skips
 from torchsuite.expect import Expectation
 from torchsuite.imports import Imports
 from torchsuite.prefix import Prefix
+from torchsuite.selection import can_select
 from torchsuite.stream import Stream
 from torchsuite.tier_names import ON_DEVICES, TIERS
 from torchsuite.tiers import (
@@ -83,7 +84,7 @@ class Plugin:
 
     # Collection: which modules are imported at all.
 
-    def pytest_ignore_collect(self, collection_path: Path) -> bool | None:
+    def pytest_ignore_collect(self, collection_path: Path, config: pytest.Config) -> bool | None:
         """Leave out, and report, modules that cannot or need not be imported: a broken torch must not end the run."""
         if not (collection_path.name.startswith("test_") and collection_path.suffix == ".py"):
             return None
@@ -91,11 +92,15 @@ class Plugin:
         if collection_path.name in expectation.done or not expectation.wants(collection_path.name):
             return True
         tier = tier_of(collection_path.name)
-        if tier in WITHOUT_TORCH:
+        select = config.getoption("keyword")
+        selected = not select or can_select(select, collection_path)
+        if tier in WITHOUT_TORCH and selected:
             return None
         if tier in ON_DEVICES and not expectation.lead:
             return True
-        why = obstacle(tier, expectation)
+        why = None if tier in WITHOUT_TORCH else obstacle(tier, expectation)
+        if why is None and not selected:
+            why = _not_selected(config)
         if why is None and self._suite.imports.get("torch").failure is not None:
             why = "not run: torch cannot be imported"
         if why is None:
@@ -148,8 +153,7 @@ class Plugin:
         if not self._suite.expectation.lead:
             return
         for item in items:
-            why = f"not selected by {item.config.getoption('keyword')!r}"
-            self._finished(item.nodeid, _tier(item), _reason(item), outcome="skipped", why=why)
+            self._finished(item.nodeid, _tier(item), _reason(item), outcome="skipped", why=_not_selected(item.config))
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         if not self._suite.expectation.lead:
@@ -254,6 +258,10 @@ def claim(claims: Path, file: str, worker: int) -> bool:
     except FileExistsError:
         return False
     return True
+
+
+def _not_selected(config: pytest.Config) -> str:
+    return f"not selected by {config.getoption('keyword')!r}"
 
 
 def _tier(item: pytest.Item) -> str:

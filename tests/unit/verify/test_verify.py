@@ -324,6 +324,25 @@ def test_nothing_ran_is_not_a_pass(run: Run) -> None:
     assert "nothing ran" in shown(verdict)
 
 
+def test_a_file_that_a_selection_cannot_match_is_not_imported(run: Run) -> None:
+    files = {
+        "test_static_abort.py": 'os.abort()\n@check("aborts")\ndef test_aborted() -> None: ...\n',
+        "test_static_good.py": '@check("works")\ndef test_good() -> None: ...\n'
+        '@check("too")\ndef test_other() -> None: ...\n',
+    }
+    verdict = run(files, select="test_GOOD and (good or test_aborted)")
+    assert verdict.ok
+    assert {name: check.outcome for name, check in by_name(verdict).items()} == {
+        "test_good": "passed",
+        "test_other": "skipped",
+        "test_aborted": "skipped",
+    }
+    assert "not selected" in (by_name(verdict)["test_aborted"].why or "")
+    # A word that may be a parameter's leaves no file out, and no more does what is not selected.
+    for select in ("good", "not test_good", "test_aborted or test_good"):
+        assert "test_static_abort.py" in {check.id for check in run(files, select=select).failures}
+
+
 def test_checks_that_are_all_skipped_are_not_a_pass(run: Run) -> None:
     body = '@check("cannot")\ndef test_skipped() -> None:\n    pytest.skip("not here")\n'
     assert not run({"test_static_skip.py": body}).ok
