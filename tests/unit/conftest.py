@@ -1,3 +1,3 @@
 """Where pytest begins."""
 
-from parsed_locks import parsed_locks  # noqa: F401 - for all tests
+from read_once import read_once  # noqa: F401 - for all tests

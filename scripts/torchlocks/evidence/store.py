@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from torchlocks.evidence.claims import Table, parse_table, table_hash
 from torchlocks.evidence.model import Evidence, evidence_json
 from torchlocks.evidence.record import package_lines, parse_record
 from torchlocks.lockfile.formats import CONDA_LOCK, parse_lock
+from torchlocks.lockfile.models import LockedPackage
 
 _MOST = 1000
 """The largest number of past states of one file that is looked at."""
@@ -85,6 +86,7 @@ class Past:
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self._locks: dict[str, dict[str, bytes]] = {}
+        self._read: dict[tuple[str, str], Mapping[str, tuple[LockedPackage, ...]] | None] = {}
         self._tables: dict[str, Table] | None = None
         self.unknown = _no_history(layout)
 
@@ -98,6 +100,15 @@ class Past:
 
         A lock that cannot be read any more, or is not for the platform, has none.
         """
+        # Many kinds of machines and clients prove the same lock.
+        key = (record.env, record.lock_sha256)
+        if key not in self._read:
+            self._read[key] = self._read_lock(record)
+        locked = self._read[key]
+        return None if locked is None else package_lines(locked.get(record.platform, ()))
+
+    def _read_lock(self, record: Evidence) -> Mapping[str, tuple[LockedPackage, ...]] | None:
+        """Return the packages of each platform of the lock that a record names; None if it never existed."""
         if self.is_current(record):
             data: bytes | None = (self._layout.locks / record.env / CONDA_LOCK).read_bytes()
         else:
@@ -105,9 +116,9 @@ class Past:
         if data is None:
             return None
         try:
-            return package_lines(parse_lock(data, Path(CONDA_LOCK)).packages.get(record.platform, ()))
+            return parse_lock(data, Path(CONDA_LOCK)).packages
         except LockfileError:
-            return ()
+            return {}
 
     def table(self, hash: str) -> Table | None:
         """Return the required set of a hash, as the suite has it or had it; None if it never had."""

@@ -9,15 +9,18 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from evidence_samples import A100, commit, git, proving, repository, written
 from torchlocks.check.rules.evidence import check_evidence
 from torchlocks.core.layout import Layout
+from torchlocks.evidence import store
 from torchlocks.evidence.record import record_of
 from torchlocks.evidence.signing import sign_record, verify_record
-from torchlocks.evidence.store import write_record
+from torchlocks.evidence.store import read_record, write_record
+from torchlocks.lockfile.formats import parse_lock
 
 Document = dict[str, Any]
 SSH = shutil.which("ssh-keygen") is None
@@ -56,6 +59,17 @@ def test_a_record_that_is_as_it_was_made(layout: Layout) -> None:
     report = check_evidence(layout)
     assert (report.findings, report.skipped) == ((), ())
     assert "evidence-claim" in report.rules
+
+
+def test_a_lock_that_several_records_name_is_read_once(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = read_record(the_record(layout))
+    for client in ("conda", "pixi"):
+        assert write_record(layout, first.model_copy(update={"client": client}))
+    read = Mock(wraps=parse_lock)
+    monkeypatch.setattr(store, "parse_lock", read)
+    assert rules(layout) == []
+    assert len(list(layout.evidence.rglob("*.json"))) == 3
+    assert read.call_count == 1
 
 
 def test_nothing_to_check(tmp_path: Path) -> None:

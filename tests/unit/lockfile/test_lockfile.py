@@ -294,7 +294,7 @@ def test_depth_is_an_error_and_no_crash() -> None:
 NAMES = st.from_regex(r"\A[a-z0-9_][a-z0-9_.-]{0,20}\Z")
 VERSIONS = st.from_regex(r"\A[0-9][0-9a-z_.!+]{0,10}\Z")
 BUILDS = st.from_regex(r"\A[A-Za-z0-9_.+]{1,12}\Z")
-DIGESTS = st.from_regex(r"\A[0-9a-f]{64}\Z")
+DIGESTS = st.binary(min_size=32, max_size=32).map(bytes.hex)
 
 
 @given(NAMES, VERSIONS, BUILDS, st.sampled_from([".conda", ".tar.bz2"]), DIGESTS)

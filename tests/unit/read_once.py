@@ -1,4 +1,4 @@
-"""Locks are parsed once for all processes of a run: parsing takes a third of the unit tests' time otherwise."""
+"""Locks and matrices are parsed once for all processes of a run: it is a third of the unit tests' time otherwise."""
 
 from __future__ import annotations
 
@@ -8,40 +8,56 @@ import os
 import pickle
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
 
+from torchlocks.core.layout import Layout
 from torchlocks.lockfile import formats
 from torchlocks.lockfile.models import Lock
+from torchlocks.matrix import load
+from torchlocks.matrix.model import Matrix
+
+LAYOUT = Layout(Path(__file__).parents[2])
 
 # What the imports of the tests leave is never garbage, and of what a test reads most is not: as in `torchlocks` itself,
 # seldom looking for cycles saves a twentieth of the time.
-gc.set_threshold(50_000)
+gc.set_threshold(100_000, 50, 1000)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def parsed_locks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep what is parsed of files below `locks/`, in a checkout or a copy of it, by their contents."""
+def read_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what is parsed of committed locks and of matrices, by their contents, wherever they are read from."""
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent
     folder = folder / "parsed-locks"
     folder.mkdir(exist_ok=True)
+    committed = {_hash(file.read_bytes()) for file in LAYOUT.locks.glob("*/*") if file.is_file()}
     known: dict[str, tuple[Lock, ...]] = {}
-    parse = formats.parse_environments
+    parse_lock, parse_matrix = formats.parse_environments, load.parse_matrix
 
-    def parse_once(data: bytes, path: Path) -> tuple[Lock, ...]:
-        if path.absolute().parent.parent.name != "locks":
-            return parse(data, path)
-        sha256 = hashlib.sha256(data).hexdigest()
+    def locks(data: bytes, path: Path) -> tuple[Lock, ...]:
+        sha256 = _hash(data)
+        if sha256 not in committed:
+            return parse_lock(data, path)
         if sha256 not in known:
-            known[sha256] = _kept(folder / sha256) or _keep(parse(data, path), folder / sha256)
+            known[sha256] = _kept(folder / sha256) or _keep(parse_lock(data, path), folder / sha256)
         return tuple(replace(lock, path=path) for lock in known[sha256])
 
+    @lru_cache(maxsize=8)
+    def matrix(text: str, path: Path) -> Matrix:
+        return parse_matrix(text, path)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(formats, "parse_environments", parse_once)
+        patch.setattr(formats, "parse_environments", locks)
+        patch.setattr(load, "parse_matrix", matrix)
         yield
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _kept(file: Path) -> tuple[Lock, ...] | None:
