@@ -70,6 +70,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Told that make calls it, so that messages name make's verbs and variables.
 TOOL  := TORCHLOCKS_MAKE=1 $(VENV)/bin/torchlocks
 PYTEST = TORCHLOCKS_SNAPSHOT=$(call quoted,$(call absolute,SNAPSHOT)) $(VENV)/bin/pytest -n auto --dist worksteal
+STYLE  = $(VENV)/bin/zizmor --offline --quiet --no-progress .github action.yml && $(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && PYTHONPATH=scripts $(VENV)/bin/lint-imports --no-logo --cache-dir build/import_linter
 READY := $(VENV)/torchlocks-made-from
 DEV   := $(VENV)/torchlocks-made-from-dev
 # A conda that is merely active sets CONDA_EXE in the environment; only one named to make is meant.
@@ -161,9 +162,10 @@ recipes: $(READY) ## build torch-verify and the environments as conda packages i
 bench: $(DEV) ## measure what everything costs, against floors and peers  [SNAPSHOT= GROWTH=1000]
 	@$(TOOL) bench $(call option,--snapshot,SNAPSHOT) $(call option,--growth,GROWTH)
 lint: $(DEV) ## ruff, mypy, the import contract, and zizmor on workflows
-	@$(VENV)/bin/mypy & types=$$!; $(VENV)/bin/zizmor --offline --quiet --no-progress .github action.yml && $(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && PYTHONPATH=scripts $(VENV)/bin/lint-imports --no-logo --cache-dir build/import_linter; others=$$?; wait $$types && exit $$others
-test: lint ## lint, then the unit and integration tests  [SNAPSHOT=; TORCHLOCKS_SLOW=1 for the long form]
-	@$(PYTEST)
+	@$(VENV)/bin/mypy & types=$$!; $(STYLE); others=$$?; wait $$types && exit $$others
+# mypy takes as long as all other linters ten times over, on one core: its result is printed below that of the tests.
+test: $(DEV) ## lint, and the unit and integration tests  [SNAPSHOT=; TORCHLOCKS_SLOW=1 for the long form]
+	@mkdir -p build; $(VENV)/bin/mypy >build/mypy.log 2>&1 & types=$$!; $(STYLE) && $(PYTEST); others=$$?; wait $$types; types=$$?; cat build/mypy.log; test $$types = 0 && exit $$others
 test-unit: $(DEV) ## the unit tests alone: seconds, no network  [SNAPSHOT=]
 	@$(PYTEST) tests/unit
 golden: $(READY) ## write the expected renderings and the matrix schema anew; look at the diff

@@ -28,7 +28,7 @@ def checkout(tmp_path: Path) -> Path:
     (folder / "pyproject.toml").write_text("")
     made = folder / ".venv"
     (made / "bin").mkdir(parents=True)
-    for name in ("torchlocks", "pytest", "ruff", "mypy", "lint-imports"):
+    for name in ("torchlocks", "pytest", "ruff", "mypy", "lint-imports", "zizmor"):
         tool = made / "bin" / name
         tool.write_text(
             "#!/bin/sh\nprintf '%s\\n' \"$@\"\n" + ('echo "$TORCHLOCKS_SNAPSHOT"\n' if name == "pytest" else "")
@@ -169,3 +169,14 @@ def test_no_python_starts_to_accept_a_variable(checkout: Path) -> None:
     assert make(checkout, "env-cpu", "CHANNEL=local", PYTHON="/no/python").returncode == 0
     (checkout / "scripts" / "make_variables.py").unlink()
     assert make(checkout, "env-cpu", "CHANNEL=local").returncode == 0
+
+
+@pytest.mark.parametrize("failing", ["zizmor", "ruff", "lint-imports", "mypy", "pytest", None])
+def test_tests_fail_where_a_linter_or_a_test_does(checkout: Path, failing: str | None) -> None:
+    if failing is not None:
+        (checkout / ".venv" / "bin" / failing).write_text(f"#!/bin/sh\necho {failing} is not content; exit 3\n")
+    run = make(checkout, "test")
+    assert (run.returncode == 0) == (failing is None), run.stderr
+    assert failing is None or f"{failing} is not content" in run.stdout
+    # What takes seconds is known before the tests run for minutes.
+    assert ("worksteal" in run.stdout) == (failing in ("mypy", None))
