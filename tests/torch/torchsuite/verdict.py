@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from torchsuite.required import REQUIRED, Required
+from torchsuite.required import REQUIRED
 
 Report = dict[str, Any]
 
@@ -47,13 +47,18 @@ def conclude(report: Report) -> dict[str, Any]:
 def gaps(report: Report) -> list[dict[str, str]]:
     """The required checks of this report's tiers that prove nothing, in the table's order."""
     tiers = _needed_tiers(report)
+    results: dict[str, list[Report]] = {}
+    for check in report["checks"]:
+        # A check with parameters has one result for each set of them, and one set may be required: `id[parameters]`.
+        for name in {check["id"], check["id"].partition("[")[0]}:
+            results.setdefault(name, []).append(check)
     return [
         {"tier": tier, "id": each.id, "name": each.name, "why": why}
         for tier in REQUIRED
         if tier in tiers
         for each in REQUIRED[tier]
         if each.only in (None, report["accelerator"])
-        if (why := _gap(each, report["checks"])) is not None
+        if (why := _gap(results.get(each.id, []))) is not None
     ]
 
 
@@ -69,12 +74,11 @@ def _needed_tiers(report: Report) -> set[str]:
     return needed | {tier for tier in optional if tier in obstacles and obstacles[tier] is None}
 
 
-def _gap(required: Required, checks: list[Report]) -> str | None:
-    """Why a required check leaves a gap; None where it passed or does not apply."""
-    mine = [check for check in checks if check["id"] == required.id or check["id"].startswith(f"{required.id}[")]
-    if not mine:
+def _gap(results: list[Report]) -> str | None:
+    """Why a required check with these results leaves a gap; None where it passed or does not apply."""
+    if not results:
         return "not run"
-    open_ = [check for check in mine if check["outcome"] != "passed" and not check.get("skip")]
+    open_ = [check for check in results if check["outcome"] != "passed" and not check.get("skip")]
     return (open_[0]["why"] or open_[0]["outcome"]) if open_ else None
 
 
