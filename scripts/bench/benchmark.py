@@ -78,6 +78,10 @@ def bench(layout: Layout, options: BenchOptions, progress: Progress) -> Bench:
             if "growth" in options.parts:
                 curves += growth.growth_in_environments(layout, ground, options.growth, progress)
                 curves += growth.growth_in_channels(ground, options.rounds, progress)
+                try:
+                    curves += growth.growth_in_workers(layout, ground, options.growth, progress)
+                except ModuleNotFoundError:
+                    left_out.append("Dask is not installed, so no locking on workers: pip install 'torchlocks[fleet]'.")
     missing = [name for name in options.parts if name in PARTS]
     if set(missing) != set(PARTS):
         left_out.append(f"Only these parts were measured: {', '.join(options.parts)}.")

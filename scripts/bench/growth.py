@@ -1,8 +1,12 @@
-"""How the cost of locking and checking grows: with the number of environments, and with the size of a channel."""
+"""How the cost of locking and checking grows: with the number of environments and the size of a channel.
+
+And how it falls with the number of Dask workers.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -30,6 +34,9 @@ from torchlocks.solve.repodata import RecordSource, channel_name
 
 STEPS = (1, 3, 10, 30, 100, 300, 1000, 3000)
 COPIES = (1, 2, 5, 10, 20)
+WORKERS = (1, 2, 4)
+MOST_ON_WORKERS = 100
+"""Environments that are locked on Dask workers, at most."""
 PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 
 _SEARCH_SECONDS = 20.0
@@ -103,6 +110,47 @@ def growth_in_channels(ground: Ground, rounds: int, progress: Progress) -> list[
             seconds=tuple(seconds for seconds, _ in costs),
             memory_mib=tuple(memory for _, memory in costs),
             stages=stages,
+        )
+    ]
+
+
+def growth_in_workers(layout: Layout, ground: Ground, largest: int, progress: Progress) -> list[Curve]:
+    """Lock up to `largest` environments on 1, 2 and 4 Dask workers of this machine, each with one thread.
+
+    Raises ModuleNotFoundError if Dask is not installed.
+    """
+    from distributed import LocalCluster
+
+    size = min(largest, MOST_ON_WORKERS)
+    seconds = []
+    with (
+        progress.task("Locking on Dask workers", total=len(WORKERS)) as task,
+        tempfile.TemporaryDirectory(dir=ground.place, ignore_cleanup_errors=True) as folder,
+    ):
+        checkout = Path(folder) / "checkout"
+        copy_inputs(layout, checkout)
+        _write_matrix(layout, checkout, _rows(ground, progress, size), size)
+        here = Ground(checkout=checkout, place=ground.place, snapshot=ground.snapshot)
+        for workers in WORKERS:
+            with LocalCluster(  # type: ignore[no-untyped-call]
+                n_workers=workers,
+                threads_per_worker=1,
+                host="127.0.0.1",
+                dashboard_address=None,
+                local_directory=folder,
+            ) as cluster:
+                lock = lock_command(here, "--force", "--scheduler", cluster.scheduler_address)
+                # The first time, workers import what they need.
+                seconds_of(lock)
+                seconds.append(seconds_of(lock))
+            task.advance(1, note=f"{workers} workers")
+    return [
+        Curve(
+            name=f"lock {size} environments",
+            unit="Dask workers on this machine",
+            sizes=tuple(map(float, WORKERS)),
+            seconds=tuple(seconds),
+            note=f"on {os.cpu_count()} cores; -1 is half the time on twice the workers",
         )
     ]
 

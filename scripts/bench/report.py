@@ -164,7 +164,8 @@ def _growth(axes: Axes, curves: Sequence[Curve]) -> None:
     for each in curves:
         (line,) = axes.loglog(each.sizes, each.seconds, marker="o", label=f"{each.name}: exponent {_exponent(each)}")
         # What linear growth to the last point would have been.
-        linear = [each.seconds[-1] * size / each.sizes[-1] for size in each.sizes]
+        falls = each.seconds[-1] < each.seconds[0]
+        linear = [each.seconds[-1] * (size / each.sizes[-1]) ** (-1 if falls else 1) for size in each.sizes]
         axes.loglog(each.sizes, linear, linestyle=":", color=line.get_color(), linewidth=0.8)
     # Nothing is drawn below the fastest run: linear lines would go on to nothing.
     axes.set_ylim(bottom=min(min(each.seconds) for each in curves) / 2)

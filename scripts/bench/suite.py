@@ -28,7 +28,7 @@ def measure_starts(layout: Layout, rounds: int, progress: Progress) -> Iterator[
     # The first time there may be something to do.
     seconds_of(make_it)
     yield compare(GROUP, make_it_again, floor, 2 * rounds, progress)
-    for arguments in (("--help",), ("--version",), ("matrix",)):
+    for arguments in (("--help",), ("--version",), ("matrix",), ("doctor",)):
         subject = Side(name=f"torchlocks {' '.join(arguments)}", commands=(_torchlocks(layout, *arguments),))
         yield compare(GROUP, subject, Side(name="one start of Python", commands=(python,)), rounds, progress)
 

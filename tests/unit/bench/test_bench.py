@@ -15,13 +15,15 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench import growth
 from bench.benchmark import BenchOptions, bench
 from bench.channel import compress_all, unpack_contents
 from bench.growth import _multiply, _write_matrix
 from bench.install import extract_all
+from bench.lock import Ground
 from bench.model import Bench, Check, Curve, Measure, slope, this_machine
 from bench.report import as_markdown, write_bench
-from bench.run import Side, command, compare, cost_of, seconds_of
+from bench.run import Command, Side, command, compare, cost_of, seconds_of
 from torchlocks.core.errors import BenchError, MissingFileError
 from torchlocks.core.layout import Layout
 from torchlocks.core.progress import Silent
@@ -174,6 +176,41 @@ def test_without_records_locking_is_reported_as_left_out(tmp_path: Path) -> None
     found = bench(Layout(tmp_path), BenchOptions(parts=("lock", "growth")), Silent())
     assert not found.measures
     assert "SNAPSHOT=DIR" in found.left_out[0]
+
+
+def small_ground(tmp_path: Path) -> Ground:
+    return Ground(checkout=ROOT, place=tmp_path, snapshot=tmp_path)
+
+
+def test_environments_are_locked_on_more_and_more_dask_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("distributed", reason="Dask is not installed")
+    seen: list[list[str]] = []
+
+    def lock(ground: Ground, *more: str) -> Command:
+        made = load_matrix(ground.checkout / "matrix.yml")
+        seen.append([*more, *made.environments])
+        return command(sys.executable, "-c", "pass")
+
+    monkeypatch.setattr(growth, "lock_command", lock)
+    monkeypatch.setattr(growth, "WORKERS", (1,))
+    (curve,) = growth.growth_in_workers(Layout(ROOT), small_ground(tmp_path), 2, Silent())
+    assert (curve.sizes, len(curve.seconds)) == ((1,), 1)
+    force, option, address, *environments = seen[0]
+    assert (force, option, environments) == ("--force", "--scheduler", ["e00000", "e00001"])
+    assert address.startswith("tcp://127.0.0.1:")
+    assert not list(tmp_path.iterdir()), "nothing is left behind"
+
+
+def test_without_dask_locking_on_workers_is_reported_as_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    monkeypatch.setattr("bench.lock.ground_of", lambda *_: small_ground(tmp_path))
+    for name in ("growth_in_environments", "growth_in_channels"):
+        monkeypatch.setattr(growth, name, lambda *_: [])
+    found = bench(Layout(tmp_path), BenchOptions(parts=("growth",), snapshot=tmp_path), Silent())
+    assert not found.curves
+    assert "Dask is not installed" in found.left_out[0]
 
 
 def test_a_larger_channel_has_the_same_records_and_copies_under_other_names(tmp_path: Path) -> None:
