@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from conftest import ROOT
+from preloaded import run_torchlocks
 from torchlocks.cli.commands.root import root
 from torchlocks.cli.verbs import VERBS
 from torchlocks.core.errors import ActionError
@@ -26,7 +27,6 @@ from torchlocks.update.open_request import open_request
 FOLDER = ROOT / ".github" / "workflows"
 WORKFLOWS = {path.name: yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.yml"))}
 TOOLS = ROOT / ".github" / "actions" / "tools" / "action.yml"
-TOOL = Path(sys.executable).with_name("torchlocks")
 #: Steps that are no verb: what makes the tools, what reports an earlier step's failure, and the action's own example.
 _OTHERS = (
     r"python scripts/bootstrap\.py \.venv( --dev)? --on-path",
@@ -114,7 +114,7 @@ def test_every_step_is_one_verb(name: str, line: str) -> None:
 
 
 def test_zizmor_finds_nothing() -> None:
-    zizmor = TOOL.with_name("zizmor")
+    zizmor = Path(sys.executable).with_name("zizmor")
     if not zizmor.exists():
         pytest.skip("zizmor is not installed")
     run = subprocess.run(
@@ -141,10 +141,7 @@ def test_actionlint_finds_nothing() -> None:
 
 
 def run(*arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
-    names = {**os.environ, **environment}
-    done = subprocess.run([TOOL, *arguments], cwd=cwd, env=names, capture_output=True, text=True, check=False)
-    assert "Traceback" not in done.stderr, done.stderr
-    return done
+    return run_torchlocks(arguments, cwd=cwd, env={**os.environ, **environment})
 
 
 def test_the_plan_has_every_lock_by_every_client(tmp_path: Path) -> None:

@@ -10,15 +10,14 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from conftest import LAYOUT
+from preloaded import run_torchlocks
 from torchlocks.host.detect import host_platform
 
-TOOL = Path(sys.executable).with_name("torchlocks")
 REPORT = LAYOUT.reports / "cpu.json"
 
 
@@ -46,9 +45,7 @@ def commit(root: Path, subject: str) -> None:
 
 def run(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     names = {**os.environ, "TORCHLOCKS_ROOT": str(root), "TORCHLOCKS_HOME": "", "GITHUB_ACTIONS": "", "COLUMNS": "100"}
-    done = subprocess.run([TOOL, *arguments], cwd=root, env=names, capture_output=True, text=True, check=False)
-    assert "Traceback" not in done.stderr, done.stderr
-    return done
+    return run_torchlocks(arguments, cwd=root, env=names)
 
 
 def test_a_report_made_here_becomes_evidence(repository: Path) -> None:
