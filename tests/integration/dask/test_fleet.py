@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from conftest import LAYOUT, Checkout
+from preloaded import run_torchlocks
 from small_matrix import SmallMatrix, small_matrix
 from torchlocks.core.errors import FleetError
 from torchlocks.dask.lock import open_cluster
@@ -85,11 +86,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 def torchlocks(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    run = subprocess.run(
-        [str(BIN / "torchlocks"), *arguments], cwd=root, capture_output=True, text=True, check=False, timeout=300
-    )
-    assert "Traceback" not in run.stderr, run.stderr
-    return run
+    return run_torchlocks(arguments, cwd=root, timeout=300)
 
 
 def lock(matrix: SmallMatrix, *more: str) -> subprocess.CompletedProcess[str]:
