@@ -136,7 +136,7 @@ def growth_in_workers(layout: Layout, ground: Ground, largest: int, progress: Pr
                 n_workers=workers,
                 threads_per_worker=1,
                 host="127.0.0.1",
-                dashboard_address=None,
+                dashboard_address="127.0.0.1:0",
                 local_directory=folder,
             ) as cluster:
                 lock = lock_command(here, "--force", "--scheduler", cluster.scheduler_address)
