@@ -116,12 +116,17 @@ def run(command, title, count=None, environment=None):
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True, env=environment
         )
-        for line in process.stdout:
-            log.append(line)
-            if line.startswith(("Collecting ", "Requirement already satisfied: ")):
-                seen += 1
-                steps.detail = "%d of about %d packages, " % (seen, count or seen)
-        code = process.wait()
+        try:
+            for line in process.stdout:
+                log.append(line)
+                if line.startswith(("Collecting ", "Requirement already satisfied: ")):
+                    seen += 1
+                    steps.detail = "%d of about %d packages, " % (seen, count or seen)
+        except KeyboardInterrupt:
+            process.terminate()
+            raise
+        finally:
+            code = process.wait()
     if code != 0:
         raise Failed("".join(log[-30:]))
     return "".join(log)
@@ -294,6 +299,8 @@ class Wheels:
                 process.kill()
                 process.wait()
             shutil.rmtree(target, ignore_errors=True)
+        if self.running and not os.listdir(self.folder):
+            os.rmdir(self.folder)
 
 
 def main():
@@ -339,4 +346,8 @@ def install_tools(venv_dir):
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; run make again\n")
+        sys.exit(130)

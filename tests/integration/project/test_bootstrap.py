@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+import time
 import venv
 from pathlib import Path
 
@@ -33,6 +36,14 @@ def bootstrap(python: str, checkout: Path, *options: str, **variables: str) -> s
     )
 
 
+def _runs(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 def test_without_an_index_it_ends_with_an_error_and_what_to_check(checkout: Path) -> None:
     unreachable = {"PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "1"}
     elsewhere = dict.fromkeys(("PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_NO_INDEX"), "")
@@ -41,7 +52,34 @@ def test_without_an_index_it_ends_with_an_error_and_what_to_check(checkout: Path
     assert "PIP_INDEX_URL" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (checkout / ".venv" / "torchlocks-made-from").exists()
-    assert not list((checkout / "build" / "wheels").iterdir())
+    assert not (checkout / "build" / "wheels").exists()
+
+
+def test_interrupted_it_ends_with_a_line_and_leaves_nothing_running(checkout: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        index = f"http://127.0.0.1:{silent.getsockname()[1]}/simple"
+        nowhere = dict.fromkeys(("PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_NO_INDEX"), "")
+        started = subprocess.Popen(
+            [sys.executable, str(checkout / "scripts" / "bootstrap.py"), str(checkout / ".venv"), "--wheels"],
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": index, **nowhere},
+            start_new_session=True,
+        )
+        # Three of pip ask this index, two of them for wheels, and wait for its answer.
+        asking = [silent.accept()[0] for _ in range(3)]
+        os.killpg(started.pid, signal.SIGINT)
+        _, stderr = started.communicate(timeout=60)
+        for connection in asking:
+            connection.close()
+    assert started.returncode == 130
+    assert "Traceback" not in stderr
+    assert not (checkout / "build" / "wheels").exists()
+    # pip runs itself again in the new environment, and that process ends by the same signal, in its own time.
+    deadline = time.monotonic() + 20
+    while _runs(started.pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 @LONG
