@@ -6,6 +6,7 @@ And how it falls with the number of Dask workers.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import sys
@@ -121,6 +122,8 @@ def growth_in_workers(layout: Layout, ground: Ground, largest: int, progress: Pr
     """
     from distributed import LocalCluster
 
+    # A library that configures logging (conda-lock) shows every connection of the cluster otherwise.
+    logging.getLogger("distributed").setLevel(logging.ERROR)
     size = min(largest, MOST_ON_WORKERS)
     seconds = []
     with (
