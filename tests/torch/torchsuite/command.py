@@ -131,7 +131,7 @@ def verify(
 
 def processes(tiers: Sequence[str]) -> int:
     """One process a core, but none that would find nothing to claim: one alone runs all files that need a device."""
-    files = [runner.tier_of(file.name) for file in checks_folder().glob("test_*.py")]
+    files = [runner.likely_tier(file.name) for file in checks_folder().glob("test_*.py")]
     selected = [tier for tier in files if tier in tiers]
     shares = sum(tier not in ON_DEVICES for tier in selected) + any(tier in ON_DEVICES for tier in selected)
     return max(1, min(host.cores(), runner.MOST_WORKERS, shares))

@@ -20,7 +20,7 @@ from torchsuite.imports import Imports
 from torchsuite.prefix import Prefix
 from torchsuite.selection import can_select
 from torchsuite.stream import Stream
-from torchsuite.tier_names import ON_DEVICES, TIERS
+from torchsuite.tier_names import ON_DEVICES, TIERS, tier_of
 from torchsuite.tiers import (
     DEFAULT_SECONDS,
     LONG_FIRST,
@@ -29,7 +29,6 @@ from torchsuite.tiers import (
     machine,
     obstacle,
     seconds_of,
-    tier_of,
 )
 
 #: After its time limit a check is interrupted; where that does not help (a deadlock in native code), the process

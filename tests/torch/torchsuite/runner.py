@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from torchsuite import expect, host
-from torchsuite.tier_names import TIERS
+from torchsuite.tier_names import TIERS, tier_of
 
 #: How many processes one worker may take: each check that ends one costs the start of another.
 PROCESSES = 4
@@ -71,7 +71,9 @@ class Transcript:
     def died(self, worker: int, why: str, error: str) -> None:
         """A worker ended before its time: blame the check that it was at."""
         guilty = self.running.get(worker) or "the suite itself"
-        plan = self.planned.get(guilty, {"id": guilty, "tier": tier_of(guilty), "reason": "the suite runs to its end"})
+        plan = self.planned.get(
+            guilty, {"id": guilty, "tier": likely_tier(guilty), "reason": "the suite runs to its end"}
+        )
         self.finished[guilty] = _check(plan, "failed", why, error)
         self.running[worker] = None
 
@@ -261,10 +263,12 @@ def _over(worker: _Worker, transcript: Transcript, run: Run, output: TextIO | No
     return False
 
 
-def tier_of(check: str) -> str:
-    """The tier of a check or of its file, by the name; the first tier for another name."""
-    names = {f"test_{tier.replace('-', '_')}_": tier for tier in sorted(TIERS, key=len, reverse=True)}
-    return next((tier for start, tier in names.items() if check.startswith(start)), TIERS[0])
+def likely_tier(name: str) -> str:
+    """The tier of a check or a file, by its name; the first one for another name, such as that of the suite itself."""
+    try:
+        return tier_of(name)
+    except ValueError:
+        return TIERS[0]
 
 
 def _check(plan: Check, outcome: str, why: str, error: str | None = None) -> Check:

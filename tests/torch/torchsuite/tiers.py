@@ -17,7 +17,6 @@ import pytest
 
 from torchsuite import gpus, nodes
 from torchsuite.expect import Expectation
-from torchsuite.tier_names import TIERS
 
 #: Tiers whose modules do not import torch into the suite's own process.
 WITHOUT_TORCH = ("static", "import", "cuda-build")
@@ -61,14 +60,6 @@ def seconds_of(tier: str) -> float:
     if tier == "import":
         return IMPORT_SECONDS
     return GPU_SECONDS if tier in ("gpu", "multi-gpu", "multi-node") else DEFAULT_SECONDS
-
-
-def tier_of(file_name: str) -> str:
-    """The tier of a test file. Raises ValueError when its name contains none."""
-    for tier in sorted(TIERS, key=len, reverse=True):
-        if file_name.startswith(f"test_{tier.replace('-', '_')}_"):
-            return tier
-    raise ValueError(f"{file_name}: a test file of this suite is called test_<tier>_<topic>.py")
 
 
 def obstacle(tier: str, expectation: Expectation) -> str | None:
