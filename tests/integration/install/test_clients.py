@@ -71,8 +71,7 @@ def test_the_tree_is_the_same(environment: Path, tmp_path: Path, client: str) ->
 def test_what_clients_are_given_is_what_torchlocks_installs() -> None:
     """Where a client cannot be had: its file names the same packages, by the same hashes."""
     matrix = load_matrix(LAYOUT.matrix)
-    # `check` compares the formats of all environments.
-    for env in matrix.rows:
+    for env in matrix.environments:
         folder = LAYOUT.locks / env
         locks = [read_lock(folder / name) for name in ("conda-lock.yml", "pixi.lock")]
         for target in matrix.select(env, None):

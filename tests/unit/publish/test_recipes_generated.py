@@ -110,6 +110,7 @@ def test_a_moved_pin_gives_another_build() -> None:
 
 
 def test_the_committed_files_are_current() -> None:
+    assert check_recipes(LAYOUT, MATRIX).findings == ()
     for path, text in generated_files(LAYOUT, MATRIX).items():
         assert path.read_text(encoding="utf-8") == text
 
