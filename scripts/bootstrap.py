@@ -276,8 +276,9 @@ class Wheels:
             target = os.path.join(self.folder, ".fetch-" + name)
             os.makedirs(target)
             pins = ["--dest", target, "-r", os.path.join(ROOT, "recipes", "local", name)]
-            with open(os.devnull, "w") as nothing:
-                self.running[target] = subprocess.Popen(command + pins, stdout=nothing, stderr=nothing)
+            self.running[target] = subprocess.Popen(
+                command + pins, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
 
     def finish(self):
         """Wait for the downloads, and move their wheels to where the tool looks for them."""
