@@ -6,7 +6,7 @@ import gc
 import hashlib
 import os
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -26,9 +26,12 @@ LAYOUT = Layout(Path(__file__).parents[2])
 gc.set_threshold(100_000, 50, 1000)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def read_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep what is parsed of committed locks and of matrices, by their contents, wherever they are read from."""
+Parsers = tuple[Callable[[bytes, Path], tuple[Lock, ...]], Callable[[str, Path], Matrix]]
+
+
+@pytest.fixture(scope="session")
+def parsers(tmp_path_factory: pytest.TempPathFactory) -> Parsers:
+    """Parsers that keep what they read of committed locks and of matrices, by its contents, wherever it is."""
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent
@@ -50,6 +53,16 @@ def read_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     def matrix(text: str, path: Path) -> Matrix:
         return parse_matrix(text, path)
 
+    return locks, matrix
+
+
+@pytest.fixture(scope="module", autouse=True)
+def read_once(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let the tests of this folder read with `parsers`."""
+    if Path(__file__).parent not in request.path.parents:
+        yield
+        return
+    locks, matrix = request.getfixturevalue("parsers")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(formats, "parse_environments", locks)
         patch.setattr(load, "parse_matrix", matrix)

@@ -1,3 +1,0 @@
-"""Where pytest begins."""
-
-from read_once import read_once  # noqa: F401 - for all tests
