@@ -68,20 +68,17 @@ def local_channel() -> LocalChannel:
 
 
 @pytest.fixture(scope="session")
-def recipes_channel(tmp_path_factory: pytest.TempPathFactory) -> BuiltChannel:
+def recipes_channel(folder_of_run: Path) -> BuiltChannel:
     """The recipes of this checkout, built once for all processes of a run. For reading only."""
-    folder = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = folder.parent
-    kept = folder / "recipes.pickle"
-    with FileLock(folder / "recipes.lock"):
+    kept = folder_of_run / "recipes.pickle"
+    with FileLock(folder_of_run / "recipes.lock"):
         if kept.is_file():
             found = pickle.loads(kept.read_bytes())
             assert isinstance(found, BuiltChannel)
             return found
         built = build_recipes(
             Layout(ROOT),
-            channel=folder / "recipes" / "channel",
+            channel=folder_of_run / "recipes" / "channel",
             engine="py-rattler-build",
             progress=Silent(),
         )

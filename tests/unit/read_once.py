@@ -30,12 +30,16 @@ Parsers = tuple[Callable[[bytes, Path], tuple[Lock, ...]], Callable[[str, Path],
 
 
 @pytest.fixture(scope="session")
-def parsers(tmp_path_factory: pytest.TempPathFactory) -> Parsers:
-    """Parsers that keep what they read of committed locks and of matrices, by its contents, wherever it is."""
+def folder_of_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The temporary folder that all processes of a run share."""
     folder = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = folder.parent
-    folder = folder / "parsed-locks"
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+@pytest.fixture(scope="session")
+def parsers(folder_of_run: Path) -> Parsers:
+    """Parsers that keep what they read of committed locks and of matrices, by its contents, wherever it is."""
+    folder = folder_of_run / "parsed-locks"
     folder.mkdir(exist_ok=True)
     committed = {_hash(file.read_bytes()) for file in LAYOUT.locks.glob("*/*") if file.is_file()}
     known: dict[str, tuple[Lock, ...]] = {}
