@@ -46,16 +46,17 @@ def of_check(name: str, change: Callable[[Any], Any]) -> Sabotage:
 
 
 def wrong_collectives(patch: pytest.MonkeyPatch, item: pytest.Item) -> None:
-    """Processes whose reduce-scatter leaves its result as it was."""
-    sharded, folder = module("torchsuite.sharded"), Path(item.config.getoption("basetemp"))
+    """Processes in which nothing is broadcast, and whose reduce-scatter leaves zeros."""
+    ranks, folder = module("torchsuite.ranks"), Path(item.config.getoption("basetemp"))
     script = folder.parent / "wrong_collectives.py"
     script.write_text(
         "import runpy, torch.distributed\n"
+        "torch.distributed.broadcast = lambda *tensors, **more: None\n"
         "torch.distributed.reduce_scatter_tensor = lambda output, *rest, **more: output.zero_()\n"
-        f"runpy.run_path({sharded.__file__!r}, run_name='__main__')\n",
+        f"runpy.run_path({ranks.__file__!r}, run_name='__main__')\n",
         encoding="utf-8",
     )
-    patch.setattr(sharded, "__file__", str(script))
+    patch.setattr(ranks, "__file__", str(script))
 
 
 def wrong_relu(patch: pytest.MonkeyPatch, item: pytest.Item) -> None:
@@ -157,7 +158,8 @@ SABOTAGES: dict[str, Sabotage] = {
     "test_cpu_random.py::test_generator": changed(
         "torch", "rand", lambda real: lambda count: module("torch").full((count,), 0.5)
     ),
-    "test_cpu_sharded.py::test_sharded_training": wrong_collectives,
+    "test_cpu_distributed.py::test_gloo": wrong_collectives,
+    "test_cpu_distributed.py::test_sharded_training": wrong_collectives,
     "test_cpu_vision.py::test_release": changed("torchvision", "__version__", lambda real: "0.1.0"),
     # The order of boxes as they come, and not by their scores.
     "test_cpu_vision.py::test_operators": changed(
@@ -201,9 +203,9 @@ COVERED = (
     "test_cpu_attention.py",
     "test_cpu_audio.py",
     "test_cpu_compiled.py",
+    "test_cpu_distributed.py",
     "test_cpu_formats.py",
     "test_cpu_packaged.py",
-    "test_cpu_sharded.py",
     "test_cpu_vision.py",
 )
 

@@ -235,4 +235,4 @@ def test_expandable_segments(gpu: Any, run_python: Callable[..., str], monkeypat
 def test_nccl_starts(gpu: Any, tmp_path: Path, measure: Measure) -> None:
     if not (torch.distributed.is_available() and torch.distributed.is_nccl_available()):
         pytest.skip("this build has no NCCL")
-    measure("verified", nodes.run_together("nccl", 1, tmp_path / "ranks", timeout=150))
+    measure("verified", nodes.run_together("nccl", 1, tmp_path / "ranks").verified("collectives"))

@@ -44,7 +44,7 @@ def test_nccl(gpu: Any, tmp_path: Path, measure: Measure) -> None:
     if not torch.distributed.is_nccl_available():
         pytest.skip("this build has no NCCL")
     processes = min(torch.cuda.device_count(), MOST_PROCESSES)
-    measure("verified", nodes.run_together("nccl", processes, tmp_path / "ranks", timeout=220))
+    measure("verified", nodes.run_together("nccl", processes, tmp_path / "ranks", timeout=220).verified("collectives"))
 
 
 @check("shards of a model are exchanged, saved and loaded by code that no training on one GPU runs", seconds=240)
@@ -53,6 +53,6 @@ def test_sharded_training(gpu: Any, tmp_path: Path, measure: Measure) -> None:
         pytest.skip("this build has no NCCL")
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 5):
         skips.skip(skips.Reason.RELEASE, "this torch has no FSDP2")
-    folder = tmp_path / "ranks"
-    measure("verified", nodes.run_together("nccl", 2, folder, timeout=220, script=sharded.__file__))
-    assert sharded.loads_alone(folder, 2), "a checkpoint of two processes does not load in one"
+    together = nodes.run_together("nccl", 2, tmp_path / "ranks", timeout=220, programs=["sharded"])
+    measure("verified", together.verified("sharded"))
+    assert sharded.loads_alone(together.folder, 2), "a checkpoint of two processes does not load in one"

@@ -28,4 +28,5 @@ def test_nodes_compute_together(expectation: Expectation, tmp_path: Path, measur
         backend, processes = "gloo", 1
     measure("backend", backend)
     measure("nodes", others.count)
-    measure("verified", nodes.run_together(backend, processes, tmp_path / "ranks", others, timeout=400))
+    together = nodes.run_together(backend, processes, tmp_path / "ranks", others, timeout=400)
+    measure("verified", together.verified("collectives"))

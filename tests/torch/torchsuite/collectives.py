@@ -1,16 +1,11 @@
-"""One of several processes that compute together, started by torchrun; over gloo on CPUs, over NCCL on GPUs.
+"""Collectives and data-parallel training: a verdict each, in every one of the processes that `ranks.py` joins.
 
-    torchrun … collectives.py BACKEND FOLDER
-
-writes `FOLDER/rank-N.json`: a verdict a collective. All numbers are small and whole, so that every order of summation
-gives the same result, down to the last bit.
+All numbers are small and whole, so that every order of summation gives the same result, down to the last bit.
 """
 
 from __future__ import annotations
 
 import copy
-import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -165,10 +160,3 @@ COLLECTIVES: dict[str, Callable[[Any, int, int], bool]] = {
     "objects": _objects,
     "training": _training,
 }
-
-if __name__ == "__main__":
-    # Started by path, in an isolated Python.
-    sys.path.insert(0, os.fspath(Path(__file__).parents[1]))
-    from torchsuite.ranks import run_rank
-
-    run_rank(compute, timeout_s=150)

@@ -14,11 +14,11 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from torchsuite import collectives
+from torchsuite import ranks
 
 #: The loopback interface's name; gloo would look the host's own name up, which fails on many machines.
 LOOPBACK = {"linux": "lo", "darwin": "lo0"}
@@ -56,45 +56,64 @@ def named(variables: Mapping[str, str]) -> Nodes:
     return Nodes(meeting_point, int(count), variables.get("TORCH_VERIFY_ADDR"))
 
 
+@dataclass(frozen=True)
+class Together:
+    """What processes that computed together left in `folder`, and why torchrun failed, or None."""
+
+    folder: Path
+    processes: int
+    programs: tuple[str, ...]
+    error: str | None
+
+    def verified(self, program: str) -> list[str]:
+        """What a program verified, by rank and name.
+
+        Raises AssertionError with what went wrong, and the processes' own words. A later program that fails is none of
+        an earlier one's matter.
+        """
+        files = sorted(self.folder.glob(f"{program}-*.json"))
+        if len(files) != self.processes or program == self.programs[-1]:
+            assert self.error is None, self.error
+        verified = []
+        for file in files:
+            rank, seen = file.stem.replace(f"{program}-", "rank-"), json.loads(file.read_text(encoding="utf-8"))
+            wrong = ", ".join(name for name, right in seen["results"].items() if not right)
+            assert not wrong, f"{rank} of {seen['world']} over {seen['backend']} got wrong results from {wrong}"
+            verified += [f"{rank}: {name}" for name in seen["results"]]
+        assert len(files) == self.processes, f"{len(files)} of {self.processes} processes came to their end"
+        return verified
+
+
 def run_together(
     backend: str,
     processes: int,
     folder: Path,
     nodes: Nodes = ALONE,
     timeout: float = 150.0,
-    script: str | None = None,
-) -> list[str]:
-    """Run `script` (default: `collectives.py`) in so many processes of this node; what was verified, by rank and name.
-
-    Raises AssertionError with what went wrong, and the processes' own words.
-    """
+    programs: Sequence[str] = ("collectives",),
+) -> Together:
+    """Run the programs (see `ranks.py`) one after the other in so many processes of this node."""
     folder.mkdir(exist_ok=True)
     command = [
         *(sys.executable, "-I", "-m", "torch.distributed.run"),
         *(f"--nnodes={nodes.count}", f"--nproc-per-node={processes}", "--max-restarts=0", "--rdzv-backend=c10d"),
         *(f"--rdzv-endpoint={nodes.meeting_point}", "--rdzv-id=torch-verify"),
         *(f"--rdzv-conf=join_timeout={JOIN_SECONDS}", *((f"--local-addr={nodes.address}",) if nodes.address else ())),
-        *("--no-python", sys.executable, "-I", script or os.fspath(collectives.__file__), backend, os.fspath(folder)),
+        *("--no-python", sys.executable, "-I", os.fspath(ranks.__file__), backend, os.fspath(folder), *programs),
     ]
     variables = {**os.environ, "OMP_NUM_THREADS": "1"}
     if nodes is ALONE and sys.platform in LOOPBACK:
         variables["GLOO_SOCKET_IFNAME"] = LOOPBACK[sys.platform]
         variables["NCCL_SOCKET_IFNAME"] = LOOPBACK[sys.platform]
+    error = None
     try:
         done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=timeout, check=False)
+        if done.returncode != 0:
+            error = f"{_first_error(done.stderr)}\n{done.stderr}"
     except subprocess.TimeoutExpired as late:
         output = late.stderr.decode(errors="replace") if isinstance(late.stderr, bytes) else late.stderr or ""
-        raise AssertionError(f"the processes did not finish within {timeout:.0f} s:\n{output}") from None
-    assert done.returncode == 0, f"{_first_error(done.stderr)}\n{done.stderr}"
-    verified = []
-    for file in sorted(folder.glob("rank-*.json")):
-        seen = json.loads(file.read_text(encoding="utf-8"))
-        wrong = [name for name, right in seen["results"].items() if not right]
-        assert not wrong, f"{file.stem} of {seen['world']} over {backend} got wrong results from {', '.join(wrong)}"
-        verified += [f"{file.stem}: {name}" for name in seen["results"]]
-    ranks = len(list(folder.glob("rank-*.json")))
-    assert ranks == processes, f"{ranks} of {processes} processes came to their end"
-    return verified
+        error = f"the processes did not finish within {timeout:.0f} s:\n{output}"
+    return Together(folder=folder, processes=processes, programs=tuple(programs), error=error)
 
 
 def _first_error(stderr: str) -> str:

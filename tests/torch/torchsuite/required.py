@@ -56,7 +56,7 @@ REQUIRED: dict[str, tuple[Required, ...]] = {
         Required("test_cpu_compiled.py::test_compile", "torch.compile on CPU"),
         Required("test_cpu_programs.py::test_export", "torch.export"),
         Required("test_cpu_distributed.py::test_gloo", "gloo"),
-        Required("test_cpu_sharded.py::test_sharded_training", "sharded training"),
+        Required("test_cpu_distributed.py::test_sharded_training", "sharded training"),
         Required("test_cpu_vision.py::test_release", "matching torchvision"),
         Required("test_cpu_vision.py::test_operators", "torchvision operators"),
         Required("test_cpu_audio.py::test_release", "matching torchaudio"),

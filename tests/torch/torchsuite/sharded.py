@@ -1,21 +1,18 @@
-"""One of several processes that train a model in shards, started by torchrun; gloo on CPUs, NCCL on GPUs.
+"""Training in shards: a verdict a technique, in every one of the processes that `ranks.py` joins.
 
-    torchrun … sharded.py BACKEND FOLDER
-
-writes `FOLDER/rank-N.json`: a verdict a technique, and `FOLDER/checkpoint`, which one process alone can load.
+Leaves `FOLDER/checkpoint`, which one process alone can load.
 """
 
 from __future__ import annotations
 
 import copy
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 
-def train(device: Any, backend: str, folder: Path) -> dict[str, bool]:
+def compute(device: Any, backend: str, folder: Path) -> dict[str, bool]:
     """Train in every way that this torch has, and return which gave the right result."""
     import torch.distributed as dist
 
@@ -178,11 +175,3 @@ def loads_alone(folder: Path, processes: int) -> bool:
     state = {"model": model.state_dict()}
     dcp.load(state, checkpoint_id=os.fspath(folder / "checkpoint"))
     return all(_close(state["model"][name], value) for name, value in expected.state_dict().items())
-
-
-if __name__ == "__main__":
-    # Started by path, in an isolated Python.
-    sys.path.insert(0, os.fspath(Path(__file__).parents[1]))
-    from torchsuite.ranks import run_rank
-
-    run_rank(train, timeout_s=200)

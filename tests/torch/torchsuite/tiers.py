@@ -29,7 +29,6 @@ FOR_CUDA = ("cuda-build", "gpu", "multi-gpu")
 #: compile the same modules of torch to bytecode.
 LONG_FIRST = (
     "test_cpu_compiled.py",
-    "test_cpu_sharded.py",
     "test_cpu_distributed.py",
     "test_cpu_packaged.py",
     "test_cpu_data.py",
