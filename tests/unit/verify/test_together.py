@@ -22,7 +22,7 @@ def left(folder: Path, *, error: str | None, **programs: list[bool]) -> Together
 def test_programs_are_verified_apart(tmp_path: Path) -> None:
     together = left(tmp_path, error=None, collectives=[True, True], sharded=[True, False])
     assert together.verified("collectives") == ["rank-0: sum", "rank-1: sum"]
-    with pytest.raises(AssertionError, match="rank-1 of 2 over gloo .* sum"):
+    with pytest.raises(AssertionError, match=r"rank-1 of 2 over gloo .* sum"):
         together.verified("sharded")
 
 
