@@ -19,7 +19,7 @@ OFFLINE  ?=#           1: use the package cache alone
 FORCE    ?=#           1: make env-… builds anew, without what was added to the environment
 FIX      ?=#           1: make fsck puts damaged files back
 PORTABLE ?=#           1: a bundle for machines that cannot read Zstandard
-QUICK    ?=#           1: verify with the short set of checks
+QUICK    ?=#           1: verify with the short set of checks (10 s)
 SCHEDULER ?=#          Dask scheduler whose workers lock or verify, such as tcp://host:8786
 GROWTH   ?=#           the largest number of environments that make bench locks (1000)
 BASE     ?=#           what make image builds on: an OCI layout, or the tar of a file system
@@ -82,7 +82,7 @@ FROM  := $(call option,--snapshot,SNAPSHOT) $(call option,--as-of,AS_OF) $(call 
 WANT  := $(call option,--python,PY) $(call option,--torch,TORCH)
 DASK  := $(call option,--scheduler,SCHEDULER)
 FETCH := $(call option,--channel,CHANNEL) $(call option,--mirror,MIRROR) $(if $(OFFLINE),--offline)
-ANEW  := $(if $(FORCE),--force)
+HOW   := $(if $(FORCE),--force) $(if $(QUICK),--quick)
 ONE    = $(call quoted,$(or $(ENV),$(error name the environment: make $@ ENV=cpu)))
 
 .DEFAULT_GOAL := help
@@ -93,12 +93,12 @@ help: ## print this help
 	@awk -F ':.*## ' '/^#: /{print "\n" substr($$0, 4)} /^[a-z-]+:.*## /{printf "  %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 #: Environments
-env-cpu: $(READY) ## build the CPU environment and run the torch suite in it  [PY=3.13 TORCH=2.12 CHANNEL= MIRROR= OFFLINE=1 FORCE=1]
-	@$(TOOL) env cpu $(WANT) $(FETCH) $(ANEW)
-env-gpu: $(READY) ## the same for one CUDA version  [CUDA=11.8 PY= TORCH= CHANNEL= MIRROR= OFFLINE=1 FORCE=1 REQUIRE_GPU=1]
-	@$(TOOL) env gpu $(call option,--cuda,CUDA) $(WANT) $(FETCH) $(ANEW) $(if $(REQUIRE_GPU),--require-gpu)
-pair: $(READY) ## build a CUDA environment and the CPU environment with the same versions  [CUDA=12.9 PY= TORCH= CHANNEL= MIRROR= FORCE=1]
-	@$(TOOL) env gpu --pair $(call option,--cuda,CUDA) $(WANT) $(FETCH) $(ANEW)
+env-cpu: $(READY) ## build the CPU environment and run the torch suite in it  [PY=3.13 TORCH=2.12 CHANNEL= MIRROR= OFFLINE=1 FORCE=1 QUICK=1]
+	@$(TOOL) env cpu $(WANT) $(FETCH) $(HOW)
+env-gpu: $(READY) ## the same for one CUDA version  [CUDA=11.8 PY= TORCH= CHANNEL= MIRROR= OFFLINE=1 FORCE=1 QUICK=1 REQUIRE_GPU=1]
+	@$(TOOL) env gpu $(call option,--cuda,CUDA) $(WANT) $(FETCH) $(HOW) $(if $(REQUIRE_GPU),--require-gpu)
+pair: $(READY) ## build a CUDA environment and the CPU environment with the same versions  [CUDA=12.9 PY= TORCH= CHANNEL= MIRROR= FORCE=1 QUICK=1]
+	@$(TOOL) env gpu --pair $(call option,--cuda,CUDA) $(WANT) $(FETCH) $(HOW)
 doctor: $(READY) ## say which environments run on this machine, and why the others do not
 	@$(TOOL) doctor
 run: $(READY) ## run a command in an environment  [ENV=cpu or auto; CMD='python train.py']

@@ -29,13 +29,17 @@ ChannelChoice = Literal["auto", "conda-forge", "local"]
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """The options of the command. `offline` uses the package cache only; `force` repeats every step."""
+    """The options of the command. `offline` uses the package cache only; `force` repeats every step.
+
+    `quick` runs the suite's short set of checks, which leaves the environment without a full verification.
+    """
 
     env: str
     platform: str
     channel: ChannelChoice = "auto"
     offline: bool = False
     force: bool = False
+    quick: bool = False
     mirror: str | None = None
 
 
@@ -87,7 +91,7 @@ def make_environment(layout: Layout, request: Request, progress: Progress) -> Ou
         options=InstallOptions(fetch=fetch, force=request.force),
         progress=progress,
     )
-    verdict = _verify(layout, target, lock, progress)
+    verdict = _verify(layout, target, lock, progress, quick=request.quick)
     return Outcome(prefix=result.prefix, verdict=verdict, notes=())
 
 

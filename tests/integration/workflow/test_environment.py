@@ -99,9 +99,16 @@ def test_times_do_not_count_and_contents_do(ready: Checkout) -> None:
     # The same packages: verified again, and not installed again.
     with (ready.root / "environment-cpu.yml").open("a") as template:
         template.write("# a comment\n")
-    run = ready.run("env", "cpu", "--channel", "local")
+    # The short set is no verification: the next run is one.
+    run = ready.run("env", "cpu", "--channel", "local", "--quick")
     assert run.returncode == 0
     assert "changed since it was made: environment-cpu.yml." in run.stderr
+    assert "no full verification" in run.stdout
+    quick = read_provenance(ready.prefix)
+    assert quick is not None
+    assert quick.verified is None
+    run = ready.run("env", "cpu", "--channel", "local")
+    assert run.returncode == 0
     assert "Verifying" in run.stderr
     assert identity(ready) == before
     assert "Nothing to do" in ready.run("env", "cpu", "--channel", "local").stdout

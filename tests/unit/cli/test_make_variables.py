@@ -158,7 +158,7 @@ def test_wheels_are_fetched_beside_the_tools_if_they_are_what_is_installed(
 def test_every_variable_in_the_comment_of_a_verb_is_taken(checkout: Path) -> None:
     comments = re.findall(r"^([a-z-]+):.*?## (.*)$", (checkout / "Makefile").read_text(), re.MULTILINE)
     takes = {verb: sorted(set(re.findall(r"\b([A-Z][A-Z_]*)=", comment))) for verb, comment in comments}
-    assert takes["env-cpu"] == ["CHANNEL", "FORCE", "MIRROR", "OFFLINE", "PY", "TORCH"]
+    assert takes["env-cpu"] == ["CHANNEL", "FORCE", "MIRROR", "OFFLINE", "PY", "QUICK", "TORCH"]
     for verb, names in takes.items():
         run = make(checkout, "-n", verb, *(f"{name}=x" for name in names))
         assert run.returncode == 0, run.stderr

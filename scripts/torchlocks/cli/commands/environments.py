@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 @click.option("--offline", is_flag=True, help="Use the package cache only.")
 @mirror_option
 @click.option("--force", is_flag=True, help="Build it again even if nothing has changed.")
+@click.option("--quick", is_flag=True, help="Verify with the suite's short set of checks, about ten seconds.")
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON, and nothing else.")
 def env(
     kind: str,
@@ -48,6 +49,7 @@ def env(
     offline: bool,
     mirror: str | None,
     force: bool,
+    quick: bool,
     as_json: bool,
 ) -> None:
     """Build the CPU or a CUDA environment and verify it."""
@@ -75,7 +77,13 @@ def env(
         names.insert(0, _cpu_pair(matrix, names[0], platform, local=channel == "local"))
     for name in names:
         request = Request(
-            env=name, platform=platform, channel=channel, offline=offline, force=force, mirror=mirror or None
+            env=name,
+            platform=platform,
+            channel=channel,
+            offline=offline,
+            force=force,
+            quick=quick,
+            mirror=mirror or None,
         )
         _show(name, make_environment(layout, request, progress), progress, as_json)
 
