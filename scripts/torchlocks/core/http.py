@@ -127,3 +127,20 @@ def make_client(resume: dict[tuple[str, str], int] | None = None) -> Client:
 
     ask = [] if resume is None else [AddHeadersMiddleware(range_of)]
     return Client([*ask, AuthenticationMiddleware(), OciMiddleware(), GCSMiddleware(), S3Middleware()])
+
+
+def unreachable_client() -> Client:
+    """Return a client of py-rattler that reaches no server, for work that needs nothing from a network.
+
+    Its requests fail. It reads no certificates (some 300 files on Debian), which takes longer than all else that a
+    client needs.
+    """
+    from rattler import Config
+    from rattler.networking import Client
+
+    # Nobody listens on port 0. Without the proxy, requests of a client that verifies nothing would be sent.
+    proxy = "http://127.0.0.1:0"
+    return Client.from_config(
+        Config.from_toml(f'tls-no-verify = true\nproxy-config = {{ https = "{proxy}", http = "{proxy}" }}'),
+        max_retries=0,
+    )

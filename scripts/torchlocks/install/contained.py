@@ -20,6 +20,8 @@ from torchlocks.core.reading import RECORD_BYTES, load_json, read_bytes
 _FOLLOWED = 40
 """Links in one path, as on Linux; a path with more cannot be opened."""
 _STEPS = 1_000_000
+_DEEP = 100
+"""Folders in a path; those of packages have up to 20."""
 _NO_NAMES = ("", ".", "..")
 _OURS = ("history", "torchlocks", "torchlocks-files")
 
@@ -63,6 +65,7 @@ class Tree:
         self._folders: dict[str, frozenset[tuple[str, ...]] | None] = {}
         self._names: dict[tuple[str, ...], set[str]] = {}
         self._plain: dict[str, frozenset[str]] = {}
+        self._keys: dict[str, tuple[str, ...] | None] = {"": ()}
         self._steps = 0
 
     def add(self, path: str, target: str) -> None:
@@ -100,10 +103,24 @@ class Tree:
 
     def _links_in(self, folder: str) -> frozenset[str]:
         """Return the names of links in a folder, without case; `*` among them for a folder where more can be wrong."""
+        if folder and "\\" not in folder and folder.count("/") < _DEEP and (key := self._key_of(folder)) is not None:
+            return frozenset("*" if key[0] == "conda-meta" else self._names.get(key, ()))
         places = self._walk([((), tuple(folder.split("/")), 0)]) if folder and "\\" not in folder else None
         if places is None or any(not place or _key(place[:1]) == ("conda-meta",) for place in places):
             return frozenset("*")
         return frozenset().union(*(self._names.get(_key(place), ()) for place in places))
+
+    def _key_of(self, folder: str) -> tuple[str, ...] | None:
+        """Return the parts of a folder, without case, if none of them is a link, `.` or `..`; else None.
+
+        Nearly all folders of an environment are such, and then the one above has been looked at before.
+        """
+        if folder not in self._keys:
+            above, _, name = folder.rpartition("/")
+            parent = self._key_of(above)
+            key = None if parent is None or name in _NO_NAMES else (*parent, name.casefold())
+            self._keys[folder] = None if key in self._links else key
+        return self._keys[folder]
 
     def _folder_of(self, path: str) -> tuple[frozenset[tuple[str, ...]] | None, str]:
         folder, _, name = path.replace("\\", "/").rpartition("/")
@@ -170,7 +187,7 @@ def refuse_outside(
         noarch = indexes[file].get("noarch") == "python"
         placed[file] = [_in_prefix(path, noarch, modules, platform) for path in paths[file]] if noarch else paths[file]
         for path in paths[file] if file not in without_links else ():
-            source = folder / path
+            source = os.path.join(folder, path)  # noqa: PTH118
             # A name can be too long for any file: the package then lacks it.
             if os.path.islink(source):  # noqa: PTH114
                 tree.add(_in_prefix(path, noarch, modules, platform), os.readlink(source))  # noqa: PTH115

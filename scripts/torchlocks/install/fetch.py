@@ -6,12 +6,10 @@ no file of it is outside of its folder. `fetch_run.py` has the downloads.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from torchlocks.core.disk import disk_full_as_error, is_disk_full, require_space
@@ -19,18 +17,12 @@ from torchlocks.core.errors import (
     FetchError,
     IntegrityError,
 )
-from torchlocks.core.http import make_client as make_client
 from torchlocks.core.package_cache import cache_folder
 from torchlocks.core.progress import Progress
 from torchlocks.core.urls import mask as mask
 from torchlocks.install.cache import Entry, PackageStore, walk_unchanged
 from torchlocks.install.fetch_options import FetchOptions, packages_for, require_hashes, with_variables
-from torchlocks.install.fetch_run import FetchRun
 from torchlocks.lockfile.models import Lock, LockedPackage
-
-if TYPE_CHECKING:
-    pass
-
 
 EXTRACTED = 1.7
 """Bytes of files for each byte of archives, at least: 1.73 to 1.84 in wheels for CUDA, 4.3 in those for the CPU."""
@@ -116,6 +108,10 @@ def fetch_archives(
     Downloads go into `folder`, under unique names; a file of a local channel is hashed in place. The package cache
     contains no archives, so that offline only those of local channels are available. Raises as `ensure_cached` does.
     """
+    import asyncio
+
+    from torchlocks.install.fetch_run import FetchRun
+
     require_hashes(packages, allow_md5=options.allow_md5)
     remote = [each for each in packages if urlsplit(each.url).scheme != "file"]
     if remote and options.offline:
@@ -144,6 +140,11 @@ def fetch_archives(
 def _fetch(
     packages: Sequence[LockedPackage], store: PackageStore, options: FetchOptions, progress: Progress
 ) -> dict[LockedPackage, Entry]:
+    # Where all is cached, nothing of a download is needed.
+    import asyncio
+
+    from torchlocks.install.fetch_run import FetchRun
+
     def on_wait() -> None:
         progress.say("Another program holds the package cache; waiting for it.")
 

@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from torchlocks.core.errors import (
@@ -14,14 +13,10 @@ from torchlocks.core.errors import (
     IntegrityError,
     LockfileError,
 )
-from torchlocks.core.http import make_client as make_client
 from torchlocks.core.progress import Progress
 from torchlocks.core.urls import credential_variables
 from torchlocks.core.urls import mask as mask
 from torchlocks.lockfile.models import Lock, LockedPackage
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, kw_only=True)

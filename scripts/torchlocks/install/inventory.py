@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import stat
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -75,9 +74,9 @@ def take_inventory(
         for name in up_to_date.record_names(str(prefix))
     }
     files, folders = _modes(prefix, modes or {})
-    file_mode, folder_mode = _usual(files.values()), _usual(folders.values())
-    unusual = {path: mode for path, mode in files.items() if mode != file_mode}
-    unusual |= {path: mode for path, mode in folders.items() if mode != folder_mode}
+    file_mode, folder_mode = _usual(files), _usual(folders)
+    unusual = {path: mode for mode, paths in files.items() if mode != file_mode for path in paths}
+    unusual |= {path: mode for mode, paths in folders.items() if mode != folder_mode for path in paths}
     return Inventory(
         records=records,
         history=(meta / "history").read_text(encoding="utf-8"),
@@ -232,24 +231,27 @@ def _package(record: Mapping[str, Any]) -> LockedPackage:
     return LockedPackage(**values)
 
 
-def _modes(prefix: Path, known: Mapping[int, int]) -> tuple[dict[str, int], dict[str, int]]:
-    """The permission bits of all files and of all folders but the prefix itself; nothing on Windows."""
-    files: dict[str, int] = {}
-    folders: dict[str, int] = {}
+def _modes(prefix: Path, known: Mapping[int, int]) -> tuple[dict[int, list[str]], dict[int, list[str]]]:
+    """The files, and the folders but the prefix itself, by their permission bits; nothing on Windows."""
+    files: dict[int, list[str]] = {}
+    folders: dict[int, list[str]] = {}
     waiting = [] if not here.UNIX else [(os.fspath(prefix), "")]
     while waiting:
         folder, below = waiting.pop()
         with os.scandir(folder) as entries:
             for each in entries:
-                path = below + each.name
                 if each.is_dir(follow_symlinks=False):
-                    folders[path] = stat.S_IMODE(each.stat(follow_symlinks=False).st_mode)
+                    path = below + each.name
+                    mode = each.stat(follow_symlinks=False).st_mode
+                    folders.setdefault(stat.S_IMODE(mode), []).append(path)
                     waiting.append((each.path, f"{path}/"))
                 elif each.is_file(follow_symlinks=False) and below != "conda-meta/":
-                    mode = known.get(each.inode())
-                    files[path] = stat.S_IMODE(each.stat(follow_symlinks=False).st_mode if mode is None else mode)
+                    found = known.get(each.inode())
+                    mode = each.stat(follow_symlinks=False).st_mode if found is None else found
+                    files.setdefault(stat.S_IMODE(mode), []).append(below + each.name)
     return files, folders
 
 
-def _usual(modes: Iterable[int]) -> int | None:
-    return next((mode for mode, _ in Counter(modes).most_common(1)), None)
+def _usual(modes: Mapping[int, Sequence[str]]) -> int | None:
+    """Return the permission bits that most have; None where there are none."""
+    return max(modes, key=lambda mode: len(modes[mode]), default=None)

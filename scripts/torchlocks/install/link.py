@@ -18,7 +18,7 @@ from rattler.package_cache import PackageCache, ValidationMode
 
 from torchlocks.core.disk import is_disk_full
 from torchlocks.core.errors import InstallError, TorchlocksError
-from torchlocks.core.http import make_client
+from torchlocks.core.http import unreachable_client
 from torchlocks.core.progress import Progress
 from torchlocks.core.systems import here
 from torchlocks.core.urls import mask, strip_credentials
@@ -77,7 +77,8 @@ def link(
                 platform=Subdir(platform),
                 execute_link_scripts=False,
                 show_progress=False,
-                client=make_client(),
+                # Every package is in the cache.
+                client=unreachable_client(),
                 # The protocol's methods have bodies that mypy takes for abstract ones.
                 reporter=_Reporter(asyncio.get_running_loop(), task.advance),  # type: ignore[abstract]
                 alternative_target_prefix=prefix,

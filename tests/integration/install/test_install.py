@@ -156,26 +156,31 @@ def test_nothing_is_done_when_there_is_nothing_to_do(first: Lock, prefix: Path, 
     assert again.provenance == made.provenance
 
 
-def test_knowing_that_there_is_nothing_to_do_imports_nothing_heavy(
+def test_what_there_is_nothing_to_do_for_is_not_imported(
     first: Lock, prefix: Path, options: InstallOptions, tmp_path: Path
 ) -> None:
     install(first, prefix, options)
     told = tmp_path / "told.pickle"
-    told.write_bytes(pickle.dumps((first, prefix)))
+    told.write_bytes(pickle.dumps((first, prefix, options)))
     script = (
         "import pickle, sys\n"
         "from pathlib import Path\n"
         "from torchlocks.install.installer import install_environment\n"
         "from torchlocks.core.progress import Silent\n"
         "from torchlocks.install.provenance import Origin\n"
-        "lock, prefix = pickle.loads(Path(sys.argv[1]).read_bytes())\n"
+        "lock, prefix, options = pickle.loads(Path(sys.argv[1]).read_bytes())\n"
         "origin = Origin(name='tiny', channel='local')\n"
-        f"result = install_environment(lock, {PLATFORM!r}, prefix, provenance=origin, progress=Silent())\n"
-        "assert not result.changed\n"
+        "def install(prefix):\n"
+        "    to = dict(provenance=origin, options=options, progress=Silent())\n"
+        f"    return install_environment(lock, {PLATFORM!r}, prefix, **to)\n"
+        "assert not install(prefix).changed\n"
         "print(*sorted({'rattler', 'pydantic', 'asyncio', 'filelock', 'conda_lock'} & set(sys.modules)))\n"
+        "assert install(prefix.with_name('other')).changed\n"
+        "unused = {f'torchlocks.install.{each}' for each in ('fetch_run', 'transfer', 'unpack')}\n"
+        "print(*sorted({'pydantic', 'conda_lock', *unused} & set(sys.modules)))\n"
     )
     done = subprocess.run([sys.executable, "-c", script, str(told)], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == ""
+    assert done.stdout == "\n\n"
 
 
 @pytest.mark.parametrize("what", ["lock", "record removed", "moved", "force"])
