@@ -9,12 +9,11 @@ no pathlib, no typing, no dataclasses. Paths are strings.
 # ruff: noqa: PTH109, PTH113, PTH118, PTH123, PTH208
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import sys
 
 from torchlocks import __version__
+from torchlocks.core.quick_json import loads
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,8 +29,8 @@ SCHEMA = 1
 def read_record(prefix: str) -> dict[str, Any] | None:
     """The keys of the record of the environment in `prefix`; None when there is none that can be read."""
     try:
-        with open(os.path.join(prefix, RECORD), "rb") as stream:
-            raw = json.load(stream)
+        with open(os.path.join(prefix, RECORD), "rb", buffering=0) as stream:
+            raw = loads(stream.read())
     except (OSError, ValueError):
         return None
     return raw if isinstance(raw, dict) and raw.pop("schema", None) == SCHEMA else None
@@ -39,6 +38,9 @@ def read_record(prefix: str) -> dict[str, Any] | None:
 
 def checksum(record: dict[str, Any]) -> str:
     """A hash of the record's keys without the hash itself and the schema; it detects changes."""
+    import hashlib
+    import json
+
     content = {key: value for key, value in record.items() if key not in ("checksum", "schema")}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -71,6 +73,8 @@ def inputs_of(root: str, env: str, platform: str, channel: str) -> dict[str, str
     Files of the checkout `root` are named relative to it; `(version)`, `(channel)` and `(machine)` are the others.
     Contents count and times do not: git and rsync set times that mean nothing.
     """
+    import hashlib
+
     machine = os.uname().machine if hasattr(os, "uname") else ""
     asked = f"{env} {platform} {sys.platform} {machine} {os.environ.get('CONDA_SUBDIR', '')}"
     found = {"(version)": __version__, "(channel)": channel, "(machine)": asked}

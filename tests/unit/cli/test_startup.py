@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -210,11 +211,14 @@ def imported(*arguments: str) -> set[str]:
     return set(run.stderr.split())
 
 
-@pytest.mark.parametrize(("arguments", "most"), [(["--version"], 8), (["--help"], 36), (["run", "cpu", "true"], 64)])
+@pytest.mark.parametrize(
+    ("arguments", "most"), [(["--version"], 7), (["--help"], 36), (["run", "cpu", "true"], 13), (ASKED, 16)]
+)
 def test_few_modules_are_imported_for_what_is_asked_often(checkout: Path, arguments: list[str], most: int) -> None:
     found = imported(*arguments)
     assert len(found) <= most, sorted(found)
-    assert not {"click", "dataclasses", "pathlib", "rattler", "tempfile"} & found
+    unneeded = {"click", "dataclasses", "pathlib", "rattler", "tempfile", "json", "subprocess", "signal"}
+    assert not unneeded & found
 
 
 @pytest.mark.parametrize(("verb", "most"), [("matrix", 150), ("doctor", 300)])
@@ -259,6 +263,29 @@ def test_run_gives_the_status_of_the_command(checkout: Path, capfd: pytest.Captu
     assert quick_status(["run", "cpu", "kill -TERM $$"]) == 128 + 15
     assert quick_status(["run", "cpu", "printf", "%s|", "two words", "$HOME"]) == 0
     assert capfd.readouterr().out == "two words|$HOME|"
+
+
+def test_a_program_begins_as_from_any_shell(checkout: Path) -> None:
+    # Python ignores SIGPIPE, and hands on what was opened to be handed on.
+    assert quick_status(["run", "cpu", "kill -PIPE $$"]) == 128 + signal.SIGPIPE
+    with (checkout / "matrix.yml").open() as stream:
+        os.set_inheritable(stream.fileno(), True)
+        assert quick_status(["run", "cpu", f"test -e /dev/fd/{stream.fileno()}"]) == 1
+
+
+def test_ctrl_c_is_the_programs_to_answer(checkout: Path) -> None:
+    command = "trap 'exit 5' INT; echo ready; while :; do sleep 0.05; done"
+    script = (
+        f"from torchlocks.cli.quick import quick_status; raise SystemExit(quick_status(['run', 'cpu', {command!r}]))"
+    )
+    # As at a terminal: the signal is sent to both.
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(30) == 5
 
 
 @pytest.mark.parametrize(
