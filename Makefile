@@ -20,7 +20,7 @@ FORCE    ?=#           1: make env-… builds anew, without what was added to th
 FIX      ?=#           1: make fsck puts damaged files back
 PORTABLE ?=#           1: a bundle for machines that cannot read Zstandard
 QUICK    ?=#           1: verify with the short set of checks (10 s)
-SCHEDULER ?=#          Dask scheduler whose workers lock or verify, such as tcp://host:8786
+SCHEDULER ?=#          Dask scheduler whose workers lock, check or verify, such as tcp://host:8786
 GROWTH   ?=#           the largest number of environments that make bench locks (1000)
 BASE     ?=#           what make image builds on: an OCI layout, or the tar of a file system
 FILE     ?=#           a bundle to unpack into the package cache; a report for make evidence
@@ -130,8 +130,8 @@ update: $(READY) ## move one package and nothing else that can stay  [PKG=numpy 
 	@$(TOOL) update $(foreach package,$(or $(PKG),$(error name the package: make update PKG=numpy)),$(call quoted,$(package))) $(WHICH) $(FROM)
 example: $(READY) ## move the lock of examples/downstream to the CPU lock as it is now  [SNAPSHOT= AS_OF= MIRROR=]
 	@$(TOOL) update --base --lock examples/downstream $(FROM)
-check: $(READY) ## prove the committed locks  [ENV= SNAPSHOT=]
-	@$(TOOL) check $(call option,--env,ENV) $(call option,--snapshot,SNAPSHOT)
+check: $(READY) ## prove the committed locks  [ENV= SNAPSHOT= SCHEDULER=]
+	@$(TOOL) check $(call option,--env,ENV) $(call option,--snapshot,SNAPSHOT) $(DASK)
 why: $(READY) ## say why a package is in a lock, or why a spec cannot be had  [PKG=cudnn ENV=gpu-cu118]
 	@$(TOOL) why $(call quoted,$(or $(PKG),$(error name the package: make why PKG=cudnn ENV=gpu-cu118))) $(WHICH) $(call option,--snapshot,SNAPSHOT)
 diff: $(READY) ## compare two locks  [A=REV:locks/cpu/conda-lock.yml B=locks/cpu/conda-lock.yml]

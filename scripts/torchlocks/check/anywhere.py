@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from torchlocks.check.environment import check_environment, rows_of, task_of
 from torchlocks.check.lock import check_environments
 from torchlocks.check.model import Expectation, Finding, Report
-from torchlocks.check.repository import check_environment, rows_of
 from torchlocks.check.rules import extended
 from torchlocks.core.errors import LockfileError, MissingFileError
 from torchlocks.core.layout import Layout
@@ -35,7 +35,11 @@ def rows_by_path(layout: Layout) -> RowsOf:
         if folder.parent != layout.locks.resolve():
             return {}
         matrix = load_matrix(layout.matrix)
-        return rows_of(layout, matrix, folder.name) if folder.name in matrix.environments else {}
+        if folder.name not in matrix.environments:
+            return {}
+        from torchlocks.locking.environments import expected_content_hash
+
+        return rows_of(task_of(layout, matrix, folder.name), expected_content_hash)
 
     return rows
 

@@ -6,65 +6,33 @@ No network and no solver: only locks, the matrix and the templates are read.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import TYPE_CHECKING
 
-from torchlocks.check.lock import check_lock, finding_of
-from torchlocks.check.model import Expectation, Finding, Report, Skipped, Subject, expectation
-from torchlocks.check.rules import (
-    evidence,
-    files,
-    parity,
-    recipes,
-)
-from torchlocks.check.rules.files import Folder, read_folder
-from torchlocks.check.rules.parity import Pair
-from torchlocks.core.errors import LockfileError
+from torchlocks.check.environment import Checked, CheckTask, ContentHash, check_task, sides_of, task_of
+from torchlocks.check.lock import finding_of
+from torchlocks.check.model import Finding, Report, Skipped
+from torchlocks.check.rules import evidence, parity, recipes
+from torchlocks.check.rules.parity import Pair, Side
+from torchlocks.core.errors import TorchlocksError
 from torchlocks.core.layout import Layout
-from torchlocks.lockfile.formats import CONDA_LOCK, PIXI, merge
-from torchlocks.lockfile.models import Lock
+from torchlocks.core.progress import Progress, Silent
+from torchlocks.core.workers import Here, in_order, processes
+from torchlocks.lockfile.formats import CONDA_LOCK
 from torchlocks.lockfile.specs import spec_name
 from torchlocks.matrix.model import Matrix
-from torchlocks.matrix.target import Target
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from torchlocks.locking.options import Cluster
 
 _MANY = 4
-"""From how many environments on they are checked in parallel."""
+"""From how many environments on they are checked in parallel: a pool begins with an import of conda-lock."""
 
-PRELOAD = ("torchlocks.check.repository", "torchlocks.locking.environments", "conda_lock.conda_lock")
+PRELOAD = ("torchlocks.check.environment", "torchlocks.locking.environments", "conda_lock.conda_lock")
 """What all worker processes import, once."""
-
-ContentHash = Callable[[Target, str], str]
-"""From a target and its rendered environment file to the content hash of a current lock."""
-
-
-def check_environment(
-    folder: Path, rows: Mapping[str, Expectation], *, shown: str | None = None
-) -> tuple[Report, dict[str, Subject]]:
-    """Check the folder of one environment against its rows (by platform).
-
-    Returns the report and the subjects by platform, for rules across environments. `shown` is the folder's name in
-    findings.
-    """
-    env = next((row.env for row in rows.values()), folder.name)
-    base = shown or str(folder)
-    held = read_folder(folder, env, rows)
-    report = Report(
-        findings=tuple(
-            finding_of(rule.id, problem, base, env, None) for rule in files.RULES for problem in rule.look(held)
-        ),
-        skipped=_without_hash(rows, base),
-        locks=0 if held.conda_lock else 1,
-        rules=tuple(rule.id for rule in files.RULES),
-    )
-    complete = _complete(held)
-    subjects: dict[str, Subject] = {}
-    for platform, row in rows.items():
-        if complete is not None and complete.packages.get(platform):
-            report += check_lock(complete, row, shown=f"{base}/{CONDA_LOCK}")
-            subjects[platform] = Subject(
-                lock=complete, platform=platform, packages=complete.packages[platform], row=row
-            )
-    return report, subjects
 
 
 def check_repository(
@@ -72,107 +40,61 @@ def check_repository(
     matrix: Matrix,
     envs: Sequence[str] | None = None,
     content_hash: ContentHash | None = None,
+    *,
+    cluster: Cluster | None = None,
+    progress: Progress | None = None,
 ) -> Report:
     """Check the locks of the matrix's environments, or of those named.
 
-    `content_hash` decides whether locks are current (default: conda-lock's own, through the lock stage). Raises
-    NoSuchRowError for a name that is not in the matrix, TemplateError for a template that cannot be rendered.
+    `content_hash` decides whether locks are current (default: conda-lock's own, through the lock stage). With
+    `cluster`, each environment is checked on one of its workers; the report is the same. Raises NoSuchRowError for a
+    name that is not in the matrix, TemplateError for a template that cannot be rendered, and what a cluster raises.
     """
     names = list(envs or matrix.environments)
-    tasks = [_task(layout, matrix, name) for name in names]
+    tasks = [task_of(layout, matrix, name) for name in names]
+    few = cluster is None and (content_hash is not None or len(tasks) < _MANY)
     report = Report()
-    subjects: dict[tuple[str, str], Subject] = {}
-    for task, (found, seen) in zip(tasks, _check_all(tasks, content_hash), strict=True):
-        report += found
-        subjects.update({(task.env, platform): subject for platform, subject in seen.items()})
+    sides: dict[tuple[str, str], Side] = {}
+    with (
+        nullcontext(Here()) if few else _workers(len(tasks), cluster) as pool,
+        (Silent() if few or progress is None else progress).task("Checking", total=len(tasks)) as bar,
+    ):
+        for task, checked in _check_all(tasks, content_hash, pool):
+            report += checked.report
+            sides.update({(task.env, platform): side for platform, side in checked.sides.items()})
+            bar.advance(1, note=task.env)
     # A GPU environment that is checked alone is compared with its CPU counterpart all the same.
-    counterparts = {_counterpart(matrix, *cell)[0] for cell in subjects}
+    counterparts = {_counterpart(matrix, *cell)[0] for cell in sides}
     for name in sorted(each for each in counterparts if each is not None and each not in names):
-        other = _task(layout, matrix, name)
-        _, seen = check_environment(other.folder, _rows(other, None))
-        subjects.update({(name, platform): subject for platform, subject in seen.items()})
+        others = sides_of(task_of(layout, matrix, name))
+        sides.update({(name, platform): side for platform, side in others.items()})
     if not envs:
         report += recipes.check_recipes(layout, matrix)
         report += evidence.check_evidence(layout)
-    return report + _unknown_folders(layout, matrix) + _parity(matrix, subjects)
+    return report + _unknown_folders(layout, matrix) + _parity(matrix, sides)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Task:
-    """One environment to check, as values that can be sent to another process."""
+def _workers(count: int, cluster: Cluster | None) -> AbstractContextManager[Executor]:
+    if cluster is None:
+        return processes(count, preload=PRELOAD)
+    from torchlocks.check.messages import register
 
-    env: str
-    folder: Path
-    root: Path
-    targets: tuple[Target, ...]
-
-
-def _task(layout: Layout, matrix: Matrix, env: str) -> _Task:
-    return _Task(env=env, folder=layout.locks / env, root=layout.root, targets=matrix.select(env, None))
+    register()
+    return cluster(())
 
 
-def _check_all(tasks: Sequence[_Task], content_hash: ContentHash | None) -> Iterator[tuple[Report, dict[str, Subject]]]:
-    """Check environments, many of them in parallel, and return the results in their order.
-
-    For a few, a pool costs more than it saves: it begins with an import of conda-lock.
-    """
-    if content_hash is not None or len(tasks) < _MANY:
-        for task in tasks:
-            yield _check_one(task, content_hash)
-        return
-    from torchlocks.core.workers import processes
-
-    with processes(len(tasks), preload=PRELOAD) as pool:
-        yield from pool.map(_check_one, tasks)
-
-
-def _check_one(task: _Task, content_hash: ContentHash | None = None) -> tuple[Report, dict[str, Subject]]:
-    if content_hash is None:
-        from torchlocks.locking.environments import expected_content_hash
-
-        content_hash = expected_content_hash
-    return check_environment(task.folder, _rows(task, content_hash), shown=f"locks/{task.env}")
-
-
-def rows_of(layout: Layout, matrix: Matrix, env: str) -> dict[str, Expectation]:
-    """Return what each platform of an environment of the matrix should be, including the hash of its inputs.
-
-    Raises NoSuchRowError, and TemplateError if its template cannot be rendered.
-    """
-    from torchlocks.locking.environments import expected_content_hash
-
-    return _rows(_task(layout, matrix, env), expected_content_hash)
-
-
-def _rows(task: _Task, content_hash: ContentHash | None) -> dict[str, Expectation]:
-    """Return what each platform of an environment should be."""
-    from torchlocks.matrix.render import render
-
-    rows: dict[str, Expectation] = {}
-    for target in task.targets:
-        rendered = render(task.root / target.template, target)
-        rows[target.platform] = expectation(target, rendered, content_hash(target, rendered) if content_hash else None)
-    return rows
-
-
-def _complete(folder: Folder) -> Lock | None:
-    """Return the conda-lock file with the fields that only pixi.lock has, and both of two specs of one name."""
-    lock, pixi = folder.conda_lock, folder.locks.get(PIXI)
-    if lock is None or pixi is None:
-        return lock
-    try:
-        return replace(merge(lock, pixi), virtual_packages=lock.virtual_packages or pixi.virtual_packages)
-    except LockfileError:
-        # They disagree on a hash; `formats-differ` reports it.
-        return lock
-
-
-def _without_hash(rows: Mapping[str, Expectation], path: str) -> tuple[Skipped, ...]:
-    return tuple(
-        Skipped(rule="stale", path=path, platform=platform, reason="the content hash of the inputs was not computed")
-        for platform, row in rows.items()
-        if row.content_hash is None
-    )
+def _check_all(
+    tasks: Sequence[CheckTask], content_hash: ContentHash | None, pool: Executor
+) -> Iterator[tuple[CheckTask, Checked]]:
+    """Check environments in `pool`, and yield the results in their order."""
+    function: Callable[[CheckTask], Checked | TorchlocksError | None] = check_task
+    if content_hash is not None:
+        function = partial(check_task, content_hash=content_hash)
+    for task, found in in_order(pool, function, tasks):
+        if isinstance(found, TorchlocksError):
+            raise found
+        # None is the answer of another machine that lacks what is needed.
+        yield task, check_task(task) if found is None else found
 
 
 def _unknown_folders(layout: Layout, matrix: Matrix) -> Report:
@@ -209,17 +131,15 @@ def _counterpart(matrix: Matrix, env: str, platform: str) -> tuple[str | None, b
     return None, False
 
 
-def _parity(matrix: Matrix, subjects: Mapping[tuple[str, str], Subject]) -> Report:
+def _parity(matrix: Matrix, sides: Mapping[tuple[str, str], Side]) -> Report:
     """Compare every GPU environment with its CPU counterpart."""
     findings: list[Finding] = []
     skipped: list[Skipped] = []
-    for (name, platform), subject in subjects.items():
-        if subject.row is None or subject.row.accelerator == "cpu":
-            continue
+    for (name, platform), side in sides.items():
         other, paired = _counterpart(matrix, name, platform)
         if other is None:
             continue
-        cpu = subjects.get((other, platform))
+        cpu = sides.get((other, platform))
         for rule in parity.RULES if paired else parity.UNPAIRED:
             if cpu is None:
                 skipped.append(
@@ -233,10 +153,8 @@ def _parity(matrix: Matrix, subjects: Mapping[tuple[str, str], Subject]) -> Repo
                 continue
             pair = Pair(
                 cpu=cpu,
-                gpu=subject,
+                gpu=side,
                 constraints=frozenset(spec_name(spec) for spec in matrix.environment(name).constraints),
-                accelerator=matrix.parity.accelerator,
-                variant=matrix.parity.variant,
             )
             path = f"locks/{name}/{CONDA_LOCK}"
             findings += [finding_of(rule.id, problem, path, name, platform) for problem in rule.look(pair)]

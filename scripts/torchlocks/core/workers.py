@@ -10,14 +10,22 @@ import multiprocessing
 import os
 import signal
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 from torchlocks.core.errors import SolveError
 
+IN_FLIGHT = 256
+"""Tasks that are submitted at once: enough for the workers of a large cluster. Those that wait are in memory, and an
+executor works in the order of submission.
+"""
+
+Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
@@ -83,6 +91,22 @@ def processes(count: int, preload: Sequence[str]) -> Iterator[Executor]:
                 process.terminate()
                 process.join(timeout=5)
             raise
+
+
+def in_order(
+    pool: Executor, function: Callable[[Task], Result], tasks: Iterable[Task], at_once: int = IN_FLIGHT
+) -> Iterator[tuple[Task, Result]]:
+    """Call `function` with each task in `pool`, and yield each task with its result, in the order of the tasks.
+
+    At most `at_once` tasks are submitted at a time. Raises what the first call that fails raises.
+    """
+    submitted = ((task, pool.submit(function, task)) for task in tasks)
+    pending = deque(islice(submitted, at_once))
+    while pending:
+        task, future = pending.popleft()
+        result = future.result()
+        pending.extend(islice(submitted, 1))
+        yield task, result
 
 
 def _has_room() -> bool:

@@ -109,7 +109,7 @@ def connected(address: str) -> Iterator[Any]:
         raise FleetError(
             "The connection to the scheduler, or to all of its workers, was lost.",
             where=address,
-            fix="start them and run this again: locks that were written are not solved again",
+            fix="start them and run this again; `lock` goes on from the locks that it has written",
         ) from error
     finally:
         client.close(timeout=2)

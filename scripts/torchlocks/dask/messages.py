@@ -146,7 +146,7 @@ VERIFY = Kind(name="verify", pack=partial(as_json, NodeTask), read=_read_verdict
 KINDS: dict[Callable[..., Any], Kind] = {solve_cell: SOLVE, lock_files: FILES}
 """The kind of task of each function that `locking` submits to its executor."""
 
-ELSEWHERE = {"search": "torchlocks.update.messages"}
+ELSEWHERE = {"search": "torchlocks.update.messages", "check": "torchlocks.check.messages"}
 """Kinds of tasks of higher packages, with the module whose `perform` a worker calls."""
 
 

@@ -23,7 +23,7 @@ from torchlocks.core.errors import LockfileError, SolveError, TorchlocksError
 from torchlocks.core.files import write_changed
 from torchlocks.core.layout import Layout
 from torchlocks.core.progress import Progress
-from torchlocks.core.workers import Here, processes, temporary_files_in_scratch
+from torchlocks.core.workers import IN_FLIGHT, Here, processes, temporary_files_in_scratch
 from torchlocks.lockfile.formats import CONDA_LOCK, PIXI, read_lock
 from torchlocks.locking.cell import Cell, CellTask, content_hash, solve_cell
 from torchlocks.locking.files import FilesTask, lock_files
@@ -42,11 +42,6 @@ from torchlocks.matrix.render import render
 from torchlocks.matrix.target import Target
 
 _PRELOAD = ("torchlocks.locking.cell", "conda_lock.conda_lock", "rattler")
-
-IN_FLIGHT = 256
-"""Cells that are submitted at once: enough for the workers of a large cluster. An executor works in the order of
-submission, so with more, no lock would be written before most cells are solved and in memory.
-"""
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -188,6 +183,7 @@ def _lock(
     done: SimpleQueue[Future[Any]] = SimpleQueue()
     with workers(tasks, options) as pool, progress.task("Solving", total=len(tasks)) as task:
         waiting = iter(tasks)
+        # With more, no lock would be written before most cells are solved and in memory.
         for each in islice(waiting, IN_FLIGHT):
             solving[_submit(pool, done, solve_cell, each)] = each.target
         while solving or writing:

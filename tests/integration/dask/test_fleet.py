@@ -1,4 +1,4 @@
-"""Locking and verifying on a real Dask cluster: a scheduler and workers, each a process of its own."""
+"""Locking, checking and verifying on a real Dask cluster: a scheduler and workers, each a process of its own."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from conftest import LAYOUT, Checkout
 from preloaded import run_torchlocks
 from small_matrix import SmallMatrix, small_matrix
+from support import few_environments
 from torchlocks.core.errors import FleetError
 from torchlocks.dask.lock import open_cluster
 from torchlocks.locking.cell import CellTask, solve_cell
@@ -157,6 +159,93 @@ def test_a_worker_with_another_torchlocks_is_refused(cluster: Cluster, tmp_path:
         odd.wait()
 
 
+DIES = """
+import os
+from torchlocks.dask import worker
+
+def perform(request):
+    os._exit(9)
+
+worker.perform = perform
+"""
+
+
+@pytest.fixture
+def damaged(tmp_path: Path) -> Path:
+    """A checkout of three environments in which rules of every kind find something, or cannot be applied."""
+    layout = few_environments(tmp_path / "a checkout", "cpu", "gpu-cu118", "gpu-cu121")
+    document = yaml.safe_load(layout.matrix.read_text())
+    platforms = document["environments"]["cpu"]["platforms"]
+    document["environments"]["cpu"]["platforms"] = {"linux-64": platforms["linux-64"]}
+    layout.matrix.write_text(yaml.safe_dump(document, sort_keys=False))
+    template = layout.root / "environment-gpu.yml"
+    template.write_text(template.read_text().replace("  - numpy\n", "  - numpy\n  - pandas\n"))
+    (layout.locks / "cpu" / "conda-linux-64.lock").unlink()
+    (layout.locks / "cpu" / "pixi.lock").write_bytes(b"version: 6\r\n\xff\xfe\r\n")
+    (layout.locks / "gpu-cu118" / "conda-linux-64.lock.sig").write_text("signed, me")
+    # Larger than what is read of a lock: it is not sent, and this machine checks the environment.
+    with (layout.locks / "gpu-cu121" / "pixi.lock").open("r+b") as file:
+        file.truncate(33 << 20)
+    (layout.locks / "gpu-cu99").mkdir()
+    return layout.root
+
+
+def test_a_fleet_finds_what_this_machine_finds_also_if_a_worker_dies(
+    cluster: Cluster, damaged: Path, tmp_path: Path
+) -> None:
+    here = torchlocks(damaged, "check", "--format", "json")
+    found = json.loads(here.stdout)
+    assert here.returncode == 61, here.stderr
+    assert {"unreadable", "file-missing", "file-unknown", "platform-unknown", "signature-stale", "stale"} | {
+        "request-unmet",
+        "parity-requests",
+    } <= {finding["rule"] for finding in found["findings"]}
+    assert found["skipped"]
+    (tmp_path / "dies.py").write_text(DIES)
+    mortal = cluster.worker("mortal", preload=str(tmp_path / "dies.py"))
+    there = torchlocks(damaged, "check", "--format", "json", "--scheduler", cluster.address)
+    assert mortal.wait(timeout=30) == 9, "it got no task"
+    assert (there.returncode, there.stdout, there.stderr) == (here.returncode, here.stdout, here.stderr)
+    one = ("check", "--env", "gpu-cu118", "--rule", "parity-requests")
+    alone = torchlocks(damaged, *one, "--scheduler", cluster.address)
+    local = torchlocks(damaged, *one)
+    assert (alone.returncode, alone.stdout) == (local.returncode, local.stdout)
+    assert "Checking: 1," in alone.stderr
+
+
+def test_check_without_a_scheduler_does_not_import_dask(tmp_path: Path) -> None:
+    script = (
+        "import sys; from torchlocks.cli.commands.root import root; from torchlocks.cli.verbs import VERBS\n"
+        "try: root(VERBS).main(['check'], standalone_mode=False)\n"
+        "finally: print(*sys.modules, file=sys.stderr)"
+    )
+    checkout = small_matrix(tmp_path, 1).root
+    run = subprocess.run([sys.executable, "-c", script], cwd=checkout, capture_output=True, text=True, check=False)
+    assert "1 lock, 0 packages" in run.stdout, run.stderr
+    imported = set(run.stderr.split())
+    assert "torchlocks.check.repository" in imported
+    assert not {"distributed", "dask", "torchlocks.check.messages"} & imported
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("matrix.yml",), "files are named"),
+        (("--snapshot", "."), "--snapshot"),
+    ],
+)
+def test_a_scheduler_checks_the_committed_locks_and_nothing_else(
+    tmp_path: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    run = torchlocks(small_matrix(tmp_path, 1).root, "check", "--scheduler", "tcp://127.0.0.1:9", *arguments)
+    assert (run.returncode, said in run.stderr) == (2, True), run.stderr
+
+
+def test_outside_of_a_checkout_a_scheduler_has_nothing_to_check(tmp_path: Path) -> None:
+    run = torchlocks(tmp_path, "check", "--scheduler", "tcp://127.0.0.1:9")
+    assert (run.returncode, "checkout" in run.stderr) == (2, True), run.stderr
+
+
 def test_a_fleet_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     matrix = small_matrix(tmp_path, 1)
     for address, said in (("tcp://127.0.0.1:9", "does not answer"), ("nonsense://here", "does not answer")):
@@ -165,6 +254,9 @@ def test_a_fleet_that_is_not_there_is_an_error(tmp_path: Path) -> None:
         assert said in run.stderr
         assert address in run.stderr
     assert not matrix.locks
+    run = torchlocks(matrix.root, "check", "--scheduler", "nonsense://here")
+    assert run.returncode == 52
+    assert "nonsense://here" in run.stderr
 
 
 def test_when_all_workers_are_lost_and_none_comes_the_run_ends(tmp_path: Path) -> None:

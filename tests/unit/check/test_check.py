@@ -17,19 +17,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from torchlocks.check.anywhere import check_files_of
+from torchlocks.check.environment import check_environment
 from torchlocks.check.lock import check_lock, rule_reasons
 from torchlocks.check.model import Expectation, Finding, Report, Subject
 from torchlocks.check.report import as_annotations, as_json, as_text, summary
-from torchlocks.check.repository import check_environment
 from torchlocks.check.rules import evidence as check_evidence
 from torchlocks.check.rules import extended as check_extended
 from torchlocks.check.rules import known_pairs as check_known_pairs
 from torchlocks.check.rules import recipes as check_recipes
 from torchlocks.check.rules.parity import RULES as PARITY_RULES
-from torchlocks.check.rules.parity import Pair
+from torchlocks.check.rules.parity import Pair, side_of
 from torchlocks.core.errors import MissingFileError
 from torchlocks.lockfile.formats import merge, read_lock
 from torchlocks.lockfile.models import Lock, LockedPackage, pip_package
+from torchlocks.matrix.cells import Parity
 
 DATA = Path(__file__).parents[2] / "data" / "locks"
 FORGE = "https://conda.anaconda.org/conda-forge"
@@ -372,14 +373,20 @@ def test_a_hash_that_was_not_computed_is_reported_as_unchecked(folder: Path) -> 
 # Parity
 
 
-def pair(
-    cpu: Expectation = CPU, gpu: Expectation = GPU, variant: tuple[str, ...] = ("lib*blas", "liblapack", "pip")
-) -> Pair:
-    def subject(env: str, row: Expectation) -> Subject:
-        lock = complete(env)
-        return Subject(lock=lock, platform="linux-64", packages=lock.packages["linux-64"], row=row)
+def subject(env: str, row: Expectation) -> Subject:
+    lock = complete(env)
+    return Subject(lock=lock, platform="linux-64", packages=lock.packages["linux-64"], row=row)
 
-    return Pair(cpu=subject("cpu", cpu), gpu=subject("gpu-cu118", gpu), accelerator=("cuda*",), variant=variant)
+
+def pair(
+    cpu: Subject | None = None,
+    gpu: Subject | None = None,
+    variant: tuple[str, ...] = ("lib*blas", "liblapack", "pip"),
+) -> Pair:
+    declared = Parity(accelerator=("cuda*",), variant=variant)
+    return Pair(
+        cpu=side_of(cpu or subject("cpu", CPU), declared), gpu=side_of(gpu or subject("gpu-cu118", GPU), declared)
+    )
 
 
 def found_by_parity(pair: Pair) -> set[tuple[str, str | None]]:
@@ -393,19 +400,20 @@ def test_parity_of_real_locks() -> None:
 
 def test_parity_finds_what_one_template_asks_for() -> None:
     asking = replace(GPU, requested=(*GPU.requested, "pillow >=9"))
-    assert ("parity-requests", "pillow") in found_by_parity(pair(gpu=asking))
-    assert ("parity-requests", "numpy") in found_by_parity(pair(gpu=replace(GPU, requested=GPU.requested[:3])))
+    assert ("parity-requests", "pillow") in found_by_parity(pair(gpu=subject("gpu-cu118", asking)))
+    fewer = subject("gpu-cu118", replace(GPU, requested=GPU.requested[:3]))
+    assert ("parity-requests", "numpy") in found_by_parity(pair(gpu=fewer))
 
 
 def test_parity_finds_what_no_declared_package_brings() -> None:
     undeclared = {name for rule, name in found_by_parity(pair(variant=("pip",))) if rule == "parity-packages"}
     assert "libopenblas" in undeclared
-    both = pair()
-    extra = replace(package(both.gpu.lock, "zstd"), name="colorama")
-    wants = replace(package(both.gpu.lock, "numpy"), depends=("colorama", "python"))
-    rest = tuple(each for each in both.gpu.packages if each.name != "numpy")
-    gpu = replace(both.gpu, packages=(*rest, wants, extra))
-    assert found_by_parity(replace(both, gpu=gpu)) - found_by_parity(both) == {("parity-packages", "colorama")}
+    real = subject("gpu-cu118", GPU)
+    extra = replace(package(real.lock, "zstd"), name="colorama")
+    wants = replace(package(real.lock, "numpy"), depends=("colorama", "python"))
+    rest = tuple(each for each in real.packages if each.name != "numpy")
+    changed = replace(real, packages=(*rest, wants, extra))
+    assert found_by_parity(pair(gpu=changed)) - found_by_parity(pair()) == {("parity-packages", "colorama")}
 
 
 # Anybody's locks

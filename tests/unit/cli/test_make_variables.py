@@ -74,6 +74,7 @@ def make(folder: Path, *arguments: str, **environment: str) -> subprocess.Comple
         ("export", "FORMAT", ("ENV=cpu",)),
         ("sign", "KEY", ("ENV=cpu",)),
         ("check", "ENV", ()),
+        ("check", "SCHEDULER", ()),
         ("channel", "CUDA", ()),
     ],
 )

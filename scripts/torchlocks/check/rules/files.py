@@ -13,14 +13,25 @@ from torchlocks.core.errors import LockfileError, MissingFileError, SignatureErr
 from torchlocks.core.reading import LOCK_BYTES, TEXT_BYTES, read_bytes
 from torchlocks.export.signatures import SUFFIX, matches
 from torchlocks.lockfile.fields import channel_urls
-from torchlocks.lockfile.formats import CONDA_LOCK, PIXI, explicit_name, read_lock
+from torchlocks.lockfile.formats import CONDA_LOCK, PIXI, explicit_name, parse_lock, read_lock
 from torchlocks.lockfile.models import Lock, LockedPackage
 from torchlocks.lockfile.virtual import VirtualPackage, parse_virtual
 
 
 @dataclass(frozen=True, kw_only=True)
+class Contents:
+    """The files of a folder on another machine: the names of all, and the bytes of those that rules read."""
+
+    names: tuple[str, ...]
+    data: Mapping[str, bytes]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Folder:
-    """The lockfiles of one environment. `errors` are those of files that cannot be read, by name."""
+    """The lockfiles of one environment. `errors` are those of files that cannot be read, by name.
+
+    With `contents`, its files are those and `path` is only their name in messages.
+    """
 
     env: str
     path: Path
@@ -28,26 +39,55 @@ class Folder:
     locks: Mapping[str, Lock]
     errors: Mapping[str, LockfileError]
     names: tuple[str, ...]
+    contents: Contents | None = None
 
     @property
     def conda_lock(self) -> Lock | None:
         return self.locks.get(CONDA_LOCK)
 
+    def read(self, name: str, limit: int) -> bytes:
+        """Return the bytes of a file of at most `limit` bytes. Raises OSError."""
+        return self.contents.data[name] if self.contents is not None else read_bytes(self.path / name, limit)
 
-def read_folder(path: Path, env: str, rows: Mapping[str, Expectation]) -> Folder:
-    """Read the lockfiles of an environment's folder; `rows` are its expectations by platform."""
-    names = tuple(sorted(entry.name for entry in path.iterdir() if entry.is_file())) if path.is_dir() else ()
+
+def read_folder(path: Path, env: str, rows: Mapping[str, Expectation], contents: Contents | None = None) -> Folder:
+    """Read the lockfiles of an environment's folder, or parse its `contents`.
+
+    `rows` are its expectations by platform.
+    """
+    names = contents.names if contents is not None else _names(path)
     locks: dict[str, Lock] = {}
     errors: dict[str, LockfileError] = {}
+    for name in filter(_is_lock, names):
+        try:
+            file = path / name
+            locks[name] = parse_lock(contents.data[name], file) if contents is not None else read_lock(file)
+        except MissingFileError:
+            continue
+        except LockfileError as error:
+            errors[name] = error
+    return Folder(env=env, path=path, rows=rows, locks=locks, errors=errors, names=names, contents=contents)
+
+
+def read_contents(path: Path) -> Contents:
+    """Return the contents of an environment's folder. Raises OSError for a file that cannot be read."""
+    names = _names(path)
+    wanted = {name for name in names if _is_lock(name)}
     for name in names:
-        if name in (CONDA_LOCK, PIXI) or (name.startswith("conda-") and name.endswith(".lock")):
-            try:
-                locks[name] = read_lock(path / name)
-            except MissingFileError:
-                continue
-            except LockfileError as error:
-                errors[name] = error
-    return Folder(env=env, path=path, rows=rows, locks=locks, errors=errors, names=names)
+        if name.endswith(SUFFIX) and (signed := name.removesuffix(SUFFIX)) in names:
+            wanted |= {name, signed}
+    return Contents(
+        names=names,
+        data={name: read_bytes(path / name, TEXT_BYTES if name.endswith(SUFFIX) else LOCK_BYTES) for name in wanted},
+    )
+
+
+def _names(path: Path) -> tuple[str, ...]:
+    return tuple(sorted(entry.name for entry in path.iterdir() if entry.is_file())) if path.is_dir() else ()
+
+
+def _is_lock(name: str) -> bool:
+    return name in (CONDA_LOCK, PIXI) or (name.startswith("conda-") and name.endswith(".lock"))
 
 
 @rule("unreadable", "A file that cannot be read locks nothing.")
@@ -79,7 +119,7 @@ def signature_stale(folder: Folder) -> Iterator[Problem]:
         if signed == name or signed not in folder.names:
             continue
         try:
-            if not matches(read_bytes(folder.path / signed, LOCK_BYTES), read_bytes(folder.path / name, TEXT_BYTES)):
+            if not matches(folder.read(signed, LOCK_BYTES), folder.read(name, TEXT_BYTES)):
                 message = f"{name} is the signature of another {signed}"
                 yield Problem(message=message, file=name, fix=f"sign it again: torchlocks sign {folder.path / signed}")
         except OSError as error:

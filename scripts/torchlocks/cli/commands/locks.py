@@ -194,6 +194,7 @@ def _lock(
 @click.option("--env", "env_name", default=None, help="One environment of the matrix (default: all).")
 @click.option("--snapshot", type=click.Path(path_type=Path), default=None, help="Also lock again from it and compare.")
 @click.option("--format", "form", type=click.Choice(["text", "json", "github"]), default="text", show_default=True)
+@scheduler_option
 @environment_option
 @click.option("--rule", "chosen", multiple=True, metavar="ID", help="Only this rule's findings; may be repeated.")
 @click.option("--rules", is_flag=True, help="List the rules and exit.")
@@ -205,6 +206,7 @@ def check(
     env_name: str | None,
     snapshot: Path | None,
     form: str,
+    scheduler: str | None,
     environment: str | None,
     chosen: tuple[str, ...],
     rules: bool,
@@ -239,17 +241,23 @@ def check(
         for rule in chosen:
             if rule not in known:
                 raise click.BadParameter(f"there is no rule {rule!r}; --rules lists them", param_hint="--rule")
-    whole = env_name is not None or snapshot is not None or builtin
+    whole = env_name is not None or snapshot is not None or builtin or scheduler is not None
     if files and whole:
-        raise click.UsageError("--env, --snapshot and --builtin go with the locks of the matrix, and files are named")
+        raise click.UsageError(
+            "--env, --snapshot, --scheduler and --builtin go with the locks of the matrix, and files are named"
+        )
+    if scheduler is not None and snapshot is not None:
+        raise click.UsageError("--snapshot locks again on this machine; check with --scheduler, and again with it")
     if environment is not None and not files:
         raise click.UsageError("--environment goes with a pixi.lock that is named")
     try:
         layout = find_layout()
     except MissingFileError:
-        if whole and not builtin:
+        if whole and not builtin and scheduler is None:
             raise
         layout = None
+    if scheduler is not None and not builtin and (layout is None or layout.packaged):
+        raise click.UsageError("--scheduler goes with the locks of a checkout of torchlocks, and this is none")
     if not files and not whole:
         files = _locks_here(layout is None or layout.packaged)
     if files:
@@ -259,12 +267,18 @@ def check(
     else:
         layout = builtin_layout() if builtin else layout or find_layout()
         loaded = load_matrix(layout.matrix)
-        report = check_repository(layout, loaded, [env_name] if env_name else None)
+        cluster = None
+        if scheduler is not None:
+            from torchlocks.dask.lock import open_cluster
+
+            cluster = partial(open_cluster, scheduler)
+        progress = make_progress(quiet=form != "text")
+        report = check_repository(layout, loaded, [env_name] if env_name else None, cluster=cluster, progress=progress)
         if snapshot is not None:
             from torchlocks.check.relock import check_relocked
 
             targets = loaded.select(env_name, None)
-            report += check_relocked(layout, targets, snapshot.absolute(), make_progress(quiet=form != "text"))
+            report += check_relocked(layout, targets, snapshot.absolute(), progress)
     if chosen:
         report = report.only((*chosen, BASE_UNSEEN) if require_base else chosen)
     if form == "json":
