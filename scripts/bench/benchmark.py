@@ -81,7 +81,7 @@ def bench(layout: Layout, options: BenchOptions, progress: Progress) -> Bench:
                 try:
                     curves += growth.growth_in_workers(layout, ground, options.growth, progress)
                 except ModuleNotFoundError:
-                    left_out.append("Dask is not installed, so no locking on workers: pip install 'torchlocks[fleet]'.")
+                    left_out.append("Dask is not installed, so no work on workers: pip install 'torchlocks[fleet]'.")
     missing = [name for name in options.parts if name in PARTS]
     if set(missing) != set(PARTS):
         left_out.append(f"Only these parts were measured: {', '.join(options.parts)}.")

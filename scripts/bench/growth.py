@@ -37,7 +37,7 @@ STEPS = (1, 3, 10, 30, 100, 300, 1000, 3000)
 COPIES = (1, 2, 5, 10, 20)
 WORKERS = (1, 2, 4)
 MOST_ON_WORKERS = 100
-"""Environments that are locked on Dask workers, at most."""
+"""Environments that are locked and checked on Dask workers, at most."""
 PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 
 _SEARCH_SECONDS = 20.0
@@ -116,7 +116,7 @@ def growth_in_channels(ground: Ground, rounds: int, progress: Progress) -> list[
 
 
 def growth_in_workers(layout: Layout, ground: Ground, largest: int, progress: Progress) -> list[Curve]:
-    """Lock up to `largest` environments on 1, 2 and 4 Dask workers of this machine, each with one thread.
+    """Lock and check up to `largest` environments on 1, 2 and 4 Dask workers of this machine, each with one thread.
 
     Raises ModuleNotFoundError if Dask is not installed.
     """
@@ -125,9 +125,9 @@ def growth_in_workers(layout: Layout, ground: Ground, largest: int, progress: Pr
     # A library that configures logging (conda-lock) shows every connection of the cluster otherwise.
     logging.getLogger("distributed").setLevel(logging.ERROR)
     size = min(largest, MOST_ON_WORKERS)
-    seconds = []
+    seconds: dict[str, list[float]] = {"lock": [], "check": []}
     with (
-        progress.task("Locking on Dask workers", total=len(WORKERS)) as task,
+        progress.task("Locking and checking on Dask workers", total=len(WORKERS)) as task,
         tempfile.TemporaryDirectory(dir=ground.place, ignore_cleanup_errors=True) as folder,
     ):
         checkout = Path(folder) / "checkout"
@@ -143,18 +143,22 @@ def growth_in_workers(layout: Layout, ground: Ground, largest: int, progress: Pr
                 local_directory=folder,
             ) as cluster:
                 lock = lock_command(here, "--force", "--scheduler", cluster.scheduler_address)
-                # The first time, workers import what they need.
-                seconds_of(lock)
-                seconds.append(seconds_of(lock))
+                arguments = ("check", "--scheduler", cluster.scheduler_address)
+                check = command(BIN / "torchlocks", *arguments, cwd=checkout)
+                for name, each in (("lock", lock), ("check", check)):
+                    # The first time, workers import what they need.
+                    seconds_of(each)
+                    seconds[name].append(seconds_of(each))
             task.advance(1, note=f"{workers} workers")
     return [
         Curve(
-            name=f"lock {size} environments",
+            name=f"{name} {size} environments",
             unit="Dask workers on this machine",
             sizes=tuple(map(float, WORKERS)),
-            seconds=tuple(seconds),
+            seconds=tuple(found),
             note=f"on {os.cpu_count()} cores; -1 is half the time on twice the workers",
         )
+        for name, found in seconds.items()
     ]
 
 

@@ -182,22 +182,27 @@ def small_ground(tmp_path: Path) -> Ground:
     return Ground(checkout=ROOT, place=tmp_path, snapshot=tmp_path)
 
 
-def test_environments_are_locked_on_more_and_more_dask_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environments_are_locked_and_checked_on_more_and_more_dask_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("distributed", reason="Dask is not installed")
-    seen: list[list[str]] = []
+    seen: list[tuple[str, ...]] = []
 
-    def lock(ground: Ground, *more: str) -> Command:
-        made = load_matrix(ground.checkout / "matrix.yml")
-        seen.append([*more, *made.environments])
-        return command(sys.executable, "-c", "pass")
+    def seconds(what: Command) -> float:
+        assert what.cwd is not None
+        seen.append((*what.arguments[1:], *load_matrix(what.cwd / "matrix.yml").environments))
+        return float(len(seen))
 
-    monkeypatch.setattr(growth, "lock_command", lock)
+    monkeypatch.setattr(growth, "seconds_of", seconds)
     monkeypatch.setattr(growth, "WORKERS", (1,))
-    (curve,) = growth.growth_in_workers(Layout(ROOT), small_ground(tmp_path), 2, Silent())
-    assert (curve.sizes, len(curve.seconds)) == ((1,), 1)
-    force, option, address, *environments = seen[0]
-    assert (force, option, environments) == ("--force", "--scheduler", ["e00000", "e00001"])
+    lock, check = growth.growth_in_workers(Layout(ROOT), small_ground(tmp_path), 2, Silent())
+    assert (lock.sizes, lock.seconds, check.sizes, check.seconds) == ((1,), (2,), (1,), (4,))
+    assert (lock.name, check.name) == ("lock 2 environments", "check 2 environments")
+    address = seen[0][-3]
     assert address.startswith("tcp://127.0.0.1:")
+    on_workers = ("--scheduler", address, "e00000", "e00001")
+    assert seen[:2] == [("lock", "--snapshot", str(tmp_path), "--force", *on_workers)] * 2
+    assert seen[2:] == [("check", *on_workers)] * 2
     assert not list(tmp_path.iterdir()), "nothing is left behind"
 
 
