@@ -38,7 +38,8 @@ def as_markdown(found: Bench) -> str:
         "",
         f"{machine.system} {machine.architecture}, {machine.cpu}, {machine.cores} cores, {machine.memory_gib:g} GiB, "
         f"Python {machine.python}; load before the run {machine.load:g}. Medians of rounds in which subject and "
-        "reference took turns; the spread is that between the quartiles. Memory is the peak of all processes together.",
+        "reference took turns; the spread is that between the quartiles. Memory is the peak of all processes together. "
+        "Python's bytecode is cached for all that is measured, also where `PYTHONDONTWRITEBYTECODE` is set.",
         *_measures(found.measures),
         *_curves(found.curves),
     ]

@@ -22,6 +22,9 @@ BIN = Path(sys.executable).parent
 OF_MAKE = ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "GNUMAKEFLAGS", "MAKEFILES")
 """Variables with which `make` passes its own command line on to a make that it runs."""
 
+NOT_PASSED = (*OF_MAKE, "PYTHONDONTWRITEBYTECODE")
+"""Variables that measured commands do not get. Images set the last, with which each start compiles everything anew."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
@@ -95,11 +98,11 @@ def compare(
 
 
 def variables(what: Command) -> dict[str, str]:
-    """Return the environment variables of a command: this process' own and its own, without those of an outer make.
+    """Return the environment variables of a command: this process' own and its own, without `NOT_PASSED`.
 
     A measured make would otherwise take the variables of `make bench SNAPSHOT=…` for its own and refuse them.
     """
-    return {**{name: value for name, value in os.environ.items() if name not in OF_MAKE}, **what.env}
+    return {**{name: value for name, value in os.environ.items() if name not in NOT_PASSED}, **what.env}
 
 
 def seconds_of(*commands: Command) -> float:

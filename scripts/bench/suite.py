@@ -14,6 +14,11 @@ from torchlocks.install.activate import python_of
 from torchlocks.verify.verdict import Verdict
 
 GROUP = "start-up"
+STARTS = (
+    *(("--help",), ("--version",), ("run", "cpu", "true"), ("matrix",), ("doctor",), ("pick",)),
+    ("check", "--env", "cpu"),
+)
+"""Arguments of `torchlocks` that are compared with a start of Python."""
 
 
 def measure_starts(layout: Layout, rounds: int, progress: Progress) -> Iterator[Measure]:
@@ -28,7 +33,7 @@ def measure_starts(layout: Layout, rounds: int, progress: Progress) -> Iterator[
     # The first time there may be something to do.
     seconds_of(make_it)
     yield compare(GROUP, make_it_again, floor, 2 * rounds, progress)
-    for arguments in (("--help",), ("--version",), ("matrix",), ("doctor",)):
+    for arguments in STARTS:
         subject = Side(name=f"torchlocks {' '.join(arguments)}", commands=(_torchlocks(layout, *arguments),))
         yield compare(GROUP, subject, Side(name="one start of Python", commands=(python,)), rounds, progress)
 

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from packaging.utils import canonicalize_name
-
 from torchlocks.core.errors import LockfileError
 from torchlocks.cuda.drivers import driver_floor
 from torchlocks.cuda.packages import cuda_version, floor_of, torch_package, variant_of
@@ -114,6 +112,8 @@ def changes(before: tuple[LockedPackage, ...], after: tuple[LockedPackage, ...])
 
     A project under two spellings (`typing-extensions`, `typing_extensions`) is one, where each side has one of them.
     """
+    from packaging.utils import canonicalize_name
+
     old = {package.name: package for package in before}
     new: Mapping[str, LockedPackage] = {package.name: package for package in after}
     gone = {canonicalize_name(name): name for name in old if name not in new}

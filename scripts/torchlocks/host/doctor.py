@@ -91,9 +91,9 @@ def check_environment(matrix: Matrix, env: str, host: Host, limits: Limits | Non
     """Return the compatibility of one environment. Raises NoSuchRowError when there is none of that name."""
     row = matrix.environment(env)
     if host.platform in row.platforms:
-        return check_compatibility(
-            needs_of(matrix, matrix.target(env, host.platform), limits(env) if limits else ()), host
-        )
+        # Libraries matter where there are GPUs to compare them with, and reading locks takes longer than all else.
+        libraries = limits(env) if limits and row.cuda and host.gpus else ()
+        return check_compatibility(needs_of(matrix, matrix.target(env, host.platform), libraries), host)
     text = f"there is none for {host.platform}, only for {', '.join(row.platforms)}"
     reason = Reason(kind="platform", weight="blocks", text=text)
     return Compatibility(env=env, platform=host.platform, cuda=row.cuda, state="does-not-run", reasons=(reason,))

@@ -7,6 +7,7 @@ in `/proc` is used, and the facts record it.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -87,7 +88,10 @@ def nvidia_facts(root: Path = Path("/"), nvml: Nvml | None = None) -> NvidiaFact
     library that is queried; both are replaced in tests and for machines that are examined from outside.
     """
     published = _published(root)
-    answered = _ask_nvml(root, nvml or _pynvml())
+    if nvml is None and not _has_nvml(root):
+        answered: NvidiaFacts | tuple[int, str] = (_LIBRARY_NOT_FOUND, _words(_LIBRARY_NOT_FOUND, ""))
+    else:
+        answered = _ask_nvml(root, nvml or _pynvml())
     if isinstance(answered, NvidiaFacts):
         # NVML may report no GPU where the kernel driver lists one.
         return answered if answered.gpus else replace(answered, gpus=published.gpus)
@@ -135,6 +139,20 @@ def _initialise(root: Path, nvml: Nvml) -> None:
         if _code(error) != _LIBRARY_NOT_FOUND or not _load_from_folders(root):
             raise
     return nvml.nvmlInit()
+
+
+def _has_nvml(root: Path) -> bool:
+    """Return whether NVML can be loaded, which most machines cannot: `pynvml` takes a start of Python to import."""
+    if sys.platform == "win32":
+        # Where it is there, pynvml knows.
+        return True
+    import ctypes
+
+    try:
+        ctypes.CDLL("libnvidia-ml.so.1")
+    except OSError:
+        return _load_from_folders(root)
+    return True
 
 
 def _load_from_folders(root: Path) -> bool:
@@ -213,7 +231,11 @@ def _code(error: Exception) -> int:
 
 def _explain(error: Exception) -> str:
     """Return NVML's error as text, with what to do if that is known."""
-    text = f"NVML reports {str(error)!r}"
+    return _words(_code(error), f"NVML reports {str(error)!r}")
+
+
+def _words(code: int, text: str) -> str:
+    """Return what NVML's error `code` means; `text` is NVML's own for it."""
     return {
         _LIBRARY_NOT_FOUND: "NVML, the driver's library, is not installed (libnvidia-ml.so.1)",
         _DRIVER_NOT_LOADED: "NVML is installed, but the NVIDIA kernel driver is not loaded",
@@ -221,7 +243,7 @@ def _explain(error: Exception) -> str:
         _GPU_IS_LOST: f"{text}: the GPU fell off the bus; restart the machine",
         _MISMATCH: f"{text}: the driver was replaced while it ran; restart the machine",
         _NOT_SUPPORTED: f"{text} by this GPU",
-    }.get(_code(error), text)
+    }.get(code, text)
 
 
 def _published(root: Path) -> NvidiaFacts:

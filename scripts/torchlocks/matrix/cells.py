@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
 from torchlocks.core.values import Limited, Strict
@@ -95,7 +95,7 @@ class Variant(Strict):
 
     def cell(self, default: Cell) -> Cell:
         """Return the variant as a cell, completed from the default of its platform."""
-        named = {name: value for name, value in asdict(self).items() if value is not None}
+        named = {name: value for name, value in vars(self).items() if value is not None}
         companions = {"torchvision": self.torchvision, "torchaudio": self.torchaudio, "lacks": None, "release": None}
         return replace(default, **{**companions, **named})
 

@@ -147,7 +147,7 @@ class Matrix(Strict):
     def environment(self, name: str) -> Environment:
         """Return the row called `name`. Raises NoSuchRowError with the existing names."""
         try:
-            return self.environments[name]
+            return self.rows.get(name) or self.environments[name]
         except KeyError:
             raise NoSuchRowError(
                 f"There is no environment called {name!r}.",

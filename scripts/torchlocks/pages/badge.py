@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Literal
-from xml.sax.saxutils import escape, quoteattr
 
 Tone = Literal["good", "warn", "bad", "muted"]
 
@@ -15,6 +14,9 @@ _CHARACTER, _PADDING, _LONGEST = 6.7, 8, 60
 
 def badge(label: str, message: str, tone: Tone) -> str:
     """Return a badge as an SVG document of 20 pixels height; long messages are shortened."""
+    # It imports urllib.request, and so ssl, which whoever only picks an environment does not need.
+    from xml.sax.saxutils import escape, quoteattr
+
     shown = message if len(message) <= _LONGEST else f"{message[: _LONGEST - 1].rstrip(' ,;')}…"
     left, right = (round(len(text) * _CHARACTER) + 2 * _PADDING for text in (label, shown))
     alternative = f"{label}: {message}"

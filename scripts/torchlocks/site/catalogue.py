@@ -91,9 +91,12 @@ def read_catalogue(
     revision: str | None = None,
     matrix: Matrix | None = None,
     targets: Iterable[Target] | None = None,
+    here: bool = True,
 ) -> Catalogue:
     """Read the matrix, if it is not given, and every lock and report of `targets`: all of the matrix by default.
 
+    Without `here`, environments that are installed on this machine and rows of its local channel are left out, which
+    are not part of the index.
     Raises MatrixError and LockfileError if they are not valid. A row without a lock is listed in `not_locked`; an
     unreadable report counts as none, with a text that reports it.
     """
@@ -118,7 +121,8 @@ def read_catalogue(
             if target.platform in lock.packages:
                 found = evidence.get(f"{name}/{target.platform}", [])
                 proofs = proofs_of(found, lock.sha256, lock.packages[target.platform])
-                cells.append(_cell(layout, matrix, target, lock, verdict, proofs, unreadable))
+                installed = _installed(layout, target, lock) if here else (None, False)
+                cells.append(_cell(layout, matrix, target, lock, verdict, proofs, unreadable, installed))
             else:
                 missing.append(f"{name}/{target.platform}")
     index = Index(
@@ -139,7 +143,8 @@ def read_catalogue(
         not_locked=tuple(missing),
         left_out=dict(matrix.left_out),
     )
-    return Catalogue(matrix=matrix, index=index, cells=tuple(cells), local=tuple(_local_rows(layout, matrix)))
+    local = tuple(_local_rows(layout, matrix)) if here else ()
+    return Catalogue(matrix=matrix, index=index, cells=tuple(cells), local=local)
 
 
 def refuse_secrets(layout: Layout, catalogue: Catalogue) -> None:
@@ -174,6 +179,7 @@ def _cell(
     verdict: Verdict | None,
     proofs: Proofs,
     unreadable: bool,
+    installed: tuple[dict[str, int] | None, bool],
 ) -> Cell:
     packages = tuple(sorted(lock.packages[target.platform], key=lambda package: package.name))
     side = Side(name=target.env, packages={target.platform: packages}, rows={target.platform: row_of(target)})
@@ -186,7 +192,6 @@ def _cell(
             fix="make it again with `make lock`",
         )
     mine = verdict if verdict and verdict.platform == target.platform else None
-    installed, from_lock = _installed(layout, target, lock)
     versions = {package.name: package.version for package in packages}
     entry = IndexPlatform(
         platform=target.platform,
@@ -216,8 +221,8 @@ def _cell(
         entry=entry,
         verdict=mine,
         proofs=proofs,
-        installed=installed,
-        installed_from_lock=from_lock,
+        installed=installed[0],
+        installed_from_lock=installed[1],
     )
 
 

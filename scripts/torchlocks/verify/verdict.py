@@ -22,7 +22,7 @@ State = Literal["failed", "nothing", "partial", "cpu", "cuda-build", "gpu"]
 class Frozen(BaseModel):
     """A value that is validated when it is created and does not change."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class Check(Frozen):
@@ -96,7 +96,7 @@ class Verdict(Frozen):
     """
 
     # Reports of a newer suite may have further fields.
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
     schema_version: Literal[1] = 1
     torchlocks: str = __version__

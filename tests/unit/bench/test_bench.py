@@ -125,6 +125,13 @@ def test_a_measured_make_does_not_take_the_variables_of_the_make_that_measures(
     assert (tmp_path / "found").read_text() == "undefined 0\n"
 
 
+def test_what_is_measured_caches_its_bytecode(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    script = "import sys; raise SystemExit(sys.dont_write_bytecode)"
+    Side(name="a", commands=(command(sys.executable, "-c", script),)).run()
+    cost_of(command(sys.executable, "-c", script))
+
+
 def test_the_report_has_every_figure_and_lists_what_is_missing(tmp_path: Path) -> None:
     found = Bench(
         machine=this_machine(),

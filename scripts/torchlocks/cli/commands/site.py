@@ -79,7 +79,7 @@ def pick(
     targets = wanted.candidates(matrix, machine.platform)
     choice = choose(tuple(candidates_of_locks(layout, matrix, targets)), matrix.left_out, machine, cuda, wanted)
     where = choice.candidate.env, choice.candidate.platform
-    (cell,) = read_catalogue(layout, matrix=matrix, targets=[matrix.target(*where)]).index.cells()
+    (cell,) = read_catalogue(layout, matrix=matrix, targets=[matrix.target(*where)], here=False).index.cells()
     picked = with_entry(*cell, choice)
     root = None if layout.root == Path.cwd() else layout.root
     lines = {each.name: each.command(*where, root) for each in clients}
