@@ -76,13 +76,13 @@ class TinyChannel:
         prefixed: Sequence[str] = (),
         index: Mapping[str, object] | None = None,
         listed: Sequence[str] | None = None,
-        info: Mapping[str, bytes] | None = None,
+        info: Mapping[str, bytes | None] | None = None,
     ) -> LockedPackage:
         """A `.tar.bz2` package with every byte as wished, so that it can hold what no build tool would make.
 
         `prefixed` are the files in which PLACEHOLDER is replaced, `links` symbolic links and their targets, `index`
         what its `index.json` says beside the usual, `listed` the paths in its file list instead of the true ones,
-        `info` whole files of its info folder.
+        `info` whole files of its info folder (None: not there).
         """
         contents = {path: text.encode() if isinstance(text, str) else text for path, text in files.items()}
         paths: list[dict[str, object]] = []
@@ -115,7 +115,8 @@ class TinyChannel:
         with tarfile.open(file, "w:bz2") as archive:
             usual = {"index.json": said, "paths.json": {"paths": paths, "paths_version": 1}}
             described = {name: json.dumps(each).encode() for name, each in usual.items()} | dict(info or {})
-            for path, content in {**{f"info/{name}": each for name, each in described.items()}, **contents}.items():
+            listed_info = {f"info/{name}": each for name, each in described.items() if each is not None}
+            for path, content in {**listed_info, **contents}.items():
                 member = tarfile.TarInfo(path)
                 member.size = len(content)
                 member.mtime = 1704067200

@@ -20,8 +20,16 @@ TEXT_BYTES = 1 << 20
 """Largest environment file, matrix, host record, signature or list of signers that is read."""
 RECORD_BYTES = 256 << 20
 """Largest JSON in a package or bundle; the file list of the largest CUDA packages has some 10 MB."""
+LISTING_BYTES = 64 << 20
+"""Largest list of the files of a package that is read."""
 DEEPEST = 64
 """Deepest nesting of a document; real ones have about 10."""
+MOST_VALUES = 2_000_000
+"""Most values of a JSON document; the file lists of the largest CUDA packages have some 200,000. Each takes up to 300
+bytes of memory."""
+MOST_NODES = 1_000_000
+"""Most lines and items of a YAML document; the lock of 5 platforms with 500 packages each has some 70,000. Each takes
+up to 1 KB of memory while it is parsed."""
 
 _LONGEST_SPEC = 4000
 """Characters; the longest match specs of conda-forge have some 200."""
@@ -42,12 +50,15 @@ def read_bytes(path: Path, limit: int) -> bytes:
     return data
 
 
-def open_regular(path: Path) -> IO[bytes]:
-    """Open a regular file for reading. Raises OSError as `read_bytes` does, and does not block on a FIFO."""
+def open_regular(path: Path, *, buffering: int = -1) -> IO[bytes]:
+    """Open a regular file for reading. Raises OSError as `read_bytes` does, and does not block on a FIFO.
+
+    `buffering` is that of `open`: 0 for reads of large blocks.
+    """
     # Checked before it is opened, since opening a device can have an effect; and after, since it can have changed.
     _require_regular(os.stat(path), path)  # noqa: PTH116
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-    file = os.fdopen(os.open(path, flags), "rb")
+    file: IO[bytes] = os.fdopen(os.open(path, flags), "rb", buffering)
     try:
         _require_regular(os.fstat(file.fileno()), path)
     except BaseException:
@@ -74,10 +85,21 @@ def _require_regular(found: os.stat_result, path: Path) -> None:
     raise OSError(errno.EINVAL, f"it is {kind}, not a file", str(path))
 
 
+def refuse_costly_json(data: bytes | str) -> bytes | str:
+    """Return the JSON; raise ValueError if it may have more than `MOST_VALUES` values, which need gigabytes.
+
+    Commas and brackets are counted, also those in texts: real documents do not come near.
+    """
+    signs: tuple[Any, ...] = (",", "[", "{") if isinstance(data, str) else (b",", b"[", b"{")
+    if len(data) > MOST_VALUES and sum(map(data.count, signs)) > MOST_VALUES:
+        raise ValueError(f"it has more than {MOST_VALUES} values")
+    return data
+
+
 def load_json(data: bytes | str) -> Any:
-    """Parse JSON. Raises ValueError if it is not valid or nested more than `DEEPEST` deep."""
+    """Parse JSON. Raises ValueError if it is not valid, nested more than `DEEPEST` deep or has too many values."""
     try:
-        document: Any = json.loads(data)
+        document: Any = json.loads(refuse_costly_json(data))
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     level = [document] if isinstance(document, dict | list) else []
@@ -100,12 +122,19 @@ def is_costly_spec(text: str) -> bool:
     return len(text) > _LONGEST_SPEC or text.count("(") > DEEPEST
 
 
+def refuse_many_lines(text: str) -> None:
+    """Raise ValueError for a text with more than `MOST_NODES` lines and items of lists, which need gigabytes."""
+    if len(text) > MOST_NODES and sum(map(text.count, ("\n", "\r", ",", "[", "{"))) > MOST_NODES:
+        raise ValueError(f"it has more than {MOST_NODES} lines and values")
+
+
 def refuse_costly_yaml(text: str) -> None:
-    """Raise ValueError for YAML that is expensive to parse: deep nesting, or aliases that multiply.
+    """Raise ValueError for YAML that is expensive to parse: deep nesting, aliases that multiply, too many values.
 
     With aliases of aliases 1 KB can expand to gigabytes; parsers recurse, and libyaml's time is quadratic in the depth.
     A text that can contain neither is not parsed here. Invalid YAML is left to the caller's parser.
     """
+    refuse_many_lines(text)
     if not _may_be_costly(text):
         return
     import yaml

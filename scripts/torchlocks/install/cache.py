@@ -15,7 +15,6 @@ other tools, every file is hashed once. A disk that changes bytes without a writ
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
@@ -23,7 +22,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 from torchlocks.core.errors import IntegrityError
-from torchlocks.core.files import write_whole
+from torchlocks.core.files import remove_tree, write_whole
 from torchlocks.core.reading import RECORD_BYTES, load_json, read_bytes
 from torchlocks.install.package_files import Walked, first_changed, info_digest, refuse_other, refuse_unsafe, walk
 from torchlocks.lockfile.models import LockedPackage
@@ -226,11 +225,11 @@ class PackageStore:
             alive.acquire()
         try:
             for dead in own.glob("dead-*"):
-                shutil.rmtree(dead, ignore_errors=True)
+                remove_tree(dead)
             yield folder
         finally:
             alive.release()
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_tree(folder)
 
     def _write_note(self, name: str, entry: Entry, fingerprint: str, shape: str, info: str) -> None:
         note = _Note(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import shutil
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -17,7 +16,7 @@ from torchlocks.core.errors import (
     IntegrityError,
     TorchlocksError,
 )
-from torchlocks.core.files import hash_file
+from torchlocks.core.files import hash_file, remove_tree
 from torchlocks.core.http import make_client as make_client
 from torchlocks.core.http import retry_after
 from torchlocks.core.progress import Task
@@ -189,7 +188,7 @@ class FetchRun:
         except (IntegrityError, FetchError, BrokenError, OSError) as error:
             if is_disk_full(error):
                 raise
-            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+            await asyncio.to_thread(remove_tree, folder)
             return None
         if self._in_bytes:
             self._task.advance(size, package.name)

@@ -14,19 +14,37 @@ from typing import Any
 
 from torchlocks.core.errors import IntegrityError
 from torchlocks.core.files import hash_file
-from torchlocks.core.reading import RECORD_BYTES, is_costly_spec, load_json, read_bytes
+from torchlocks.core.reading import (
+    LISTING_BYTES,
+    RECORD_BYTES,
+    is_costly_spec,
+    load_json,
+    read_bytes,
+    read_text,
+    refuse_costly_json,
+)
 from torchlocks.install.contained import Tree, leaves, site_packages
 from torchlocks.lockfile.models import LockedPackage
 
+DEEPEST_FOLDER = 256
+"""Most folders in each other; what removes deeper ones recurses in Python before 3.13."""
+
 
 def _walk(folder: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """Yield every entry below `folder` that is not a folder, with its relative path."""
+    """Yield every entry below `folder` that is not a folder, with its relative path.
+
+    Raises OSError, and IntegrityError for folders that are nested too deeply.
+    """
     waiting = [(str(folder), "")]
     while waiting:
         here, below = waiting.pop()
         with os.scandir(here) as entries:
             for each in entries:
                 if each.is_dir(follow_symlinks=False):
+                    if below.count("/") >= DEEPEST_FOLDER:
+                        raise IntegrityError(
+                            f"{folder.name} has more than {DEEPEST_FOLDER} folders in each other.", where=str(folder)
+                        )
                     waiting.append((each.path, f"{below}{each.name}/"))
                 else:
                     yield below + each.name, each
@@ -52,7 +70,7 @@ class Walked:
 
 
 def walk(folder: Path) -> Walked:
-    """Return what is below `folder`. Raises OSError."""
+    """Return what is below `folder`. Raises OSError, and IntegrityError for folders that are nested too deeply."""
     status, links = {}, {}
     for path, each in _walk(folder):
         status[path] = found = each.stat(follow_symlinks=False)
@@ -77,10 +95,10 @@ def read_paths(folder: Path) -> list[dict[str, Any]]:
     """
     listing = folder / "info" / "paths.json"
     if not listing.exists():
-        return [{"_path": line} for line in (folder / "info" / "files").read_text(encoding="utf-8").splitlines()]
+        return [{"_path": line} for line in read_text(folder / "info" / "files", LISTING_BYTES).splitlines()]
     try:
         # Only the paths are used: checking the depth of all else would take as long as parsing it.
-        content: Any = json.loads(read_bytes(listing, RECORD_BYTES))
+        content: Any = json.loads(refuse_costly_json(read_bytes(listing, LISTING_BYTES)))
     except RecursionError:
         raise ValueError("info/paths.json is nested too deeply") from None
     paths = content.get("paths") if isinstance(content, dict) else None

@@ -10,6 +10,7 @@ no pathlib, no typing, no dataclasses. Paths are strings.
 from __future__ import annotations
 
 import os
+import stat
 import sys
 
 from torchlocks import __version__
@@ -18,6 +19,7 @@ from torchlocks.core.quick_json import loads
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from io import FileIO
     from typing import Any
 
 RECORD = os.path.join("conda-meta", "torchlocks")
@@ -25,15 +27,35 @@ RECORD = os.path.join("conda-meta", "torchlocks")
 
 SCHEMA = 1
 
+_RECORD_BYTES = 16 << 20
+"""Most bytes of a record that are read; real ones have some 20 KB."""
+_BLOCK = 4 << 20
+
 
 def read_record(prefix: str) -> dict[str, Any] | None:
     """The keys of the record of the environment in `prefix`; None when there is none that can be read."""
     try:
-        with open(os.path.join(prefix, RECORD), "rb", buffering=0) as stream:
-            raw = loads(stream.read())
-    except (OSError, ValueError):
+        with _opened(os.path.join(prefix, RECORD)) as stream:
+            raw = loads(stream.read(_RECORD_BYTES))
+    except (OSError, ValueError, RecursionError):
         return None
     return raw if isinstance(raw, dict) and raw.pop("schema", None) == SCHEMA else None
+
+
+def _opened(path: str) -> FileIO:
+    """Open a regular file without a buffer, which would only add system calls for what is read at once.
+
+    Raises OSError for all else: opening a FIFO would block, and some devices never end.
+    """
+    stream = open(path, "rb", buffering=0, opener=_open)  # noqa: SIM115 - the caller closes it
+    if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+        stream.close()
+        raise OSError(f"{path} is not a file")
+    return stream
+
+
+def _open(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def checksum(record: dict[str, Any]) -> str:
@@ -80,12 +102,13 @@ def inputs_of(root: str, env: str, platform: str, channel: str) -> dict[str, str
     found = {"(version)": __version__, "(channel)": channel, "(machine)": asked}
     for path in _inputs(root, env, channel):
         try:
-            # A buffer would only add system calls for what is read at once.
-            with open(path, "rb", buffering=0) as stream:
-                content = stream.read()
+            with _opened(path) as stream:
+                digest = hashlib.sha256()
+                while content := stream.read(_BLOCK):
+                    digest.update(content)
         except OSError:
             continue
-        found[path[len(root) + 1 :].replace(os.sep, "/")] = hashlib.sha256(content).hexdigest()[:16]
+        found[path[len(root) + 1 :].replace(os.sep, "/")] = digest.hexdigest()[:16]
     return found
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from torchlocks.core.errors import LockfileError, MissingFileError
-from torchlocks.core.reading import LOCK_BYTES, read_bytes, refuse_costly_yaml
+from torchlocks.core.reading import LOCK_BYTES, read_bytes, refuse_costly_yaml, refuse_many_lines
 from torchlocks.core.text import TO_UTF8, EncodingError, conflict_line, decode
 from torchlocks.lockfile.models import Lock, LockedPackage, LockKind
 from torchlocks.lockfile.sound import require_sound
@@ -98,12 +98,13 @@ def parse_environments(data: bytes, path: Path) -> tuple[Lock, ...]:
             f"The lockfile is not UTF-8 text: {error}.", where=str(path), fix=f"write it as UTF-8: {TO_UTF8}."
         ) from None
     sha256 = hashlib.sha256(data).hexdigest()
-    kind = detect_kind(text, path)
-    if kind != "explicit":
-        try:
+    try:
+        refuse_many_lines(text)
+        kind = detect_kind(text, path)
+        if kind != "explicit":
             refuse_costly_yaml(text)
-        except ValueError as error:
-            raise LockfileError(f"The lockfile is not one: {error}.", where=str(path)) from None
+    except ValueError as error:
+        raise LockfileError(f"The lockfile is not one: {error}.", where=str(path)) from None
     if kind == "pixi":
         return tuple(require_sound(lock, path) for lock in pixi.parse_pixi(text, path, sha256))
     parse = conda_lock.parse_conda_lock if kind == "conda-lock" else explicit.parse_explicit

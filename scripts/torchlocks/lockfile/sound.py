@@ -11,6 +11,9 @@ from torchlocks.core.printing import printable
 from torchlocks.core.reading import is_costly_spec
 from torchlocks.lockfile.models import Lock, LockedPackage
 
+_LONGEST = 255
+"""Characters of a name, version or build: the name of the package's file has all three, and may not be longer."""
+
 
 def require_sound(lock: Lock, path: Path) -> Lock:
     """Return the lock, with licence texts made printable.
@@ -33,6 +36,8 @@ def require_sound(lock: Lock, path: Path) -> Lock:
         for other in others:
             for field in (other.name, other.version, other.location):
                 _require_printable(field or "", f"{path}, platform {platform}, pip")
+            for field in (other.name, other.version):
+                _require_short(field or "", f"{path}, platform {platform}, pip")
     for platform, sources in lock.sources.items():
         for text in sources:
             _require_printable(text, f"{path}, platform {platform}")
@@ -42,6 +47,8 @@ def require_sound(lock: Lock, path: Path) -> Lock:
 def _check(package: LockedPackage, where: str) -> None:
     for text in (package.name, package.version, package.build, package.subdir, package.url):
         _require_printable(text, where)
+    for text in (package.name, package.version, package.build, package.subdir):
+        _require_short(text, where)
     for spec in _specs(package):
         _require_printable(spec, f"{where}, {package.name}")
         if is_costly_spec(spec):
@@ -61,6 +68,15 @@ def _require_printable(text: str, where: str) -> None:
     if not text.isprintable():
         raise LockfileError(
             f"{text[:200]!r} has control characters, which no name, version or URL has.",
+            where=where,
+            fix="do not use this lock; ask where it came from.",
+        )
+
+
+def _require_short(text: str, where: str) -> None:
+    if len(text) > _LONGEST:
+        raise LockfileError(
+            f"{text[:80]!r}… has {len(text)} characters, which no name, version or build has.",
             where=where,
             fix="do not use this lock; ask where it came from.",
         )

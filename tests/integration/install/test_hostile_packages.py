@@ -9,6 +9,7 @@ import pytest
 from tiny_channel import PLATFORM, TinyChannel, make_channel
 from torchlocks.core.errors import IntegrityError
 from torchlocks.core.progress import Silent
+from torchlocks.install import package_files
 from torchlocks.install.contained import Tree
 from torchlocks.install.fetch_options import FetchOptions
 from torchlocks.install.installer import InstallOptions, install_environment
@@ -143,3 +144,23 @@ def test_paths_are_resolved_as_the_system_does(tmp_path: Path) -> None:
         assert tree.resolve(path) == frozenset({real.parts})
     assert tree.resolve("a/f/../../z") is None
     assert tree.resolve("loop/x") == frozenset()
+
+
+@pytest.mark.parametrize("kind", ["device", "large"])
+def test_a_file_list_that_does_not_end_is_refused(
+    tmp_path: Path, victim: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel = TinyChannel(tmp_path / "channel")
+    if kind == "device":
+        channel.raw("old", {"share/x": "x"}, info={"paths.json": None}, links={"info/files": "/dev/zero"})
+    else:
+        monkeypatch.setattr(package_files, "LISTING_BYTES", 1000)
+        channel.raw("old", {"share/x": "x"}, info={"paths.json": None, "files": b"share/x\n" * 200})
+    refused(channel, tmp_path, victim)
+
+
+def test_folders_too_deep_to_be_removed_are_refused(tmp_path: Path, victim: Path) -> None:
+    channel = TinyChannel(tmp_path / "channel")
+    channel.raw("deep", {f"{'a/' * 1200}x": "x"})
+    refused(channel, tmp_path, victim)
+    assert not list((tmp_path / "pkgs" / ".torchlocks").glob("*stage-*"))

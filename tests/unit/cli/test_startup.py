@@ -90,6 +90,24 @@ def test_a_changed_input_is_work_and_is_named(checkout: Path, name: str) -> None
     assert reason.startswith(f"changed since it was made: {name}")
 
 
+@pytest.mark.parametrize("kind", ["FIFO", "device"])
+@pytest.mark.parametrize("name", ["matrix.yml", "locks/cpu/conda-lock.yml", "envs/cpu/conda-meta/torchlocks"])
+def test_an_input_that_is_no_file_is_work_at_once(checkout: Path, name: str, kind: str) -> None:
+    (checkout / name).unlink()
+    if kind == "FIFO":
+        os.mkfifo(checkout / name)
+    else:
+        (checkout / name).symlink_to("/dev/zero")
+    assert quick_answer(ASKED) is None
+    assert name not in inputs_of(str(checkout), "cpu", host_platform(), "local")
+
+
+def test_a_record_that_is_nested_too_deeply_is_none(checkout: Path) -> None:
+    (checkout / "envs/cpu/conda-meta/torchlocks").write_text("[" * 100_000)
+    assert read_record(str(checkout / "envs/cpu")) is None
+    assert quick_answer(ASKED) is None
+
+
 def test_so_is_an_environment_that_is_not_as_it_was_made(checkout: Path) -> None:
     (checkout / "envs/cpu/conda-meta/numpy-2-0.json").write_text("{}")
     assert quick_answer(ASKED) is None

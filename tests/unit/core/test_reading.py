@@ -13,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from torchlocks.check.model import Finding, Skipped
+from torchlocks.core import reading
 from torchlocks.core.errors import LockfileError, TorchlocksError
+from torchlocks.core.files import hash_file, remove_tree
 from torchlocks.core.printing import printable
 from torchlocks.core.reading import DEEPEST, load_json, read_bytes, refuse_costly_yaml
 from torchlocks.core.urls import mask, mask_malformed, strip_credentials
@@ -79,6 +81,59 @@ def test_json_that_is_deep_or_none_is_a_value_error(text: str) -> None:
     assert load_json("[" * DEEPEST + "]" * DEEPEST)
 
 
+@pytest.mark.parametrize("part", ["[],", "{}, ", "0,", '{"a":{"b":[[]]}},'])
+def test_json_of_so_many_values_that_they_fill_the_memory_is_refused(
+    part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "[" + part * 1000 + "0]"
+    assert len(load_json(text)) == 1001
+    monkeypatch.setattr(reading, "MOST_VALUES", 1000)
+    for data in (text, text.encode()):
+        with pytest.raises(ValueError, match="values"):
+            load_json(data)
+    assert len(load_json("[" + "1000000000," * 900 + "0]")) == 901
+
+
+@pytest.mark.parametrize("part", ["- a\n", "- {}\n", "- [a,a,a,a,a,a,a]\n", "- a\r"])
+@pytest.mark.parametrize(
+    "start",
+    ["version: 1\nmetadata: {}\npackage:\n", "version: 6\nenvironments: {}\npackages:\n", "@EXPLICIT\n"],
+)
+def test_a_lock_of_so_many_values_that_they_fill_the_memory_is_refused(
+    start: str, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "MOST_NODES", 1000)
+    with pytest.raises(LockfileError, match="lines and values"):
+        parse_lock(f"{start}{part * 1000}".encode(), Path("x"))
+
+
+@pytest.mark.parametrize("kind", ["FIFO", "device", "folder"])
+def test_what_is_no_file_has_no_hash(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "x"
+    if kind == "FIFO":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        path.mkdir()
+    with pytest.raises(OSError):  # noqa: PT011
+        hash_file(path)
+
+
+def test_a_folder_that_is_too_deep_for_recursion_is_removed(tmp_path: Path) -> None:
+    top = tmp_path / "top"
+    top.mkdir()
+    folder = str(top)
+    for _ in range(1500):
+        folder += "/a"
+        os.mkdir(folder)  # noqa: PTH102
+    (top / "a" / "file").write_text("x")
+    (tmp_path / "kept").mkdir()
+    (top / "link").symlink_to(tmp_path / "kept")
+    remove_tree(top)
+    assert [each.name for each in tmp_path.iterdir()] == ["kept"]
+
+
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"{new}: &{new} [{','.join([f'*{old}'] * 9)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
 )
@@ -134,7 +189,21 @@ def test_a_match_spec_of_parentheses_does_not_end_the_process(tmp_path: Path) ->
         parse_lock(lock_text(depends=spec[6:]).encode(), Path("x"))
 
 
-def lock_text(name: str = "x", platform: str = "linux-64", depends: str = ">=1", url: str = "https://h.example") -> str:
+@pytest.mark.parametrize("field", ["name", "version"])
+def test_a_name_or_version_longer_than_any_is_refused(field: str) -> None:
+    # Python converts no number of more than 4300 digits.
+    text = lock_text(**{field: "1" + "9" * 6000})
+    with pytest.raises(LockfileError, match="6001 characters"):
+        parse_lock(text.encode(), Path("x"))
+
+
+def lock_text(
+    name: str = "x",
+    platform: str = "linux-64",
+    depends: str = ">=1",
+    url: str = "https://h.example",
+    version: str = "1",
+) -> str:
     return yaml.safe_dump(
         {
             "version": "1",
@@ -142,11 +211,11 @@ def lock_text(name: str = "x", platform: str = "linux-64", depends: str = ">=1",
             "package": [
                 {
                     "name": name,
-                    "version": "1",
+                    "version": version,
                     "manager": "conda",
                     "platform": platform,
                     "dependencies": {"numpy": depends},
-                    "url": f"{url}/c/linux-64/x-1-0.conda",
+                    "url": f"{url}/c/linux-64/{name}-{version}-0.conda",
                     "hash": {"sha256": "0" * 64},
                     "category": "main",
                 }
