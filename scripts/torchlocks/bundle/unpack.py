@@ -9,7 +9,7 @@ import tarfile
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from torchlocks.bundle.installer.files import leaves
+from torchlocks.bundle.installer.files import Member, leaves
 from torchlocks.bundle.installer.model import Bundle, BundleError
 from torchlocks.bundle.installer.reading import check_files, read_bundle
 from torchlocks.core.disk import disk_full_as_error, require_space
@@ -86,20 +86,30 @@ def unpack_bundle(
 
 
 def _keep_lock(found: Bundle, folder: Path, local_locks: Path) -> Path | None:
-    """Write the lock of an environment of the local channel into `local_locks`; None for other bundles."""
+    """Write the lock of an environment of the local channel into `local_locks`; None for other bundles.
+
+    Raises IntegrityError for a lockfile that is too large, or is not UTF-8 text.
+    """
     inside = folder / CONDA_LOCK
     local = all(each.url.startswith("file://") for each in found.packages)
     if not local or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", found.name) or not inside.is_file():
         return None
-    data = read_bytes(inside, LOCK_BYTES)
+    try:
+        data = read_bytes(inside, LOCK_BYTES)
+    except OSError as error:
+        raise IntegrityError(f"The lock in the bundle cannot be read: {error.strerror}.", where=found.name) from None
     if hashlib.sha256(data).hexdigest() != found.lock_sha256:
         return None
-    target = local_locks / found.name
+    target, pixi = local_locks / found.name, folder / PIXI
+    try:
+        texts = {CONDA_LOCK: data.decode()}
+        if pixi.is_file():
+            texts = {PIXI: read_bytes(pixi, LOCK_BYTES).decode(), **texts}
+    except (OSError, UnicodeDecodeError) as error:
+        raise IntegrityError(f"A lockfile in the bundle cannot be read: {error}.", where=found.name) from None
     target.mkdir(parents=True, exist_ok=True)
-    pixi = folder / PIXI
-    if pixi.is_file():
-        write_whole(target / PIXI, read_bytes(pixi, LOCK_BYTES).decode())
-    write_whole(target / CONDA_LOCK, data.decode())
+    for name, text in texts.items():
+        write_whole(target / name, text)
     return target / CONDA_LOCK
 
 
@@ -110,7 +120,7 @@ def _extract(bundle: Path, folder: Path, task: Task) -> None:
         return IntegrityError(f"This is not a bundle of torchlocks: {why}.", where=str(bundle), fix="copy it again.")
 
     try:
-        with tarfile.open(bundle, "r:") as archive:
+        with tarfile.open(bundle, "r:", tarinfo=Member) as archive:
             for member in archive:
                 parts = PurePosixPath(member.name).parts
                 if member.isdir():

@@ -755,6 +755,8 @@ FILE, LINK, HARD = tarfile.REGTYPE.decode(), tarfile.SYMTYPE.decode(), tarfile.L
         (("share/device", b"", tarfile.CHRTYPE.decode()), "neither a file, a folder nor a link"),
         ([("share/x", b"1", FILE), ("share/x", b"2", FILE)], "twice"),
         ([("share/x", b"1", FILE), ("share/x/y", b"2", FILE)], "a folder and a file"),
+        (("a/" * 300 + "x", b"x", FILE), "more than 256 folders"),
+        (("././@LongLink", bytes(2 << 20), tarfile.GNUTYPE_LONGNAME.decode()), "header is too long"),
         # Each link stays inside by itself; one through the other does not.
         (
             [("a/b/up", b"../..", LINK), ("a/b/out", b"up/../..", LINK), ("a/b/out/x", b"x", FILE)],
@@ -917,7 +919,7 @@ def test_what_is_extracted_is_what_was_hashed(folder: Path, tmp_path: Path) -> N
         extract(folder / package.file, tmp_path / "x", None, "0" * 64)
 
 
-@pytest.mark.parametrize("name", ["bundle.json", "SHA256SUMS"])
+@pytest.mark.parametrize("name", ["bundle.json", "SHA256SUMS", f"channel/{PLATFORM}/many-1.0-0.conda"])
 @pytest.mark.parametrize("kind", ["fifo", "device", "deep", "missing"])
 def test_a_bundle_with_files_that_are_none_is_refused_at_once(
     bundle: Bundle, tmp_path: Path, name: str, kind: str
@@ -964,7 +966,7 @@ def test_a_bundle_fills_the_cache_for_an_installation_offline(
     assert not list((cache / ".torchlocks").glob("stage-*"))
 
 
-@pytest.mark.parametrize("how", ["cut", "flipped", "text", "link", "climbing", "twice"])
+@pytest.mark.parametrize("how", ["cut", "flipped", "text", "link", "climbing", "twice", "header"])
 def test_a_damaged_or_hostile_bundle_does_not_reach_the_cache(bundle: Bundle, tmp_path: Path, how: str) -> None:
     file = tmp_path / "bundle.tar"
     content = bundle.path.read_bytes()
@@ -978,10 +980,13 @@ def test_a_damaged_or_hostile_bundle_does_not_reach_the_cache(bundle: Bundle, tm
         file.write_bytes(content)
         with tarfile.open(file, "a:") as archive:
             member = tarfile.TarInfo("tiny-linux-64/../../outside" if how == "climbing" else "tiny-linux-64/README.txt")
+            if how == "header":
+                # tarfile reads it in one piece.
+                member.name, member.type, member.size = "././@LongLink", tarfile.GNUTYPE_LONGNAME, 2 << 20
             if how == "link":
                 member.name, member.type, member.linkname = "tiny-linux-64/link", tarfile.SYMTYPE, "/etc"
-            archive.addfile(member)
-    with pytest.raises(IntegrityError):
+            archive.addfile(member, io.BytesIO(bytes(member.size)))
+    with pytest.raises(IntegrityError, match="header is too long" if how == "header" else None):
         unpack_bundle(file, fetch=FetchOptions(cache=tmp_path / "pkgs"), progress=SILENT)
     assert [each.name for each in (tmp_path / "pkgs").iterdir()] == [".torchlocks"]
     assert not (tmp_path / "outside").exists()

@@ -10,7 +10,7 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .files import leaves, make_folder, write_hashed
+from .files import DEEPEST, Member, leaves, make_folder, write_hashed
 from .model import BundleError, Extracted
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def _extract(archive: Path, folder: Path, zstd: Opener | None) -> Extracted:
     hashes: dict[str, str] = {}
     try:
         for stream in _tars(archive, zstd):
-            with tarfile.open(fileobj=stream, mode="r|") as members:
+            with tarfile.open(fileobj=stream, mode="r|", tarinfo=Member) as members:
                 for member in members:
                     _extract_member(members, member, folder, hashes)
     except BundleError as error:
@@ -82,6 +82,8 @@ def _tars(archive: Path, zstd: Opener | None) -> Iterator[BinaryIO]:
 def _extract_member(members: tarfile.TarFile, member: tarfile.TarInfo, folder: Path, hashes: dict[str, str]) -> None:
     if leaves(member.name):
         raise BundleError(f"it names {member.name!r}, which is outside of the environment")
+    if member.name.count("/") > DEEPEST:
+        raise BundleError(f"it names {member.name[:80]!r}…, which is in more than {DEEPEST} folders")
     name = posixpath.normpath(member.name)
     target = folder / name
     if member.isdir():

@@ -7,6 +7,7 @@ import json
 import os
 import posixpath
 import stat
+import tarfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,19 +20,51 @@ if TYPE_CHECKING:
 
 
 BLOCK = 1 << 20
+LISTING_BYTES = 64 << 20
+"""Largest list of the files of a package that is read."""
+MOST_VALUES = 2000000
+"""Most values of a JSON document; each takes up to 300 bytes of memory."""
+HEADER_BYTES = 1 << 20
+"""Largest extended header of a tar that is read; a path has at most some thousand bytes."""
+EXTENDED = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
+DEEPEST = 256
+"""Most folders of a path; deeper ones cannot be removed by all Pythons, which recurse."""
+
+
+class Member(tarfile.TarInfo):
+    """A member of an untrusted tar: tarfile reads an extended header in one piece, however large it is."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Member:
+        """Parse a header. Raises tarfile.ReadError if it announces an extended header of more than HEADER_BYTES."""
+        member = super().frombuf(buf, encoding, errors)
+        if member.type in EXTENDED and member.size > HEADER_BYTES:
+            raise tarfile.ReadError("an extended header is too long")
+        return member
 
 
 def read_file(path: Path, limit: int = 256 << 20) -> bytes:
     """Return the bytes of a regular file of at most `limit` bytes. Raises OSError for others, such as a FIFO or a
     device.
     """
-    if not stat.S_ISREG(os.stat(str(path)).st_mode):  # noqa: PTH116
-        raise OSError(f"{path.name} is not a file")
+    _require_file(path)
     with path.open("rb") as file:
         data = file.read(limit + 1)
     if len(data) > limit:
         raise OSError(f"{path.name} is too large")
     return data
+
+
+def _require_file(path: Path) -> None:
+    """Raise OSError for what is not a regular file: a FIFO would block, and some devices never end."""
+    if not stat.S_ISREG(os.stat(str(path)).st_mode):  # noqa: PTH116
+        raise OSError(f"{path.name} is not a file")
 
 
 def shown(text: str) -> str:
@@ -58,7 +91,9 @@ class Counted:
 
 
 def load_json(data: bytes) -> Any:
-    """Parse JSON. Raises ValueError also if it is nested too deeply."""
+    """Parse JSON. Raises ValueError also if it is nested too deeply, or has more than MOST_VALUES values."""
+    if sum(map(data.count, (b",", b"[", b"{"))) > MOST_VALUES:
+        raise ValueError("it has too many values")
     try:
         return json.loads(data)
     except RecursionError:
@@ -66,7 +101,8 @@ def load_json(data: bytes) -> Any:
 
 
 def hash_file(path: Path) -> str:
-    """Return the file's SHA-256 sum, hexadecimal."""
+    """Return the file's SHA-256 sum, hexadecimal. Raises OSError also for what is not a file, such as a FIFO."""
+    _require_file(path)
     digest = hashlib.sha256()
     with path.open("rb", buffering=0) as file:
         for block in iter(lambda: file.read(BLOCK), b""):

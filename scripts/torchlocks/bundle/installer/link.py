@@ -15,7 +15,7 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .files import hash_file, leaves, load_json, make_folder, read_file, write_new
+from .files import LISTING_BYTES, hash_file, leaves, load_json, make_folder, read_file, write_new
 from .model import Bundle, BundleError, Extracted, Package
 from .prefixes import SHEBANG_LIMIT, replace_binary, replace_text
 
@@ -262,19 +262,23 @@ def _read_paths(folder: Path) -> list[dict[str, Any]]:
     listing = folder / "info" / "paths.json"
     try:
         if listing.is_file():
-            paths: list[dict[str, Any]] = load_json(read_file(listing))["paths"]
+            paths: list[dict[str, Any]] = load_json(read_file(listing, LISTING_BYTES))["paths"]
             if not all(isinstance(each["_path"], str) for each in paths):
                 raise ValueError("a path is not text")
             return paths
         patched = {}
         has_prefix = folder / "info" / "has_prefix"
-        for line in has_prefix.read_text(encoding="utf-8").splitlines() if has_prefix.is_file() else ():
+        for line in _lines(has_prefix) if has_prefix.is_file() else ():
             parts = shlex.split(line)
             if len(parts) == 1:
                 # The placeholder of early conda-build, which did not record it.
                 parts = ["/opt/anaconda1anaconda2anaconda3", "text", *parts]
             patched[parts[2]] = {"prefix_placeholder": parts[0], "file_mode": parts[1]}
-        files = (folder / "info" / "files").read_text(encoding="utf-8").splitlines()
+        files = _lines(folder / "info" / "files")
         return [{"_path": name, **patched.get(name, {})} for name in files]
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise BundleError(f"{folder.name} has no readable file list: {error!r}.") from error
+
+
+def _lines(path: Path) -> list[str]:
+    return read_file(path, LISTING_BYTES).decode("utf-8").splitlines()
