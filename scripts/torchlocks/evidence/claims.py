@@ -51,7 +51,7 @@ def parse_table(source: str) -> Table:
             for tier, checks in zip(value.keys, value.values, strict=True)
             if tier is not None and isinstance(checks, ast.Tuple)
         }
-    except (SyntaxError, StopIteration, AssertionError, RecursionError) as error:
+    except (SyntaxError, StopIteration, AssertionError, RecursionError, MemoryError, TypeError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from None
     if not all(table.get(tier) for tier in (*ALWAYS, "cuda-build", "gpu")):
         raise ValueError("a tier is missing")
@@ -67,6 +67,7 @@ def _entry(call: ast.expr) -> tuple[str, str | None]:
     assert isinstance(call, ast.Call)
     assert call.args
     only = next((ast.literal_eval(each.value) for each in call.keywords if each.arg == "only"), None)
+    assert only is None or isinstance(only, str)
     return str(ast.literal_eval(call.args[0])), only
 
 

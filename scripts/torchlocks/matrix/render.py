@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torchlocks.core.errors import TemplateError
-from torchlocks.core.reading import read_text
+from torchlocks.core.reading import read_text, refuse_costly_yaml
 from torchlocks.matrix.target import Target
 
 if TYPE_CHECKING:
@@ -116,6 +116,7 @@ def _must_be_an_environment(text: str, template: Path, target: Target) -> None:
 
     where = f"{template}, rendered for {target.env} on {target.platform}"
     try:
+        refuse_costly_yaml(text)
         document = _load(text)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
@@ -123,6 +124,13 @@ def _must_be_an_environment(text: str, template: Path, target: Target) -> None:
         raise TemplateError(
             f"The rendered environment is not valid YAML: {error.problem}.",
             where=f"{where}, line {line}: {culprit!r}",
+            fix="correct the template",
+        ) from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        # A character that YAML does not allow, a number of thousands of digits, a date that is none.
+        raise TemplateError(
+            f"The rendered environment is not valid YAML: {str(error).splitlines()[0]}.",
+            where=where,
             fix="correct the template",
         ) from error
     if not isinstance(document, dict):

@@ -12,6 +12,7 @@ from evidence_samples import A100, DATE, UBUNTU, proving, repository, written
 from golden import EVIDENCE_SCHEMA
 from torchlocks.core.errors import EvidenceError, MissingFileError
 from torchlocks.core.layout import Layout
+from torchlocks.evidence.claims import parse_table
 from torchlocks.evidence.machine import machine_of, system_of
 from torchlocks.evidence.model import evidence_json, evidence_schema
 from torchlocks.evidence.record import parse_record, record_of
@@ -235,3 +236,17 @@ def test_a_processor_of_no_known_kind() -> None:
 )
 def test_short_names_of_gpus(name: str, short: str) -> None:
     assert short_gpu(name) == short
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "-" * 100_000 + "1",
+        "a." * 60_000 + "b",
+        "{'cpu': (Check('a', only=b'x'),)}",
+        "{'cpu': (Check('a', only=['x']),)}",
+    ],
+)
+def test_a_table_of_required_checks_that_is_none_is_a_value_error(table: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011
+        parse_table(f"REQUIRED: object = {table}")

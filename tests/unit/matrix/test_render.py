@@ -53,6 +53,10 @@ GOOD = "name: {{ env }}\nchannels: [a]\nplatforms: [linux-64]\ndependencies: [py
         (GOOD.replace("[a]", "[a"), ["not valid YAML"]),
         ("- python\n", ["not a mapping"]),
         (GOOD.replace("[python]", "[{pip: [x]}]"), ["match specs"]),
+        (GOOD + "\0", ["not valid YAML"]),
+        (GOOD.replace("[python]", "[" + "9" * 6000 + "]"), ["not valid YAML"]),
+        # libyaml recurses, and the process would end.
+        (GOOD.replace("[python]", "[" * 100_000), ["not valid YAML", "deep"]),
     ],
 )
 def test_a_mistake_in_a_template_is_named(tmp_path: Path, template: str, said: list[str]) -> None:
