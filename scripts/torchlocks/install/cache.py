@@ -76,7 +76,15 @@ class PackageStore:
         self.root = root
 
     def _name(self, package: LockedPackage) -> str:
-        return f"{package.name}-{package.version}-{package.build}"
+        """Return the name of a package's entry. Raises IntegrityError for one that would be outside of the cache."""
+        name = f"{package.name}-{package.version}-{package.build}"
+        if set("/\\\0") & set(name):
+            raise IntegrityError(
+                f"{name!r} is a path, and not the name of a package.",
+                where=package.url,
+                fix="do not use this lock or environment; ask where it came from.",
+            )
+        return name
 
     def _note_path(self, name: str) -> Path:
         return self.root / _OWN / f"{name}.json"

@@ -6,7 +6,7 @@ no pathlib, no typing, no dataclasses. Paths are strings.
 """
 
 # Importing pathlib takes longer than all that is done here.
-# ruff: noqa: PTH109, PTH113, PTH118, PTH123, PTH208
+# ruff: noqa: PTH109, PTH113, PTH118, PTH208
 from __future__ import annotations
 
 import os

@@ -82,8 +82,15 @@ def parse_package_url(url: str, where: str) -> PackageUrl:
             where=where,
             fix="the URL must end in <subdir>/<name>-<version>-<build>.conda or .tar.bz2.",
         )
+    file_name = unquote(segments[2])
+    if {"/", "\\"} & set(file_name):
+        raise LockfileError(
+            f"{mask_malformed(url)!r} is not the URL of a package: the name of its file is a path.",
+            where=where,
+            fix="do not use this lock; ask where it came from.",
+        )
     try:
-        name, version, build = split_file_name(unquote(segments[2]))
+        name, version, build = split_file_name(file_name)
     except LockfileError as error:
         raise LockfileError(error.what, where=where) from None
     return PackageUrl(url, unquote(segments[1]), name, version, build)

@@ -18,8 +18,8 @@ _LONGEST = 255
 def require_sound(lock: Lock, path: Path) -> Lock:
     """Return the lock, with licence texts made printable.
 
-    Raises LockfileError for control characters in names, versions, URLs and the like, and for match specs that crash
-    parsers and that no package has.
+    Raises LockfileError for control characters in names, versions, URLs and the like, for names that are paths, and for
+    match specs that crash parsers and that no package has.
     """
     for text in (*lock.channels, *lock.platforms, *lock.environments):
         _require_printable(text, str(path))
@@ -49,6 +49,7 @@ def _check(package: LockedPackage, where: str) -> None:
         _require_printable(text, where)
     for text in (package.name, package.version, package.build, package.subdir):
         _require_short(text, where)
+        _require_name(text, where)
     for spec in _specs(package):
         _require_printable(spec, f"{where}, {package.name}")
         if is_costly_spec(spec):
@@ -77,6 +78,16 @@ def _require_short(text: str, where: str) -> None:
     if len(text) > _LONGEST:
         raise LockfileError(
             f"{text[:80]!r}… has {len(text)} characters, which no name, version or build has.",
+            where=where,
+            fix="do not use this lock; ask where it came from.",
+        )
+
+
+def _require_name(text: str, where: str) -> None:
+    """Raise LockfileError for a name, version, build or subdir that is a path: names of files are made of them."""
+    if not text or text in (".", "..") or set("/\\:") & set(text):
+        raise LockfileError(
+            f"{text!r} is a path, or empty; no name, version, build or subdir is.",
             where=where,
             fix="do not use this lock; ask where it came from.",
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -164,3 +165,12 @@ def test_folders_too_deep_to_be_removed_are_refused(tmp_path: Path, victim: Path
     channel.raw("deep", {f"{'a/' * 1200}x": "x"})
     refused(channel, tmp_path, victim)
     assert not list((tmp_path / "pkgs" / ".torchlocks").glob("*stage-*"))
+
+
+@pytest.mark.parametrize("name", ["../../victims/file", "{victim}", "a/../../victims/file"])
+def test_a_package_that_is_named_by_a_path_is_not_cached_there(tmp_path: Path, victim: Path, name: str) -> None:
+    # Such a lock is not read; the records of an environment that is repaired are another source of packages.
+    channel = TinyChannel(tmp_path / "channel")
+    locked = channel.raw("x", {"share/x": "x"}, index={"name": name.format(victim=victim)})
+    channel.packages = [replace(locked, name=name.format(victim=victim))]
+    refused(channel, tmp_path, victim)

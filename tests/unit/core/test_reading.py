@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 import yaml
@@ -187,6 +188,29 @@ def test_a_match_spec_of_parentheses_does_not_end_the_process(tmp_path: Path) ->
         read_environment_file(path)
     with pytest.raises(LockfileError, match="match spec"):
         parse_lock(lock_text(depends=spec[6:]).encode(), Path("x"))
+
+
+@pytest.mark.parametrize("text", ["../../../x", "/tmp/x", "a/b", "a\\\\b", "..", ""])
+@pytest.mark.parametrize("field", ["name", "version", "build", "subdir", "file"])
+def test_a_name_that_is_a_path_is_refused(field: str, text: str) -> None:
+    # The package cache, bundles and images have files that are named by them.
+    document = yaml.safe_load(lock_text())
+    (package,) = document["package"]
+    if field in ("subdir", "file"):
+        subdir, file = (quote(text, safe=""), "x-1-0") if field == "subdir" else ("linux-64", quote(text, safe=""))
+        package["url"] = f"https://h.example/c/{subdir}/{file}{'' if field == 'subdir' else '-1-0'}.conda"
+    else:
+        package[field] = text
+    if field == "build" and not text:
+        # An old conda-lock wrote none; that of the file's name is taken.
+        return
+    if field == "file" and text == "..":
+        return
+    with pytest.raises(LockfileError):
+        parse_lock(yaml.safe_dump(document).encode(), Path("x"))
+    if field in ("subdir", "file"):
+        with pytest.raises(LockfileError):
+            parse_lock(f"@EXPLICIT\n{package['url']}\n".encode(), Path("x"))
 
 
 @pytest.mark.parametrize("field", ["name", "version"])
