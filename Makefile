@@ -184,4 +184,4 @@ $(DEV): $(READY) requirements-dev.txt
 .PHONY: ALWAYS
 ALWAYS:
 .DEFAULT:
-	@$(error there is no verb '$@' (make alone lists them))
+	@$(error $(if $(wildcard scripts/bootstrap.py),there is no verb '$@' (make alone lists them),make runs in the checkout: make -C $(dir $(firstword $(MAKEFILE_LIST))) $(MAKECMDGOALS)))

@@ -181,3 +181,13 @@ def test_tests_fail_where_a_linter_or_a_test_does(checkout: Path, failing: str |
     assert failing is None or f"{failing} is not content" in run.stdout
     # What takes seconds is known before the tests run for minutes.
     assert ("worksteal" in run.stdout) == (failing in ("mypy", None))
+
+
+def test_from_another_folder_the_checkout_is_named(checkout: Path, tmp_path: Path) -> None:
+    command = ["make", "-f", "../a checkout/Makefile", "doctor"]
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    done = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "make -C" in done.stderr
+    assert not list(elsewhere.iterdir())
