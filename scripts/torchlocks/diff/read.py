@@ -72,7 +72,7 @@ def read_side(named: str, environment: str | None = None) -> Side:
         named,
         Path(inside),
         kind == "tree",
-        lambda each: _git("show", f"{revision}:{each.as_posix()}", named=named),
+        lambda each: _from_git(f"{revision}:{each.as_posix()}", named),
         environment,
     )
 
@@ -113,6 +113,13 @@ def _from_disk(path: Path) -> bytes:
             where=str(path),
             fix="name a lockfile, a folder of locks, a prefix, or REV:PATH in a git repository.",
         ) from None
+
+
+def _from_git(blob: str, named: str) -> bytes:
+    # git unpacks a file of any size into some KB.
+    if int(_git("cat-file", "-s", blob, named=named)) > LOCK_BYTES:
+        raise LockfileError(f"It is larger than the {LOCK_BYTES >> 20} MiB that are read of a lock.", where=blob)
+    return _git("cat-file", "blob", blob, named=named)
 
 
 def _git(*arguments: str, named: str) -> bytes:

@@ -12,7 +12,7 @@ from torchlocks.core.errors import EvidenceError, LockfileError
 from torchlocks.core.files import hash_file, write_whole
 from torchlocks.core.git import GitError, git
 from torchlocks.core.layout import Layout
-from torchlocks.core.reading import TEXT_BYTES, load_json, read_bytes
+from torchlocks.core.reading import LOCK_BYTES, TEXT_BYTES, load_json, read_bytes
 from torchlocks.evidence.claims import Table, parse_table, table_hash
 from torchlocks.evidence.model import Evidence, evidence_json
 from torchlocks.evidence.record import package_lines, parse_record
@@ -110,7 +110,7 @@ class Past:
     def _read_lock(self, record: Evidence) -> Mapping[str, tuple[LockedPackage, ...]] | None:
         """Return the packages of each platform of the lock that a record names; None if it never existed."""
         if self.is_current(record):
-            data: bytes | None = (self._layout.locks / record.env / CONDA_LOCK).read_bytes()
+            data: bytes | None = _bytes_of(self._layout.locks / record.env / CONDA_LOCK, LOCK_BYTES)
         else:
             data = self._past_locks(record.env).get(record.lock_sha256)
         if data is None:
@@ -124,7 +124,8 @@ class Past:
         """Return the required set of a hash, as the suite has it or had it; None if it never had."""
         if self._tables is None:
             path = self._layout.suite / "torchsuite" / "required.py"
-            texts = [path.read_bytes()] if path.is_file() else []
+            current = _bytes_of(path, TEXT_BYTES)
+            texts = [] if current is None else [current]
             if not self.unknown:
                 texts += self._history("tests/torch/torchsuite/required.py")
             self._tables = {}
@@ -148,9 +149,21 @@ class Past:
         try:
             log = git("log", f"-{_MOST}", "--format=", "--raw", "--no-abbrev", "--no-renames", "--", path, cwd=root)
             blobs = dict.fromkeys(line.split()[3] for line in log.decode(errors="replace").splitlines() if line)
-            return [git("cat-file", "blob", blob, cwd=root) for blob in blobs if set(blob) != {"0"}]
-        except GitError:
+            named = "\n".join(blob for blob in blobs if set(blob) != {"0"}).encode()
+            sizes = git("cat-file", "--batch-check=%(objectname) %(objectsize)", cwd=root, given=named).decode()
+            # git unpacks a file of any size into some KB.
+            small = (blob for blob, size in map(str.split, sizes.splitlines()) if int(size) <= LOCK_BYTES)
+            return [git("cat-file", "blob", blob, cwd=root) for blob in small]
+        except (GitError, ValueError):
             return []
+
+
+def _bytes_of(path: Path, limit: int) -> bytes | None:
+    """Return the bytes of a file; None for one that cannot be read, or is larger than `limit`."""
+    try:
+        return read_bytes(path, limit)
+    except OSError:
+        return None
 
 
 def _no_history(layout: Layout) -> str | None:

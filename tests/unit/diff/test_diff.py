@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from torchlocks.core.errors import LockfileError, MissingFileError
 from torchlocks.core.quantities import size
+from torchlocks.diff import read
 from torchlocks.diff.compare import Diff, changes, diff
 from torchlocks.diff.read import Side, read_side
 from torchlocks.diff.report import as_json, as_markdown, as_text
@@ -150,6 +151,13 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     git("add", ".")
     git("commit", "-q", "-m", "two")
     return tmp_path
+
+
+def test_a_large_file_of_a_revision_is_refused(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(read, "LOCK_BYTES", 10)
+    name = next(repository.rglob("conda-lock.yml")).relative_to(repository).as_posix()
+    with pytest.raises(LockfileError, match="larger"):
+        read_side(f"HEAD:{name}")
 
 
 @pytest.mark.parametrize("path", ["locks/gpu-cu118", "locks/gpu-cu118/", "locks/gpu-cu118/conda-lock.yml"])
