@@ -16,25 +16,33 @@ def mask(text: str) -> str:
     """
     if "://" not in text:
         return text
-    return _URL.sub(_masked, text)
+    return _WORD.sub(_masked, text)
 
 
 def mask_malformed(text: str) -> str:
     """Return a text that may not be a URL, with whatever looks like a credential hidden."""
-    return _QUERY.sub(r"\1***", re.sub(r"/t/[^/\s]+", "/t/***", re.sub(r"[^\s/@]+:\S*@|\S*@", "***@", text)))
+    if "@" in text:
+        text = _WORD.sub(lambda word: f"***@{word[0].rpartition('@')[2]}" if "@" in word[0] else word[0], text)
+    return _QUERY.sub(r"\1***", re.sub(r"/t/[^/\s]+", "/t/***", text))
 
 
 def _masked(found: re.Match[str]) -> str:
-    scheme, authority, rest = found.groups()
-    if "@" in authority:
-        authority = "***@" + authority.rpartition("@")[2]
-    # Another URL may be glued to this one.
-    return scheme + authority + mask(_QUERY.sub(r"\1***", re.sub(r"/t/[^/\s?#]+", "/t/***", rest)))
+    word: str = found[0]
+    # Other URLs may be glued to the first one of a word.
+    head, separator, tail = word.partition("://")
+    if not separator:
+        return word
+    tail = _QUERY.sub(r"\1***", _TOKEN.sub("/t/***", tail))
+    return head + _USER.sub("***@", separator + tail)
 
 
-# Also where it is glued to other text; bounded, so that a long word is not scanned from each of its letters.
-_URL = re.compile(r"(?i)((?:[a-z][a-z0-9+.-]{0,20})?://)([^\s/?#]*)(\S*)")
-_QUERY = re.compile(r"(?i)([?&][\w.-]*(?:token|secret|password|signature|sig|credential|key|auth)[\w.-]*=)[^&\s#]+")
+# These are applied to texts of any length: none may look far ahead from each of its letters.
+_WORD = re.compile(r"\S+")
+_USER = re.compile(r"(?<=://)[^\s/?#]*@")
+_TOKEN = re.compile(r"/t/[^/\s?#]+")
+_QUERY = re.compile(
+    r"(?i)([?&][\w.-]{0,100}?(?:token|secret|password|signature|sig|credential|key|auth)[\w.-]{0,100}=)[^&\s#]+"
+)
 
 VARIABLE = re.compile(r"\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)\})")
 """An environment variable in a URL, `$NAME` or `${NAME}`, as conda-lock keeps secrets out of locks."""

@@ -16,7 +16,7 @@ _HEX = {"md5": re.compile(r"[0-9a-f]{32}"), "sha256": re.compile(r"[0-9a-f]{64}"
 
 _MASKED = re.compile(r"<TOKEN>|\*+")
 """What conda and mamba write in the place of a token."""
-_URLS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s\"']+")
+_URLS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,20}://[^\s\"']+")
 
 
 def is_secret(part: str | None) -> bool:

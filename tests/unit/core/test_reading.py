@@ -25,6 +25,7 @@ from torchlocks.diff.report import markdown_text
 from torchlocks.export.signatures import open_signed_lock
 from torchlocks.extend.environment_file import read_environment_file
 from torchlocks.host.record import read_host
+from torchlocks.lockfile.fields import secret_line
 from torchlocks.lockfile.formats import parse_lock, read_lock
 from torchlocks.lockfile.open import open_lock
 from torchlocks.matrix.load import load_matrix
@@ -281,6 +282,22 @@ def test_no_secret_of_a_url_is_shown_or_stored(url: str) -> None:
     assert SECRET not in f"{error} {error.args} {error.what} {error.where} {error.fix} {error.details}"
     finding = Finding(rule="x", severity="error", path=url, message=sentence, fix=sentence)
     assert SECRET not in f"{finding} {Skipped(rule='x', path='x', reason=sentence)}"
+
+
+@pytest.mark.parametrize("tail", ["", " ://@", "?x://", "@h/t/x", "&token=", " https://h/?key=1"])
+@pytest.mark.parametrize("part", ["(", "a", "a://", "://", "a@", "?", "?token", "&key-", "/t/", "?a=b://u:p@h/"])
+def test_secrets_are_hidden_soon_in_long_texts(part: str, tail: str) -> None:
+    text = part * (200_000 // len(part)) + tail
+    started = time.process_time()
+    for hide in (mask, mask_malformed, strip_credentials, printable, secret_line):
+        hide(text)
+    assert time.process_time() - started < 10
+
+
+def test_secrets_of_urls_that_are_glued_together_are_hidden() -> None:
+    glued = f"https://ahttps://u:{SECRET}@h.example/xhttps://u:{SECRET}@h.example?url=s3://u:{SECRET}@h/t/{SECRET}/x"
+    assert SECRET not in mask(glued)
+    assert mask(glued).count("h.example") == 2
 
 
 @pytest.mark.parametrize(
