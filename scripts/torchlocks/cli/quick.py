@@ -59,13 +59,11 @@ def _run(arguments: Sequence[str]) -> int | None:
     environment = plain_activation(prefix, base)
     if environment is None:
         return None
-    from torchlocks.install.foreground import run_shell_command
-
-    if len(command) == 1:
-        return run_shell_command(command[0], environment)
     import shlex
 
-    return run_shell_command(shlex.join(command), environment)
+    from torchlocks.install.foreground import run_in_foreground
+
+    return run_in_foreground(command[0] if len(command) == 1 else shlex.join(command), environment)
 
 
 def _checkout(folder: str) -> str | None:

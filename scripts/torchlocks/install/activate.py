@@ -18,7 +18,7 @@ from pathlib import Path
 from torchlocks.core.errors import InstallError, MissingFileError
 from torchlocks.core.reading import RECORD_BYTES, load_json, read_bytes
 from torchlocks.core.systems import here
-from torchlocks.install.foreground import run_shell_command, status_of
+from torchlocks.install.foreground import run_in_foreground
 from torchlocks.install.plain_activation import FOREIGN, plain_activation
 
 #: Activation scripts set variables; one that takes longer than this hangs.
@@ -100,7 +100,7 @@ def activation_environment(prefix: Path, base_env: Mapping[str, str]) -> dict[st
 def run_in(prefix: Path, command: str) -> int:
     """Run a shell command line in the activated environment; its exit status (128 + N after signal N)."""
     environment = activation_environment(prefix, os.environ)
-    return run_shell_command(command, environment)
+    return run_in_foreground(command, environment)
 
 
 def shell_in(prefix: Path) -> int:
@@ -111,7 +111,7 @@ def shell_in(prefix: Path) -> int:
     """
     environment = activation_environment(prefix, os.environ)
     if here.SHELL == "cmd":
-        return status_of(subprocess.Popen([environment.get("COMSPEC", "cmd.exe")], env=environment))
+        return run_in_foreground([environment.get("COMSPEC", "cmd.exe")], environment)
     shell = os.environ.get("SHELL") or here.runner(os.environ)[0]
     kind = Path(shell).name
     with tempfile.TemporaryDirectory(prefix="torchlocks-shell-") as folder:
@@ -131,7 +131,7 @@ def shell_in(prefix: Path) -> int:
         elif kind == "fish":
             script.write_text(_activation_script(prefix, environment, "fish") + "\n", encoding="utf-8")
             arguments = ["--init-command", f"source {shlex.quote(os.fspath(script))}"]
-        return status_of(subprocess.Popen([shell, *arguments], env=environment))
+        return run_in_foreground([shell, *arguments], environment)
 
 
 def _activation_script(prefix: Path, base: Mapping[str, str], shell: str | None = None) -> str:
