@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from torchlocks.core.disk import is_disk_full
 from torchlocks.core.errors import InstallError
@@ -96,10 +95,7 @@ def _repair_meta(
 
 
 def _repair_files(prefix: Path, damaged: list[Damage], options: FetchOptions, progress: Progress) -> list[str]:
-    records = {
-        record.stem: load_json(read_bytes(record, RECORD_BYTES)) for record in (prefix / "conda-meta").glob("*.json")
-    }
-    packages = {name: _locked(record) for name, record in records.items()}
+    packages = {record.stem: _locked(record) for record in (prefix / "conda-meta").glob("*.json")}
     paths = [each.path for each in damaged]
     return _put_back(prefix, paths, {each.package for each in damaged}, packages, options, progress)
 
@@ -153,14 +149,26 @@ def _require_inside(prefix: Path, path: Path) -> None:
         )
 
 
-def _locked(record: dict[str, Any]) -> LockedPackage:
-    return LockedPackage(
-        name=record["name"],
-        version=record["version"],
-        build=record["build"],
-        subdir=record.get("subdir") or "noarch",
-        url=record["url"],
-        sha256=record.get("sha256"),
-        md5=record.get("md5"),
-        size=record.get("size"),
-    )
+def _locked(path: Path) -> LockedPackage:
+    """Return the package that a record of `conda-meta` is of. Raises InstallError for one that is none."""
+    try:
+        record = load_json(read_bytes(path, RECORD_BYTES))
+        name, version, build, url = texts = [record[key] for key in ("name", "version", "build", "url")]
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError("it is no text")
+        return LockedPackage(
+            name=name,
+            version=version,
+            build=build,
+            subdir=record.get("subdir") or "noarch",
+            url=url,
+            sha256=record.get("sha256"),
+            md5=record.get("md5"),
+            size=record.get("size"),
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InstallError(
+            f"The record of an installed package cannot be read: {error!r}.",
+            where=str(path),
+            fix="install the environment again.",
+        ) from None

@@ -277,6 +277,16 @@ def test_a_damaged_record_of_another_tools_environment_is_left_to_that_tool(
         fsck(prefix, fix=True, options=options, progress=Silent())
 
 
+@pytest.mark.parametrize("text", ["{}", '{"name": 1, "version": 2, "build": 3, "url": 4}', '{"name": "many"}'])
+def test_a_record_without_a_package_is_an_error_of_the_repair(prefix: Path, options: FetchOptions, text: str) -> None:
+    for name in ("torchlocks", "torchlocks-files"):
+        (prefix / "conda-meta" / name).unlink()
+    (prefix / "conda-meta" / "many-1.0-0.json").write_text(text)
+    overwrite(prefix / "bin" / "alpha", b"x")
+    with pytest.raises(InstallError, match="cannot be re"):
+        fsck(prefix, fix=True, options=options, progress=Silent())
+
+
 @pytest.mark.parametrize("name", ["torchlocks", "torchlocks-files"])
 @pytest.mark.parametrize("how", ["flipped", "missing"])
 def test_a_damaged_record_of_the_environment_itself_is_found(
