@@ -241,6 +241,9 @@ def write(path, text):
 
 def make_venv(venv_dir):
     sys.stderr.write("Making torchlocks' own tools in %s (once, less than a minute) …\n" % os.path.basename(venv_dir))
+    parent = os.path.dirname(os.path.abspath(venv_dir))
+    if not os.access(parent, os.W_OK):
+        fail("%s cannot be written to." % parent, "make it writable to you, or use a clone of your own.")
     # It was made by another Python, from other requirements, or not completely.
     shutil.rmtree(venv_dir, ignore_errors=True)
     try:

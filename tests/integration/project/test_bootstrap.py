@@ -11,6 +11,7 @@ import sys
 import time
 import venv
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,6 +63,21 @@ def test_without_an_index_it_ends_with_an_error_and_what_to_check(checkout: Path
     assert "Traceback" not in stderr
     assert not (checkout / ".venv" / "torchlocks-made-from").exists()
     assert not (checkout / "build" / "wheels").exists()
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = checkout / "scripts" / "bootstrap.py"
+    functions: dict[str, Any] = {"__name__": "bootstrap", "__file__": str(script)}
+    exec(compile(script.read_text(encoding="utf-8"), str(script), "exec"), functions)
+    # root may write everywhere.
+    monkeypatch.setattr(os, "access", lambda path, mode: str(path) != str(checkout))
+    with pytest.raises(SystemExit) as stopped:
+        functions["make_venv"](str(checkout / ".venv"))
+    assert stopped.value.code == 15
+    assert f"{checkout} cannot be written to" in capsys.readouterr().err
+    assert not (checkout / ".venv").exists()
 
 
 def test_interrupted_it_ends_with_a_line_and_leaves_nothing_running(checkout: Path) -> None:
