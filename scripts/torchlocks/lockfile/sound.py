@@ -23,6 +23,8 @@ def require_sound(lock: Lock, path: Path) -> Lock:
     """
     for text in (*lock.channels, *lock.platforms, *lock.environments):
         _require_printable(text, str(path))
+    for text in (*lock.platforms, *lock.packages, *filter(None, lock.environments)):
+        _require_name(text, str(path))
     packages = {}
     for platform, locked in lock.packages.items():
         where = f"{path}, platform {platform}"
@@ -84,10 +86,10 @@ def _require_short(text: str, where: str) -> None:
 
 
 def _require_name(text: str, where: str) -> None:
-    """Raise LockfileError for a name, version, build or subdir that is a path: names of files are made of them."""
+    """Raise LockfileError for a name, version, platform or the like that is a path: files are named by them."""
     if not text or text in (".", "..") or set("/\\:") & set(text):
         raise LockfileError(
-            f"{text!r} is a path, or empty; no name, version, build or subdir is.",
+            f"{text!r} is a path, or empty; no name, version, build, platform or environment is.",
             where=where,
             fix="do not use this lock; ask where it came from.",
         )

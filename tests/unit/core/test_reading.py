@@ -192,7 +192,7 @@ def test_a_match_spec_of_parentheses_does_not_end_the_process(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("text", ["../../../x", "/tmp/x", "a/b", "a\\\\b", "..", ""])
-@pytest.mark.parametrize("field", ["name", "version", "build", "subdir", "file"])
+@pytest.mark.parametrize("field", ["name", "version", "build", "subdir", "file", "platform"])
 def test_a_name_that_is_a_path_is_refused(field: str, text: str) -> None:
     # The package cache, bundles and images have files that are named by them.
     document = yaml.safe_load(lock_text())
@@ -202,6 +202,8 @@ def test_a_name_that_is_a_path_is_refused(field: str, text: str) -> None:
         package["url"] = f"https://h.example/c/{subdir}/{file}{'' if field == 'subdir' else '-1-0'}.conda"
     else:
         package[field] = text
+    if field == "platform":
+        document["metadata"]["platforms"] = [text]
     if field == "build" and not text:
         # An old conda-lock wrote none; that of the file's name is taken.
         return
