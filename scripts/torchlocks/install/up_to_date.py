@@ -104,7 +104,9 @@ def inputs_of(root: str, env: str, platform: str, channel: str) -> dict[str, str
         try:
             with _opened(path) as stream:
                 digest = hashlib.sha256()
-                while content := stream.read(_BLOCK):
+                # A buffer of more than the file has is allocated and cut for each of them.
+                block = min(os.fstat(stream.fileno()).st_size + 1, _BLOCK)
+                while content := stream.read(block):
                     digest.update(content)
         except OSError:
             continue
