@@ -50,6 +50,13 @@ def read_bytes(path: Path, limit: int) -> bytes:
     return data
 
 
+def require_readable(path: Path, limit: int) -> None:
+    """Raise OSError, as `read_bytes` does, for a file that a library is not to open itself."""
+    with open_regular(path) as file:
+        if os.fstat(file.fileno()).st_size > limit:
+            raise OSError(errno.EFBIG, f"it is larger than {limit >> 20} MiB", str(path))
+
+
 def open_regular(path: Path, *, buffering: int = -1) -> IO[bytes]:
     """Open a regular file for reading. Raises OSError as `read_bytes` does, and does not block on a FIFO.
 

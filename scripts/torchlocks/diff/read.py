@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from torchlocks.core.errors import LockfileError, MissingFileError, TorchlocksError
 from torchlocks.core.git import GitError, GitMissingError, git
-from torchlocks.core.reading import LOCK_BYTES, read_bytes
+from torchlocks.core.reading import LOCK_BYTES, RECORD_BYTES, read_bytes, require_readable
 from torchlocks.cuda.python_packages import as_conda
 from torchlocks.lockfile.formats import CONDA_LOCK, PIXI, merge, parse_environments
 from torchlocks.lockfile.models import Lock, LockedPackage
@@ -86,6 +86,7 @@ def read_prefix(prefix: Path) -> Side:
     files = sorted(path for path in (prefix / "conda-meta").glob("*.json") if path.name != "torchlocks.json")
     for path in files:
         try:
+            require_readable(path, RECORD_BYTES)
             record = PrefixRecord.from_path(path)
             packages.append(from_record(record, str(path)))
             size += sum(entry.size_in_bytes or 0 for entry in record.paths_data.paths)

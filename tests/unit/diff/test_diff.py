@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import subprocess
 from dataclasses import replace
@@ -201,6 +202,21 @@ def write_prefix(prefix: Path, source: str) -> None:
         ]
         record = PrefixRecord(to_record(locked), paths)
         record.write_to_path(prefix / "conda-meta" / f"{locked.name}.json", pretty=False)
+
+
+@pytest.mark.parametrize("kind", ["FIFO", "device", "large"])
+def test_a_record_that_is_no_file_is_refused_at_once(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "prefix" / "conda-meta" / "x-1-0.json"
+    path.parent.mkdir(parents=True)
+    if kind == "FIFO":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        with path.open("wb") as file:
+            file.truncate(1 << 40)
+    with pytest.raises(LockfileError):
+        read_side(str(tmp_path / "prefix"))
 
 
 def test_a_prefix_against_its_lock(tmp_path: Path) -> None:
