@@ -90,11 +90,17 @@ class Matrix(Strict):
         """Return the name of the environment of row `name` with this Python and PyTorch (`3.13`, `2.12`).
 
         Without either, and for the default's own, that is the row. With one of them, it is the default if it has that
-        one, else the variant with the newest other. Raises NoSuchRowError, with the nearest combinations, if there is
-        none on the platform.
+        one, else the variant with the newest other. Raises NoSuchRowError for what is no version, and, with the nearest
+        combinations, if there is none on the platform.
         """
         if python is None and pytorch is None:
             return name
+        for what, given in (("Python", python), ("PyTorch", pytorch)):
+            if given is not None and not re.fullmatch(r"\d{1,4}(\.\d{1,4}){1,2}", given, re.ASCII):
+                raise NoSuchRowError(
+                    f"{given[:40]!r} is not a version of {what}.",
+                    fix="give major and minor, such as 3.13 of Python or 2.12 of PyTorch",
+                )
         default = self.target(name, platform)
         row = self.rows[self._row_of[name]]
         rows = {name: row, **row.variant_rows(name)}

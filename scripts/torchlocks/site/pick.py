@@ -241,8 +241,10 @@ def _version(text: str | None, what: str) -> str | None:
     """Return a version with at least two parts: a driver branch such as 535 counts as its first release."""
     if text is None:
         return None
-    if not re.fullmatch(r"\d+(\.\d+)*", text.strip()):
-        raise UnfitHostError(f"{text!r} is not a version of {what}.", fix="give numbers and dots, such as 535.104.05")
+    if not re.fullmatch(r"\d{1,9}(\.\d{1,9}){0,4}", text.strip(), re.ASCII):
+        raise UnfitHostError(
+            f"{text[:40]!r} is not a version of {what}.", fix="give numbers and dots, such as 535.104.05"
+        )
     return text.strip() if "." in text else f"{text.strip()}.0"
 
 
@@ -251,9 +253,9 @@ def capability(gpu: str) -> str:
 
     Raises UnfitHostError, with similar names, if it is not known.
     """
-    if re.fullmatch(r"\d+\.\d", gpu):
+    if re.fullmatch(r"\d{1,3}\.\d", gpu, re.ASCII):
         return gpu
-    if match := re.fullmatch(r"sm_?(\d+)(\d)", gpu.lower()):
+    if match := re.fullmatch(r"sm_?(\d{1,3})(\d)", gpu.lower(), re.ASCII):
         return f"{match[1]}.{match[2]}"
     wanted = _key(gpu)
     known = {_key(name): value for name, value in gpu_names().items()}
@@ -266,7 +268,7 @@ def capability(gpu: str) -> str:
 
     near = get_close_matches(gpu.upper(), list(gpu_names()), n=3, cutoff=0.4)
     raise UnfitHostError(
-        f"No GPU called {gpu!r} is known here.",
+        f"No GPU called {gpu[:80]!r} is known here.",
         fix=(f"did you mean {', '.join(near)}?\nor " if near else "")
         + "give its compute capability: nvidia-smi --query-gpu=compute_cap --format=csv",
     )

@@ -67,6 +67,15 @@ def test_a_combination_that_is_not_there_is_refused_with_the_nearest() -> None:
     assert "PY=3.13 TORCH=2.12" in str(refused.value.fix)
 
 
+@pytest.mark.parametrize("typed", ["latest", "3", "", "1e5", "9" * 5000, "٣.١٣", "3.13\n", ">=3.13"])
+def test_what_is_no_version_is_refused(typed: str) -> None:
+    for wanted in ({"python": typed}, {"pytorch": typed}):
+        with pytest.raises(NoSuchRowError) as refused:
+            MATRIX.variant("gpu-cu129", "linux-64", **wanted)
+        assert "major and minor" in str(refused.value.fix)
+        assert len(refused.value.what) < 200
+
+
 def test_a_variant_names_its_row() -> None:
     assert MATRIX.row_of("gpu-cu129-torch2.12-py313") == "gpu-cu129"
     assert MATRIX.row_of("cpu") == "cpu"

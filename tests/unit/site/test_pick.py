@@ -126,11 +126,19 @@ def test_gpus_by_name(named: str, found: str) -> None:
     assert capability(named) == found
 
 
-@pytest.mark.parametrize("named", ["A1000", "RTX 4000", "MI300X", ""])
+@pytest.mark.parametrize("named", ["A1000", "RTX 4000", "MI300X", "", "9" * 5000 + ".0", "sm_" + "9" * 5000, "٨.٤"])
 def test_a_gpu_that_is_not_known_is_not_guessed(named: str) -> None:
     with pytest.raises(UnfitHostError) as caught:
         capability(named)
     assert "compute_cap" in str(caught.value.fix)
+
+
+@pytest.mark.parametrize("typed", ["9" * 5000, "1." * 5000 + "1", "٣٣٤", "5e2"])
+def test_what_is_no_version_is_refused(index: Index, typed: str) -> None:
+    for machine in (Machine(platform="linux-64", driver=typed), Machine(platform="linux-64", glibc=typed)):
+        with pytest.raises(UnfitHostError) as caught:
+            pick(index, machine)
+        assert len(str(caught.value.what)) < 200
 
 
 @given(st.text(max_size=30), st.text(max_size=12))
