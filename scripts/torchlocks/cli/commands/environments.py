@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 @click.option("--offline", is_flag=True, help="Use the package cache only.")
 @mirror_option
 @click.option("--force", is_flag=True, help="Build it again even if nothing has changed.")
-@click.option("--quick", is_flag=True, help="Verify with the suite's short set of checks, about ten seconds.")
+@click.option("--quick", is_flag=True, help="Verify with the suite's short set of checks.")
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON, and nothing else.")
 def env(
     kind: str,
