@@ -52,7 +52,7 @@ VENV  := .venv
 # What a verb takes is in its comment, as NAME=; of several verbs, one that takes it is enough.
 VERBS := help env-cpu env-gpu pair doctor run shell rollback verify evidence fsck bundle image matrix render lock update example check why diff channel \
          export sbom licences sign refresh update-all dist site recipes bench lint test test-unit requirements golden clean
-ifneq ($(NAMED),)
+ifneq ($(and $(NAMED),$(wildcard scripts/bootstrap.py)),)
   ASKED := $(or $(filter $(VERBS),$(MAKECMDGOALS)),help)
   empty :=
   TAKEN := $(shell sed -n -E 's/^($(subst $(empty) $(empty),|,$(ASKED))):.*## //p' $(firstword $(MAKEFILE_LIST)))

@@ -183,11 +183,12 @@ def test_tests_fail_where_a_linter_or_a_test_does(checkout: Path, failing: str |
     assert ("worksteal" in run.stdout) == (failing in ("mypy", None))
 
 
-def test_from_another_folder_the_checkout_is_named(checkout: Path, tmp_path: Path) -> None:
-    command = ["make", "-f", "../a checkout/Makefile", "doctor"]
+@pytest.mark.parametrize("more", [(), ("ENV=cpu",)])
+def test_from_another_folder_the_checkout_is_named(checkout: Path, tmp_path: Path, more: tuple[str, ...]) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    done = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True)
+    done = make(elsewhere, "-f", "../a checkout/Makefile", "doctor", *more)
     assert done.returncode == 2
     assert "make -C" in done.stderr
+    assert "No such file" not in done.stderr
     assert not list(elsewhere.iterdir())
