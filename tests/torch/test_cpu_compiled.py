@@ -19,10 +19,6 @@ from torchsuite.tiers import Measure, check
 F = torch.nn.functional
 
 
-def version() -> tuple[int, ...]:
-    return tuple(int(part) for part in torch.__version__.split(".")[:2])
-
-
 @pytest.fixture(autouse=True)
 def _clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     # Two seconds, which every process of the suite would take if they were imported with this file.
@@ -125,7 +121,11 @@ def test_compiled_optimizer(compiler: str) -> None:
 
 @check("max-autotune times several kernels for one matmul and takes the quickest of them", seconds=240)
 def test_max_autotune(compiler: str, measure: Measure) -> None:
-    if version() < (2, 5) or sys.platform != "linux" or platform.machine() not in ("x86_64", "AMD64"):
+    if (
+        releases.older(torch.__version__, (2, 5))
+        or sys.platform != "linux"
+        or platform.machine() not in ("x86_64", "AMD64")
+    ):
         skips.skip(skips.Reason.RELEASE, "this torch has no matmul kernels of its own for CPUs here")
     if not torch.backends.mkldnn.is_available():
         skips.skip(skips.Reason.PLATFORM, "without oneDNN torch has nothing to choose from")
@@ -145,7 +145,7 @@ def test_max_autotune(compiler: str, measure: Measure) -> None:
 
 @check("FlexAttention is a kernel that torch.compile writes for each mask", seconds=240)
 def test_flex_attention(compiler: str) -> None:
-    if version() < (2, 6) or sys.platform != "linux":
+    if releases.older(torch.__version__, (2, 6)) or sys.platform != "linux":
         skips.skip(skips.Reason.RELEASE, "this torch has no FlexAttention for CPUs here")
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 

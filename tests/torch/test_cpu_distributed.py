@@ -8,7 +8,7 @@ from functools import cache
 import pytest
 import torch.distributed
 
-from torchsuite import nodes, sharded, skips
+from torchsuite import nodes, releases, sharded, skips
 from torchsuite.tiers import Measure, check
 
 PROCESSES = 2
@@ -21,13 +21,15 @@ PROGRAMS = {"test_gloo": "collectives", "test_sharded_training": "sharded"}
 def together(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], nodes.Together]:
     """Start processes when they are first asked for: one pair for both checks, since three of them import torch."""
     chosen = {item.name for item in request.session.items}
-    programs = [program for name, program in PROGRAMS.items() if name in chosen and (name == "test_gloo" or _shards())]
+    programs = [program for name, program in PROGRAMS.items() if name in chosen]
+    if _no_shards() and "sharded" in programs:
+        programs.remove("sharded")
     folder = tmp_path_factory.mktemp("ranks")
     return cache(lambda: nodes.run_together("gloo", PROCESSES, folder, timeout=280, programs=programs))
 
 
-def _shards() -> bool:
-    return tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 6)
+def _no_shards() -> bool:
+    return releases.older(torch.__version__, (2, 6))
 
 
 @check("gloo needs sockets, a loopback interface and libraries that nothing else loads", seconds=300)
@@ -41,7 +43,7 @@ def test_gloo(together: Callable[[], nodes.Together], measure: Measure) -> None:
 def test_sharded_training(together: Callable[[], nodes.Together], measure: Measure) -> None:
     if not (torch.distributed.is_available() and torch.distributed.is_gloo_available()):
         pytest.skip("this build has no gloo")
-    if not _shards():
+    if _no_shards():
         skips.skip(skips.Reason.RELEASE, "FSDP2 runs on CPUs from torch 2.6 on")
     measure("verified", together().verified("sharded"))
     assert sharded.loads_alone(together().folder, PROCESSES), "a checkpoint of two processes does not load in one"

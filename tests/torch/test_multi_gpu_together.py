@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.distributed
 
-from torchsuite import nodes, sharded, skips
+from torchsuite import nodes, releases, sharded, skips
 from torchsuite.tiers import Measure, check
 
 #: More processes than this prove nothing more, and take their time to start.
@@ -51,7 +51,7 @@ def test_nccl(gpu: Any, tmp_path: Path, measure: Measure) -> None:
 def test_sharded_training(gpu: Any, tmp_path: Path, measure: Measure) -> None:
     if not torch.distributed.is_nccl_available():
         pytest.skip("this build has no NCCL")
-    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 5):
+    if releases.older(torch.__version__, (2, 5)):
         skips.skip(skips.Reason.RELEASE, "this torch has no FSDP2")
     together = nodes.run_together("nccl", 2, tmp_path / "ranks", timeout=220, programs=["sharded"])
     measure("verified", together.verified("sharded"))

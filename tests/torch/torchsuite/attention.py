@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from torchsuite import releases
 from torchsuite.errors import gamma, unit, worst
 from torchsuite.numerics import UTENSOR, Ratios
 
@@ -41,7 +42,7 @@ CASES = (Case(), Case(causal=True), Case(masked=True), Case(groups=2), Case(caus
 
 def supports_groups() -> bool:
     """Whether this torch shares keys among query heads by itself (`enable_gqa`, from 2.5 on)."""
-    return tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 5)
+    return not releases.older(torch.__version__, (2, 5))
 
 
 def train(device: Any, dtype: Any, width: int, case: Case) -> Ratios:
